@@ -1,0 +1,42 @@
+package consensus
+
+import (
+	"fmt"
+	"io"
+
+	"github.com/hashicorp/go-hclog"
+	"go.uber.org/zap"
+	"go.uber.org/zap/zapcore"
+)
+
+// raftLogger gives raft a logger whose lines go to zap. Raft logs at error
+// level what is routine for us (a peer that is down); only its own faults would
+// be errors, so the highest level that passes is warn.
+func raftLogger(l *zap.Logger) hclog.Logger {
+	il := hclog.NewInterceptLogger(&hclog.LoggerOptions{Name: "raft", Level: hclog.Debug, Output: io.Discard})
+	il.RegisterSink(sink{l})
+	return il
+}
+
+type sink struct{ zap *zap.Logger }
+
+// Accept takes one line from hclog.
+func (s sink) Accept(_ string, level hclog.Level, msg string, args ...any) {
+	lvl := zapcore.WarnLevel
+	switch level {
+	case hclog.Trace, hclog.Debug, hclog.NoLevel:
+		lvl = zapcore.DebugLevel
+	case hclog.Info:
+		lvl = zapcore.InfoLevel
+	case hclog.Warn, hclog.Error, hclog.Off:
+	}
+	ce := s.zap.Check(lvl, "raft: "+msg)
+	if ce == nil {
+		return
+	}
+	var fields []zap.Field
+	for i := 0; i+1 < len(args); i += 2 {
+		fields = append(fields, zap.String(fmt.Sprint(args[i]), fmt.Sprint(args[i+1])))
+	}
+	ce.Write(fields...)
+}

@@ -1,0 +1,73 @@
+package member
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/tandemd/tandem/pkg/ledger"
+)
+
+// PathJoin is the one call that a node without a listed key may make.
+const PathJoin = "/join"
+
+// JoinRequest asks to be taken in. The key is not part of it: it is the one
+// with which the connection was made.
+type JoinRequest struct {
+	Token string `json:"token"`
+	// Member describes the joiner; its fingerprint is filled in by the issuer.
+	Member ledger.Member `json:"member"`
+}
+
+// JoinReply is all that a new member needs to begin.
+type JoinReply struct {
+	Ledger *ledger.State `json:"ledger"`
+}
+
+// Issuer takes nodes in, by tokens that it made itself.
+type Issuer struct {
+	// Redeem burns the token on disk, or says why it cannot be used.
+	Redeem func(token, fingerprint string) error
+	// Propose carries a command to the ledger and waits until it is applied here.
+	Propose func(ctx context.Context, op ledger.Op) error
+	// View is the ledger as applied here.
+	View func() *ledger.State
+	// Refused is told why a token was not taken, for the log; the stranger is not.
+	Refused func(fingerprint string, err error)
+}
+
+// ErrNoEntry is all that a stranger without a good token learns.
+var ErrNoEntry = errors.New("the token was not accepted: make a new one with tandem cluster token on a member")
+
+// Admit takes a node in. The token is burnt before anything else happens.
+func (i Issuer) Admit(ctx context.Context, fingerprint string, r JoinRequest) (JoinReply, error) {
+	if err := i.Redeem(r.Token, fingerprint); err != nil {
+		i.Refused(fingerprint, err)
+		return JoinReply{}, ErrNoEntry
+	}
+	r.Member.Fingerprint = fingerprint
+	if err := i.Propose(ctx, ledger.AddMember{Member: r.Member}); err != nil {
+		return JoinReply{}, fmt.Errorf("%s was not taken in (the token is used up; make a new one to try again): %w", r.Member.Name, err)
+	}
+	view := i.View()
+	if _, ok := view.Members[r.Member.ID]; !ok {
+		return JoinReply{}, fmt.Errorf("%s was taken in, but this node does not see it yet: try again with a new token", r.Member.Name)
+	}
+	return JoinReply{Ledger: view}, nil
+}
+
+// Check refuses a reply that could not come from an honest issuer.
+func (r JoinReply) Check(self ledger.Member) error {
+	switch {
+	case r.Ledger == nil || !r.Ledger.Founded():
+		return errors.New("the answer to the join holds no cluster")
+	case r.Ledger.Format > ledger.Format:
+		return fmt.Errorf("the cluster's ledger has format %d, this tandemd knows %d: upgrade it", r.Ledger.Format, ledger.Format)
+	case r.Ledger.Members[self.ID].Fingerprint != self.Fingerprint:
+		return errors.New("the answer to the join does not list this node's key")
+	case len(r.Ledger.Gossip) == 0:
+		return errors.New("the answer to the join holds no gossip key")
+	default:
+		return nil
+	}
+}
