@@ -1,0 +1,285 @@
+package cli
+
+import (
+	"fmt"
+	"slices"
+
+	"github.com/spf13/cobra"
+
+	"github.com/tandemd/tandem/pkg/api"
+	"github.com/tandemd/tandem/pkg/calendar"
+	"github.com/tandemd/tandem/pkg/cli/report"
+	"github.com/tandemd/tandem/pkg/guest"
+)
+
+// jobDoc is the JSON of the verbs that show or change one job.
+type jobDoc struct {
+	Version int     `json:"version"`
+	Job     api.Job `json:"job"`
+}
+
+// doneDoc is the JSON of verbs that only do something.
+type doneDoc struct {
+	Version int         `json:"version"`
+	ID      guest.JobID `json:"id"`
+}
+
+// jobFlags are the flags of `create-local-job` and `update` as typed.
+type jobFlags struct {
+	schedule, comment, snapshots string
+	rate                         float64
+	disable                      bool
+	digest                       string
+	remove                       []string
+}
+
+func (in *jobFlags) register(cmd *cobra.Command) {
+	f := cmd.Flags()
+	f.StringVar(&in.schedule, "schedule", "", "calendar `expression`; see tandem calendar")
+	f.Float64Var(&in.rate, "rate", 0, "limit in `MB/s` (10^6 bytes), at least 1")
+	f.StringVar(&in.comment, "comment", "", "`text` for people")
+	f.StringVar(&in.snapshots, "snapshots", "", "operators' snapshots: `mirror|keep|none`")
+	must(cmd.RegisterFlagCompletionFunc("schedule", cobra.FixedCompletions(
+		[]string{"*/5", "*/15", "*/30", "hourly", "daily", "weekly"}, cobra.ShellCompDirectiveNoFileComp)))
+	must(cmd.RegisterFlagCompletionFunc("rate", cobra.NoFileCompletions))
+	must(cmd.RegisterFlagCompletionFunc("comment", cobra.NoFileCompletions))
+	must(cmd.RegisterFlagCompletionFunc("snapshots", cobra.FixedCompletions(
+		[]string{"mirror", "keep", "none"}, cobra.ShellCompDirectiveNoFileComp)))
+}
+
+// check refuses, before anything is sent, what no daemon would take.
+func (in *jobFlags) check(cmd *cobra.Command, id guest.JobID) error {
+	given := cmd.Flags().Changed
+	if given("schedule") {
+		if _, err := calendar.Parse(in.schedule); err != nil {
+			return err
+		}
+	}
+	if given("rate") && in.rate == 0 {
+		return fmt.Errorf("rate 0: must be at least %v MB/s; without --rate there is no limit", guest.MinRate)
+	}
+	j := guest.Job{ID: id, Target: anyNode, Schedule: calendar.Default, Rate: in.rate, Comment: in.comment, Snapshots: guest.Mirror}
+	if given("snapshots") {
+		j.Snapshots = guest.SnapshotMode(in.snapshots)
+	}
+	return j.Validate()
+}
+
+const snapshotsHelp = `--snapshots says what becomes of snapshots that operators made on the source:
+  mirror  they are copied, and the copies go when the originals go (the default)
+  keep    they are copied, and the copies stay
+  none    they are not copied`
+
+func (a *app) createCmd() *cobra.Command {
+	var in jobFlags
+	cmd := &cobra.Command{
+		Use:   "create-local-job ID TARGET",
+		Short: "Replicate a guest to a node",
+		Long: `Makes a replication job. ID is the guest's ID and a job number, like 100-0;
+TARGET is the name of the node to replicate to. A guest can be replicated to
+several nodes, but not twice to the same. The first run, which sends
+everything, begins when the schedule says (` + calendar.Default + ` unless given) or
+with ` + "`tandem schedule-now`" + `.
+
+` + snapshotsHelp + `
+
+` + exitCodes,
+		Example: `  # every 5 minutes, with at most 10 MB/s
+  tandem create-local-job 100-0 pve1 --schedule '*/5' --rate 10
+  # every quarter of an hour
+  tandem create-local-job 100-1 n3 --comment 'second copy'`,
+		Args: arguments("ID", "TARGET"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			r := api.CreateJobRequest{
+				Schedule: in.schedule, Rate: in.rate, Comment: in.comment,
+				Disabled: in.disable, Snapshots: guest.SnapshotMode(in.snapshots),
+			}
+			var err error
+			if r.ID, err = guest.ParseJobID(args[0]); err != nil {
+				return invalid(err)
+			}
+			if r.Target, err = guest.ParseNodeName(args[1]); err != nil {
+				return invalid(fmt.Errorf("target: %w", err))
+			}
+			if err := in.check(cmd, r.ID); err != nil {
+				return invalid(err)
+			}
+			j, err := a.client().CreateJob(cmd.Context(), r)
+			if err != nil {
+				return err
+			}
+			return a.printJob(j, fmt.Sprintf("Job %s is made: %s.", j.ID, report.JobLine(j)))
+		},
+		ValidArgsFunction: a.completeCreate,
+	}
+	in.register(cmd)
+	cmd.Flags().BoolVar(&in.disable, "disable", false, "make it, but do not run it yet")
+	return cmd
+}
+
+func (a *app) printJob(j api.Job, line string) error {
+	if err := a.warn(j.Warnings); err != nil {
+		return err
+	}
+	return a.print(jobDoc{api.Version, j}, line)
+}
+
+func (a *app) updateCmd() *cobra.Command {
+	var in jobFlags
+	cmd := &cobra.Command{
+		Use:   "update ID",
+		Short: "Change a job",
+		Long: `Changes what is given and leaves the rest. --delete takes settings back to
+their defaults. With --digest, as ` + "`tandem read`" + ` shows it, the change is
+refused if somebody else has changed the job since.
+
+` + snapshotsHelp + `
+
+` + exitCodes,
+		Example: `  # once per hour
+  tandem update 100-0 --schedule '*/00'
+  # no limit any more
+  tandem update 100-0 --delete rate`,
+		Args: arguments("ID"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			id, err := guest.ParseJobID(args[0])
+			if err != nil {
+				return invalid(err)
+			}
+			if err := in.check(cmd, id); err != nil {
+				return invalid(err)
+			}
+			r, err := in.update(cmd, id)
+			if err != nil {
+				return err
+			}
+			j, err := a.client().UpdateJob(cmd.Context(), r)
+			if err != nil {
+				return err
+			}
+			return a.printJob(j, fmt.Sprintf("Job %s is changed: %s.", j.ID, report.JobLine(j)))
+		},
+		ValidArgsFunction: a.completeJob,
+	}
+	in.register(cmd)
+	cmd.Flags().StringVar(&in.digest, "digest", "", "change it only if it still has this `digest`")
+	cmd.Flags().StringSliceVar(&in.remove, "delete", nil, "`settings` to take back, like rate,comment")
+	must(cmd.RegisterFlagCompletionFunc("delete", cobra.FixedCompletions(removable(), cobra.ShellCompDirectiveNoFileComp)))
+	must(cmd.RegisterFlagCompletionFunc("digest", cobra.NoFileCompletions))
+	return cmd
+}
+
+func removable() []string { return []string{"comment", "rate", "schedule", "snapshots"} }
+
+// update is the request: what was given, and what --delete takes back.
+func (in *jobFlags) update(cmd *cobra.Command, id guest.JobID) (api.UpdateJobRequest, error) {
+	r := api.UpdateJobRequest{ID: id, Digest: in.digest}
+	change := func(name string) {
+		switch mode := guest.SnapshotMode(in.snapshots); name {
+		case "comment":
+			r.Comment = &in.comment
+		case "rate":
+			r.Rate = &in.rate
+		case "schedule":
+			r.Schedule = &in.schedule
+		case "snapshots":
+			r.Snapshots = &mode
+		}
+	}
+	for _, name := range in.remove {
+		if !slices.Contains(removable(), name) {
+			return r, usage(cmd, "--delete %q: only comment, rate, schedule and snapshots can be taken back", name)
+		}
+		if cmd.Flags().Changed(name) {
+			return r, usage(cmd, "--%s and --delete %s contradict each other", name, name)
+		}
+		switch name {
+		case "schedule":
+			in.schedule = calendar.Default
+		case "snapshots":
+			in.snapshots = string(guest.Mirror)
+		}
+		change(name)
+	}
+	changed := len(in.remove) > 0
+	for _, name := range removable() {
+		if cmd.Flags().Changed(name) {
+			change(name)
+			changed = true
+		}
+	}
+	if !changed {
+		return r, usage(cmd, "nothing to change in job %s: give at least one of --schedule, --rate, --comment, --snapshots, --delete", id)
+	}
+	return r, nil
+}
+
+func (a *app) deleteCmd() *cobra.Command {
+	var keep bool
+	cmd := &cobra.Command{
+		Use:   "delete ID",
+		Short: "End a job and remove its replica",
+		Long: `Ends a job. Tandem's snapshots for it on the source and the replica on the
+target are removed in the background; ` + "`tandem status`" + ` shows it as removing
+meanwhile. With --keep the replica stays on the target. Only what carries
+Tandem's marks for this guest is ever removed.
+
+` + exitCodes,
+		Example: `  tandem delete 100-0
+  tandem delete 100-0 --keep`,
+		Args: arguments("ID"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			id, err := guest.ParseJobID(args[0])
+			if err != nil {
+				return invalid(err)
+			}
+			if err := a.client().DeleteJob(cmd.Context(), api.DeleteJobRequest{ID: id, Keep: keep}); err != nil {
+				return err
+			}
+			replica := "its replica goes with it"
+			if keep {
+				replica = "its replica stays on the target"
+			}
+			return a.print(doneDoc{api.Version, id}, fmt.Sprintf("Job %s is being removed; %s.", id, replica))
+		},
+		ValidArgsFunction: a.completeJob,
+	}
+	cmd.Flags().BoolVar(&keep, "keep", false, "leave the replica's data on the target")
+	return cmd
+}
+
+func (a *app) enableCmd() *cobra.Command {
+	cmd := a.switchCmd("enabled", true)
+	cmd.Use = "enable ID"
+	cmd.Short = "Run a disabled job again"
+	cmd.Long = "Runs a disabled job again, from its next due time.\n\n" + exitCodes
+	cmd.Example = "  tandem enable 100-0"
+	return cmd
+}
+
+func (a *app) disableCmd() *cobra.Command {
+	cmd := a.switchCmd("disabled", false)
+	cmd.Use = "disable ID"
+	cmd.Short = "Keep a job, but do not run it"
+	cmd.Long = "Keeps a job and its replica, but does not run it until it is enabled.\n\n" + exitCodes
+	cmd.Example = "  tandem disable 100-0"
+	return cmd
+}
+
+func (a *app) switchCmd(word string, to bool) *cobra.Command {
+	return &cobra.Command{
+		Args: arguments("ID"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			id, err := guest.ParseJobID(args[0])
+			if err != nil {
+				return invalid(err)
+			}
+			j, err := a.client().UpdateJob(cmd.Context(), api.UpdateJobRequest{ID: id, Enabled: &to})
+			if err != nil {
+				return err
+			}
+			return a.printJob(j, fmt.Sprintf("Job %s is %s.", id, word))
+		},
+		ValidArgsFunction: a.completeJob,
+	}
+}

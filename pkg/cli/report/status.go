@@ -1,0 +1,237 @@
+package report
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/tandemd/tandem/pkg/api"
+)
+
+// Status is the text of `status`; all says that nothing was filtered out.
+func (p Printer) Status(s api.Status, all bool) []string { //nolint:revive // flag-parameter: it is a fact about s
+	jobs := slices.Clone(s.Jobs)
+	slices.SortFunc(jobs, func(x, y api.JobStatus) int {
+		return cmp.Or(cmp.Compare(x.Source, y.Source), x.ID.Compare(y.ID))
+	})
+	lines := alarms(s)
+	lines = append(lines,
+		fmt.Sprintf("Node     %s, %s", s.Node, p.Time(s.Time)),
+		"Cluster  "+ClusterLine(s.Cluster))
+	if s.Cluster.ID == "" {
+		return lines
+	}
+	lines = append(lines, wrap("Members  ", p.memberItems(s.Cluster.Members, s.Time))...)
+	lines = append(lines, "Jobs     "+tally(jobs), "")
+	if len(jobs) == 0 {
+		if !all {
+			return append(lines, "No job matches.")
+		}
+		return append(lines, noJobs)
+	}
+	lines = append(lines, p.jobTable(s, jobs)...)
+	if problems := p.problems(s, jobs); len(problems) > 0 {
+		lines = append(append(lines, ""), problems...)
+	}
+	return lines
+}
+
+// alarms is what stands above everything else.
+func alarms(s api.Status) []string {
+	var lines []string
+	if c := s.Cluster; c.ID != "" && !c.Quorate {
+		lines = append(lines, fmt.Sprintf("WARNING: not quorate: %d of %s, %d needed. Nothing can be changed; what is shown may be old.",
+			c.Votes, Count(c.Voters, "vote"), c.Quorum))
+	}
+	for _, n := range s.Silent {
+		lines = append(lines, fmt.Sprintf("WARNING: %s did not answer. What only it knows is missing here, or shown as ?.", n))
+	}
+	for _, w := range s.Warnings {
+		lines = append(lines, "WARNING: "+Printable(w))
+	}
+	if len(lines) > 0 {
+		lines = append(lines, "")
+	}
+	return lines
+}
+
+func (p Printer) memberItems(members []api.Member, now time.Time) []string {
+	var items []string
+	for _, m := range members {
+		items = append(items, string(m.Name)+" "+p.memberState(m, now))
+	}
+	return items
+}
+
+func (p Printer) memberState(m api.Member, now time.Time) string {
+	state := m.State
+	switch m.State {
+	case "self":
+		state = "(this node)"
+	case "alive":
+	default:
+		state = strings.ToUpper(state)
+		if !m.Since.IsZero() {
+			state += " since " + p.at(m.Since, now)
+		}
+	}
+	if !m.Voter {
+		state += " (no vote)"
+	}
+	return state
+}
+
+// tally counts the jobs by state, in the order of the states' names.
+func tally(jobs []api.JobStatus) string {
+	if len(jobs) == 0 {
+		return "none"
+	}
+	n := map[string]int{}
+	for _, j := range jobs {
+		n[j.State]++
+	}
+	var parts []string
+	for _, state := range []string{api.StateError, api.StateUnknown, api.StateRunning, api.StateOK, api.StateDisabled, api.StateRemoving} {
+		if n[state] > 0 {
+			parts = append(parts, fmt.Sprintf("%d %s", n[state], state))
+		}
+	}
+	return fmt.Sprintf("%d: %s", len(jobs), strings.Join(parts, ", "))
+}
+
+// jobTable is one table with lines woven in: the node above its jobs, the
+// progress below a running one.
+func (p Printer) jobTable(s api.Status, jobs []api.JobStatus) []string {
+	rows := [][]string{{"JobID", "Enabled", "Target", "LastSync", "NextSync", "Duration", "FailCount", "State", "Lag", "Last"}}
+	for _, j := range jobs {
+		rows = append(rows, p.jobRow(s, j))
+	}
+	table := columns(1, rows)
+	lines := table[:1:1]
+	for i, j := range jobs {
+		if i == 0 || jobs[i-1].Source != j.Source {
+			lines = append(lines, "on "+orDash(string(j.Source))+":")
+		}
+		lines = append(lines, table[i+1])
+		if j.Progress != nil {
+			lines = append(lines, "      "+progressLine(*j.Progress, s.Time))
+		}
+	}
+	return lines
+}
+
+func (p Printer) jobRow(s api.Status, j api.JobStatus) []string {
+	// none stands for a fact that is not there: nobody told, or there is none.
+	none, never := "-", "never"
+	if j.State == api.StateUnknown {
+		none, never = "?", "?"
+	}
+	last, duration, fails, sent := never, none, fmt.Sprint(j.FailCount), none
+	if !j.LastSync.IsZero() {
+		last = p.at(j.LastSync, s.Time)
+	}
+	if !j.LastTry.IsZero() {
+		duration, sent = span(seconds(j.Duration)), size(j.Bytes)
+	} else if j.State == api.StateUnknown {
+		fails = none
+	}
+	return []string{
+		j.ID.String(), yesNo(j.Enabled), string(j.Target), last, p.nextSync(s, j, none),
+		duration, fails, j.State, lag(s, j), sent,
+	}
+}
+
+func (p Printer) nextSync(s api.Status, j api.JobStatus, none string) string {
+	switch due := !j.NextSync.After(s.Time); {
+	case !j.Enabled, j.State == api.StateDisabled:
+		return "-"
+	case j.NextSync.IsZero():
+		return none
+	case due && j.State == api.StateRunning:
+		return "-"
+	case due:
+		return "pending"
+	default:
+		return p.at(j.NextSync, s.Time)
+	}
+}
+
+func lag(s api.Status, j api.JobStatus) string {
+	switch {
+	case j.Lag == nil && slices.Contains(s.Silent, j.Target):
+		return "?"
+	case j.Lag == nil && j.State == api.StateUnknown:
+		return "?"
+	case j.Lag == nil:
+		return "-"
+	}
+	text := span(seconds(*j.Lag))
+	if j.Lagging {
+		text += "!"
+	}
+	return text
+}
+
+// progressLine tells percent, rate (in MB/s of 10^6 bytes, as --rate takes it) and
+// time left, where the daemon could estimate the whole.
+func progressLine(g api.Progress, now time.Time) string {
+	line := orDash(g.Phase)
+	switch {
+	case g.Total <= 0 && g.Sent > 0:
+		line += ": " + size(g.Sent)
+	case g.Total > 0:
+		percent := min(99, int(100*float64(g.Sent)/float64(g.Total)))
+		line = fmt.Sprintf("%s: %d%% of %s", orDash(g.Phase), percent, size(g.Total))
+	}
+	took := now.Sub(g.Started).Seconds()
+	if took <= 0 || g.Sent <= 0 {
+		return line
+	}
+	rate := float64(g.Sent) / took
+	line += fmt.Sprintf(", %.1f MB/s", rate/1e6)
+	if left := g.Total - g.Sent; left > 0 {
+		line += ", " + span(seconds(float64(left)/rate)) + " left"
+	}
+	return line
+}
+
+// problems tells what is wrong with jobs, and what to do.
+func (p Printer) problems(s api.Status, jobs []api.JobStatus) []string {
+	var lines []string
+	for _, j := range jobs {
+		name := fmt.Sprintf("%s (%s, %s to %s)", j.ID, orDash(OneLine(j.GuestName)), orDash(string(j.Source)), j.Target)
+		if j.FailCount > 0 || j.Error != "" {
+			lines = append(lines, p.failure(name, j, s.Time))
+			if j.Hint != "" {
+				lines = append(lines, "  hint: "+Printable(j.Hint))
+			}
+		}
+		if j.Waiting != "" {
+			lines = append(lines, fmt.Sprintf("%s: %s", name, Printable(j.Waiting)))
+		}
+		if j.Lagging {
+			lines = append(lines, fmt.Sprintf("%s lags: the newest complete state on %s is %s, schedule %s", name, j.Target, lagText(j), j.Schedule))
+		}
+	}
+	return lines
+}
+
+func (p Printer) failure(name string, j api.JobStatus, now time.Time) string {
+	text := name + " failed"
+	if j.FailCount > 0 {
+		text += " " + Count(j.FailCount, "time")
+	}
+	if !j.LastTry.IsZero() {
+		text += ", last at " + p.at(j.LastTry, now)
+	}
+	return text + ": " + orDash(Printable(j.Error))
+}
+
+func lagText(j api.JobStatus) string {
+	if j.Lag == nil {
+		return "missing"
+	}
+	return span(seconds(*j.Lag)) + " old"
+}

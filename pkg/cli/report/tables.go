@@ -1,0 +1,219 @@
+// Package report turns the daemon's answers into text for people: lines that fit
+// a terminal of 80 columns where names are short.
+//
+// It is not what JSON output is made of, it writes nowhere and looks at no clock:
+// "now" is the time in the answer. pkg/cli calls it.
+package report
+
+import (
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/tandemd/tandem/pkg/api"
+)
+
+// Printer makes the text.
+type Printer struct {
+	// Zone is the time zone in which times are shown.
+	Zone *time.Location
+}
+
+// Cluster is the text of `cluster status`.
+func (p Printer) Cluster(c api.Cluster) []string {
+	lines := []string{"Cluster     " + ClusterLine(c)}
+	if c.ID == "" {
+		return lines
+	}
+	lines = append(lines,
+		"ID          "+c.ID,
+		"Generation  "+c.Generation,
+		fmt.Sprintf("Applied     %d", c.Index),
+		"")
+	members := [][]string{{"Member", "ID", "State", "Since", "Vote", "Peer", "Gossip"}}
+	storages := [][]string{{"Member", "Storage", "Dataset", "Health", "Used", "Available"}}
+	var broken []string
+	for _, m := range c.Members {
+		since := "-"
+		if !m.Since.IsZero() {
+			since = p.second(m.Since)
+		}
+		members = append(members, []string{
+			string(m.Name), m.ID.Short(), orDash(m.State), since, yesNo(m.Voter), orDash(m.Peer), orDash(m.Gossip),
+		})
+		for _, s := range m.Storages {
+			storages = append(storages, storageRow(m, s))
+			if s.Error != "" {
+				broken = append(broken, fmt.Sprintf("storage %s of %s: %s", s.Name, m.Name, Printable(s.Error)))
+			}
+		}
+	}
+	lines = append(lines, columns(2, members)...)
+	if len(storages) > 1 {
+		lines = append(append(lines, ""), columns(2, storages)...)
+	}
+	if len(broken) > 0 {
+		lines = append(append(lines, ""), broken...)
+	}
+	return lines
+}
+
+func storageRow(m api.Member, s api.Storage) []string {
+	used, available := "?", "?"
+	if s.Used != 0 || s.Available != 0 {
+		used, available = size(s.Used), size(s.Available)
+	}
+	return []string{string(m.Name), s.Name, orDash(s.Dataset), orDash(s.Health), used, available}
+}
+
+// ClusterLine tells in a line whether a cluster can decide.
+func ClusterLine(c api.Cluster) string {
+	if c.ID == "" {
+		return "none. Start one: tandem cluster init; or join one: tandem cluster join"
+	}
+	votes := fmt.Sprintf("%d of %s (%d needed)", c.Votes, Count(c.Voters, "vote"), c.Quorum)
+	if !c.Quorate {
+		return "NOT QUORATE, " + votes
+	}
+	return fmt.Sprintf("quorate, leader %s, %s", orDash(string(c.Leader)), votes)
+}
+
+// Guests is the text of `guest list`.
+func (p Printer) Guests(guests []api.Guest) []string {
+	if len(guests) == 0 {
+		return []string{"No guests. Add one: tandem guest add --help"}
+	}
+	rows := [][]string{{"ID", "Type", "Name", "Owner", "Unit", "Volumes"}}
+	for _, g := range guests {
+		var volumes []string
+		for _, v := range g.Volumes {
+			volumes = append(volumes, v.String())
+		}
+		rows = append(rows, []string{
+			g.ID.String(), string(g.Type), g.Name, string(g.Owner), orDash(g.Unit), strings.Join(volumes, " "),
+		})
+	}
+	return columns(2, rows)
+}
+
+// Jobs is the text of `list`: the columns of pvesr, then source and comment.
+func (p Printer) Jobs(jobs []api.Job) []string {
+	if len(jobs) == 0 {
+		return []string{noJobs}
+	}
+	jobs = slices.Clone(jobs)
+	slices.SortFunc(jobs, func(x, y api.Job) int { return x.ID.Compare(y.ID) })
+	rows := [][]string{{"JobID", "Target", "Schedule", "Rate", "Enabled", "Source", "Comment"}}
+	for _, j := range jobs {
+		enabled := yesNo(j.Enabled)
+		if j.Removing {
+			enabled = "removing"
+		}
+		rows = append(rows, []string{
+			j.ID.String(), string(j.Target), j.Schedule, rate(j.Rate), enabled, orDash(string(j.Source)), j.Comment,
+		})
+	}
+	return columns(2, rows)
+}
+
+const noJobs = "No jobs. Make one: tandem create-local-job GUEST-NUMBER TARGET, like 100-0 n2"
+
+// Job is the text of `read`.
+func (p Printer) Job(j api.Job) []string {
+	rows := [][]string{
+		{"id", j.ID.String()},
+		{"guest", j.Guest.String()},
+		{"source", orDash(string(j.Source))},
+		{"target", string(j.Target)},
+		{"schedule", j.Schedule},
+		{"rate", rate(j.Rate)},
+		{"comment", orDash(j.Comment)},
+		{"enabled", strings.ToLower(yesNo(j.Enabled))},
+		{"snapshots", orDash(string(j.Snapshots))},
+		{"digest", j.Digest},
+	}
+	if j.Removing {
+		rows = append(rows, []string{"removing", "yes"})
+	}
+	return columns(2, rows)
+}
+
+// JobLine says what a job does, for the verbs that change one.
+func JobLine(j api.Job) string {
+	text := fmt.Sprintf("%s to %s, schedule %s", orDash(string(j.Source)), j.Target, j.Schedule)
+	if j.Rate != 0 {
+		text += ", at most " + rate(j.Rate)
+	}
+	if !j.Enabled {
+		text += ", disabled"
+	}
+	return text
+}
+
+func rate(mbs float64) string {
+	if mbs == 0 {
+		return "-"
+	}
+	return strconv.FormatFloat(mbs, 'f', -1, 64) + " MB/s"
+}
+
+// Log is the text of `log`: a head for each run, its lines, its error.
+func (p Printer) Log(runs []api.Run) []string {
+	var lines []string
+	for _, r := range runs {
+		lines = append(lines, fmt.Sprintf("run %d, %s to %s: %s", r.ID, r.Source, r.Target, outcome(r)))
+		for _, l := range r.Log {
+			level := ""
+			if l.Level != "" && l.Level != "info" {
+				level = l.Level + ": "
+			}
+			lines = append(lines, fmt.Sprintf("%s %s: %s%s", p.second(l.Time), r.Job, level, OneLine(l.Message)))
+		}
+		if r.Error != "" {
+			lines = append(lines, "error: "+Printable(r.Error))
+		}
+		if r.Hint != "" {
+			lines = append(lines, "hint: "+Printable(r.Hint))
+		}
+	}
+	return lines
+}
+
+// outcome is a run in a few words.
+func outcome(r api.Run) string {
+	switch {
+	case r.Error != "":
+		return "failed after " + took(r)
+	case r.End.IsZero():
+		return "running"
+	default:
+		return fmt.Sprintf("%s, %s in %s", orDash(r.Kind), size(r.Bytes), took(r))
+	}
+}
+
+func took(r api.Run) string {
+	if r.End.IsZero() {
+		return "-"
+	}
+	return span(r.End.Sub(r.Start))
+}
+
+// History is the text of `history`: a line for each run.
+func (p Printer) History(runs []api.Run) []string {
+	rows := [][]string{{"Run", "Start", "Duration", "Kind", "Bytes", "Target", "Result"}}
+	for _, r := range runs {
+		result := "ok"
+		switch {
+		case r.Error != "":
+			result = r.Error
+		case r.End.IsZero():
+			result = "running"
+		}
+		rows = append(rows, []string{
+			fmt.Sprint(r.ID), p.second(r.Start), took(r), orDash(r.Kind), size(r.Bytes), string(r.Target), result,
+		})
+	}
+	return columns(2, rows)
+}

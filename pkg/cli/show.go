@@ -1,0 +1,150 @@
+package cli
+
+import (
+	"fmt"
+	"slices"
+
+	"github.com/spf13/cobra"
+
+	"github.com/tandemd/tandem/pkg/api"
+	"github.com/tandemd/tandem/pkg/guest"
+)
+
+// jobsDoc is the JSON of `list`.
+type jobsDoc struct {
+	Version int       `json:"version"`
+	Jobs    []api.Job `json:"jobs"`
+}
+
+// runsDoc is the JSON of `log` and `history`.
+type runsDoc struct {
+	Version int       `json:"version"`
+	Runs    []api.Run `json:"runs"`
+}
+
+func (a *app) listCmd() *cobra.Command {
+	return &cobra.Command{
+		Use:   "list",
+		Short: "List the jobs of the cluster",
+		Long:  "Lists the configuration of all jobs of the cluster; `tandem status` shows how\nthey fare.\n\n" + exitCodes,
+		Example: `  tandem list
+  tandem list -o json`,
+		Args: arguments(),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			jobs, err := a.client().Jobs(cmd.Context())
+			if err != nil {
+				return err
+			}
+			return a.print(jobsDoc{api.Version, list(jobs)}, a.text().Jobs(jobs)...)
+		},
+		ValidArgsFunction: cobra.NoFileCompletions,
+	}
+}
+
+func (a *app) readCmd() *cobra.Command {
+	return &cobra.Command{
+		Use:   "read ID",
+		Short: "Show the configuration of a job",
+		Long:  "Shows a job's configuration, with the digest that `update --digest` takes.\n\n" + exitCodes,
+		Example: `  tandem read 100-0
+  tandem read 100-0 -o json`,
+		Args: arguments("ID"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			id, err := guest.ParseJobID(args[0])
+			if err != nil {
+				return invalid(err)
+			}
+			j, err := a.client().Job(cmd.Context(), id)
+			if err != nil {
+				return err
+			}
+			if err := a.warn(j.Warnings); err != nil {
+				return err
+			}
+			return a.print(jobDoc{api.Version, j}, a.text().Job(j)...)
+		},
+		ValidArgsFunction: a.completeJob,
+	}
+}
+
+func (a *app) scheduleNowCmd() *cobra.Command {
+	return &cobra.Command{
+		Use:   "schedule-now ID",
+		Short: "Run a job now",
+		Long: `Has a job run as soon as the limits allow, also while it waits after an error.
+It does not wait for the run.
+
+` + exitCodes,
+		Example: "  tandem schedule-now 100-0",
+		Args:    arguments("ID"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			id, err := guest.ParseJobID(args[0])
+			if err != nil {
+				return invalid(err)
+			}
+			if err := a.client().ScheduleNow(cmd.Context(), id); err != nil {
+				return err
+			}
+			return a.print(doneDoc{api.Version, id},
+				fmt.Sprintf("Job %s will run now. Look: tandem status --guest %s; tandem log %s", id, id.Guest, id))
+		},
+		ValidArgsFunction: a.completeJob,
+	}
+}
+
+func (a *app) logCmd() *cobra.Command {
+	var n int
+	cmd := &cobra.Command{
+		Use:   "log ID",
+		Short: "Show what the last runs of a job did",
+		Long:  "Prints the log of the last run of a job, or of the last N runs, oldest first.\n\n" + exitCodes,
+		Example: `  tandem log 100-0
+  tandem log 100-0 --runs 5`,
+		Args: arguments("ID"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return a.printRuns(cmd, args[0], n, a.text().Log)
+		},
+		ValidArgsFunction: a.completeJob,
+	}
+	cmd.Flags().IntVar(&n, "runs", 1, "`number` of runs to show")
+	return cmd
+}
+
+// printRuns asks for the n newest runs and prints them in the order in which they happened.
+func (a *app) printRuns(cmd *cobra.Command, job string, n int, text func([]api.Run) []string) error {
+	id, err := guest.ParseJobID(job)
+	if err != nil {
+		return invalid(err)
+	}
+	if n < 1 {
+		return usage(cmd, "--runs %d: must be at least 1", n)
+	}
+	runs, err := a.client().Runs(cmd.Context(), id, n)
+	if err != nil {
+		return err
+	}
+	slices.Reverse(runs)
+	lines := []string{fmt.Sprintf("Job %s has not run yet.", id)}
+	if len(runs) > 0 {
+		lines = text(runs)
+	}
+	return a.print(runsDoc{api.Version, list(runs)}, lines...)
+}
+
+func (a *app) historyCmd() *cobra.Command {
+	var n int
+	cmd := &cobra.Command{
+		Use:   "history ID",
+		Short: "List the runs of a job",
+		Long:  "Lists the last runs of a job, one a line, oldest first. -o json has\neverything that was recorded.\n\n" + exitCodes,
+		Example: `  tandem history 100-0
+  tandem history 100-0 --runs 100 -o json`,
+		Args: arguments("ID"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return a.printRuns(cmd, args[0], n, a.text().History)
+		},
+		ValidArgsFunction: a.completeJob,
+	}
+	cmd.Flags().IntVar(&n, "runs", 20, "`number` of runs to list")
+	return cmd
+}
