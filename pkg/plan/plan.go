@@ -1,0 +1,302 @@
+// Package plan decides what one sync does: from what the source and the target
+// have of a guest's volumes to steps, each with its reason, or to typed refusals;
+// and which of Tandem's snapshots each node keeps.
+//
+// It is pure: it knows no ZFS command, no network and no clock. pkg/replicate
+// fills the input from both sides' lists, executes the plan, and shows the same
+// plan where nothing is to be executed. Nothing is decided by names or clocks:
+// snapshots are the same if their GUIDs are, and their order on one node is that
+// of createtxg.
+package plan
+
+import (
+	"cmp"
+	"slices"
+
+	"github.com/tandemd/tandem/pkg/guest"
+)
+
+// Kind is the type of a dataset, as ZFS calls it.
+type Kind string
+
+// The kinds of datasets.
+const (
+	Filesystem Kind = "filesystem"
+	Zvol       Kind = "volume"
+)
+
+// Roles of a dataset in its marks.
+const (
+	Owner   = "owner"
+	Replica = "replica"
+)
+
+// Marks are Tandem's user properties of a dataset; empty where one is not set.
+type Marks struct {
+	Cluster string
+	Guest   string
+	Role    string
+	Term    string
+	Volume  string
+}
+
+// None says that the dataset carries no mark of Tandem's at all.
+func (m Marks) None() bool { return m == Marks{} }
+
+// Snapshot is a snapshot as one node lists it.
+type Snapshot struct {
+	// Name is without dataset and @. Only for texts and commands.
+	Name string
+	// GUID is its identity on every node; 0 for one that is about to be taken.
+	GUID uint64
+	// TXG is its place in the order of its own node.
+	TXG uint64
+	// Written is how many bytes it added to the snapshot before it.
+	Written uint64
+	// Tandem says that it is one of Tandem's points, by the property that it
+	// carries on this node.
+	Tandem bool
+	// Received says that it carries the mark of what Tandem brought to this node.
+	Received bool
+	// Complete says that it belongs to a point of which this node has all volumes.
+	Complete bool
+	// Volumes are those of its point, where the node knows them.
+	Volumes []guest.Volume
+}
+
+// Bookmark is a bookmark as the source lists it.
+type Bookmark struct {
+	Name string
+	GUID uint64
+	TXG  uint64
+}
+
+// Partial is an interrupted receive on the target.
+type Partial struct {
+	Token string
+	// ToGUID is what was being received, FromGUID its base (0: a full stream).
+	ToGUID, FromGUID uint64
+	// Bytes is how much of it the target has.
+	Bytes uint64
+	// Valid says that the source can go on from the token; Problem why not.
+	Valid   bool
+	Problem string
+	// Stuck says that it was resumed several times and did not move.
+	Stuck bool
+	// Ours says that the target remembers to have begun it for this guest. It
+	// matters where the dataset carries no mark yet, before a first full stream
+	// is complete.
+	Ours bool
+}
+
+// Side is a volume on one node.
+type Side struct {
+	// Dataset is the full name on that node.
+	Dataset string
+	Exists  bool
+	Kind    Kind
+	Marks   Marks
+	Mounted bool
+	// Encrypted says that the data is encrypted at rest.
+	Encrypted bool
+	// Written is how many bytes changed since the newest snapshot.
+	Written   uint64
+	Snapshots []Snapshot
+	Bookmarks []Bookmark
+	Partial   *Partial
+}
+
+// Root is the target's dataset in which the replica lives.
+type Root struct {
+	Dataset string
+	// Available is how many bytes can be written there.
+	Available uint64
+	Encrypted bool
+}
+
+// Pair is a volume on both sides.
+type Pair struct {
+	Volume guest.Volume
+	Source Side
+	Target Side
+	Root   Root
+}
+
+// Input is all that a plan depends on.
+type Input struct {
+	Cluster string
+	Guest   guest.Guest
+	Mode    guest.SnapshotMode
+	// TargetName is how people call the target.
+	TargetName string
+	// Point is the name of the snapshots to bring to the target. Where a source
+	// does not list it, it is about to be taken.
+	Point string
+	// Needed are GUIDs of points that the target is to have as well, for the sake
+	// of other targets. Only mode none asks: the others bring all points anyway.
+	Needed map[uint64]bool
+	// SourceZFS and TargetZFS are the versions of the kernel modules, like "2.3.2-2".
+	SourceZFS, TargetZFS string
+	Pairs                []Pair
+}
+
+// Verb is what a step does.
+type Verb string
+
+// The verbs.
+const (
+	// Resume goes on with an interrupted receive; then everything is planned anew.
+	Resume Verb = "resume"
+	// Abort drops an interrupted receive; then everything is planned anew.
+	Abort Verb = "abort"
+	// Full sends a first snapshot whole.
+	Full Verb = "full"
+	// Single sends the difference between two snapshots (-i).
+	Single Verb = "incremental"
+	// Run sends the differences with all snapshots between (-I).
+	Run Verb = "incremental run"
+)
+
+// Step is one thing to do for a volume.
+type Step struct {
+	Verb Verb
+	// From is the base at the source; zero for Full, Resume and Abort.
+	From Base
+	// To is the snapshot that the target has afterwards.
+	To Ref
+	// Arrivals are all snapshots that the step brings, in order; To is the last.
+	Arrivals []Snapshot
+	// Token is what Resume goes on from and Abort drops.
+	Token string
+	// Raw sends the encrypted blocks as they are.
+	Raw bool
+	// Bytes is about how many have to travel.
+	Bytes  uint64
+	Reason string
+}
+
+// Ref names a snapshot for a command that checks the GUID before it acts.
+type Ref struct {
+	Name string `json:"name"`
+	GUID uint64 `json:"guid"`
+	// Tandem says that it is one of Tandem's points and not an operator's snapshot.
+	Tandem bool `json:"tandem,omitempty"`
+}
+
+// Base is the newest state that both sides have.
+type Base struct {
+	Ref
+	// Bookmark says that the source has only a bookmark of it left.
+	Bookmark bool
+}
+
+// VolumePlan is what happens to one volume.
+type VolumePlan struct {
+	Volume guest.Volume
+	// Base is nil where the target has nothing.
+	Base  *Base
+	Steps []Step
+	// Mark are snapshots that Tandem brought and that carry no mark yet.
+	Mark []Ref
+	// Gone are marked copies of operators' snapshots that the source no longer has.
+	Gone []Ref
+	// After is what the target has once the steps are done.
+	After []Snapshot
+	// Bytes is about how many have to travel.
+	Bytes  uint64
+	Reason string
+}
+
+// Warning is something an operator should know and that stops nothing.
+type Warning struct {
+	Volume guest.Volume
+	Text   string
+}
+
+// Plan is what a sync does.
+type Plan struct {
+	Volumes  []VolumePlan
+	Refusals []Refusal
+	Warnings []Warning
+}
+
+// Again says that steps have to be done first after which everything is to be
+// planned anew: "after a resume, plan again".
+func (p Plan) Again() bool {
+	return slices.ContainsFunc(p.Volumes, func(v VolumePlan) bool {
+		return slices.ContainsFunc(v.Steps, Step.first)
+	})
+}
+
+// First is the plan without what waits until it is planned again.
+func (p Plan) First() Plan {
+	p.Volumes = slices.DeleteFunc(slices.Clone(p.Volumes), func(v VolumePlan) bool {
+		return !slices.ContainsFunc(v.Steps, Step.first)
+	})
+	return p
+}
+
+func (s Step) first() bool { return s.Verb == Resume || s.Verb == Abort }
+
+// Bytes is about how many have to travel.
+func (p Plan) Bytes() uint64 {
+	var n uint64
+	for _, v := range p.Volumes {
+		n += v.Bytes
+	}
+	return n
+}
+
+// Make decides. A plan with refusals is not to be executed.
+func Make(in Input) Plan {
+	var p Plan
+	for _, pair := range in.Pairs {
+		v := volume{in: &in, pair: pair, source: ordered(pair.Source.Snapshots), target: ordered(pair.Target.Snapshots)}
+		v.atSource, v.atTarget = placesOf(v.source), placesOf(v.target)
+		done, refusal := v.plan()
+		p.Warnings = append(p.Warnings, v.warnings...)
+		if refusal != nil {
+			p.Refusals = append(p.Refusals, *refusal)
+			continue
+		}
+		p.Volumes = append(p.Volumes, done)
+	}
+	p.Refusals = append(p.Refusals, noSpace(in, p.Volumes)...)
+	if w := oldZFS(in); w != "" {
+		p.Warnings = append(p.Warnings, Warning{Text: w})
+	}
+	return p
+}
+
+func ordered(s []Snapshot) []Snapshot {
+	s = slices.Clone(s)
+	slices.SortStableFunc(s, func(a, b Snapshot) int { return cmp.Compare(a.TXG, b.TXG) })
+	return s
+}
+
+// places finds snapshots by GUID; nothing has GUID 0.
+type places map[uint64]int
+
+func placesOf(s []Snapshot) places {
+	p := make(places, len(s))
+	for i, x := range s {
+		if x.GUID != 0 {
+			p[x.GUID] = i
+		}
+	}
+	return p
+}
+
+// of is the place of a GUID, or -1.
+func (p places) of(guid uint64) int {
+	if i, ok := p[guid]; ok {
+		return i
+	}
+	return -1
+}
+
+func indexName(s []Snapshot, name string) int {
+	return slices.IndexFunc(s, func(x Snapshot) bool { return x.Name == name })
+}
+
+func (s Snapshot) ref() Ref { return Ref{Name: s.Name, GUID: s.GUID, Tandem: s.Tandem} }

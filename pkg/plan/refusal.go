@@ -1,0 +1,232 @@
+package plan
+
+import (
+	"fmt"
+	"strconv"
+	"strings"
+
+	"github.com/tandemd/tandem/pkg/guest"
+)
+
+// RefusalKind says why a volume is not synced.
+type RefusalKind string
+
+// The kinds of refusals.
+const (
+	// Missing: the source has no such volume.
+	Missing RefusalKind = "missing"
+	// NotOurs: the source's volume is not marked as this guest's, owned here.
+	NotOurs RefusalKind = "not the owner's"
+	// Foreign: something that is no replica of this guest has the name on the target.
+	Foreign RefusalKind = "foreign"
+	// Mismatch: one is a filesystem, the other a zvol.
+	Mismatch RefusalKind = "type"
+	// Mounted: the replica is mounted.
+	Mounted RefusalKind = "mounted"
+	// Diverged: the replica has data that the source does not have.
+	Diverged RefusalKind = "diverged"
+	// NoBase: source and replica share nothing to start from.
+	NoBase RefusalKind = "no common base"
+	// NoSpace: the target has too little room.
+	NoSpace RefusalKind = "no space"
+	// Encryption: the data may not or cannot travel as it is.
+	Encryption RefusalKind = "encryption"
+	// Version: a side's ZFS has a bug that would cost data.
+	Version RefusalKind = "version"
+	// BadName: a name is too long or taken.
+	BadName RefusalKind = "name"
+)
+
+// Refusal says why a volume is not synced, and what to do about it. Nothing was
+// or will be touched.
+type Refusal struct {
+	Volume guest.Volume
+	Kind   RefusalKind
+	Reason string
+	Hint   string
+}
+
+// Error is the reason, without the volume.
+func (r Refusal) Error() string { return r.Reason }
+
+// Passing says that the reason can go away by itself, so that it is worth trying again soon.
+func (r Refusal) Passing() bool { return r.Kind == NoSpace || r.Kind == Mounted }
+
+func (v *volume) refuse(kind RefusalKind, hint, format string, args ...any) *Refusal {
+	return &Refusal{Volume: v.pair.Volume, Kind: kind, Reason: fmt.Sprintf(format, args...), Hint: hint}
+}
+
+// checkSource refuses a volume that this node does not own by its own marks.
+func (v *volume) checkSource() *Refusal {
+	s, g := v.pair.Source, v.in.Guest
+	if !s.Exists {
+		return v.refuse(Missing, "look for it with `zfs list`; if its disk is gone, move the guest to a node with a replica",
+			"the dataset %s does not exist on this node", s.Dataset)
+	}
+	want := Marks{Cluster: v.in.Cluster, Guest: g.ID.String(), Role: Owner, Term: g.Term.String(), Volume: v.pair.Volume.String()}
+	if s.Marks != want {
+		return v.refuse(NotOurs, "see `zfs get all "+s.Dataset+"`: this node's data may be older than that of another owner",
+			"the dataset %s is marked as %s, but the ledger says %s", s.Dataset, s.Marks, want)
+	}
+	return nil
+}
+
+// String tells the marks to people.
+func (m Marks) String() string {
+	if m.None() {
+		return "nobody's"
+	}
+	return fmt.Sprintf("%s of guest %s, volume %s, term %s, cluster %s", orNone(m.Role), orNone(m.Guest), orNone(m.Volume), orNone(m.Term),
+		orNone(m.Cluster))
+}
+
+func orNone(s string) string {
+	if s == "" {
+		return "(none)"
+	}
+	return s
+}
+
+// ours says whether the target's dataset is a replica of this volume. The term
+// is not asked: a replica outlives its owners, and what it may take is decided
+// by what it has.
+func (v *volume) ours() bool {
+	m := v.pair.Target.Marks
+	return m.Cluster == v.in.Cluster && m.Guest == v.in.Guest.ID.String() && m.Role == Replica && m.Volume == v.pair.Volume.String()
+}
+
+func (v *volume) foreign() *Refusal {
+	t := v.pair.Target
+	what := "carries no mark of Tandem's"
+	if !t.Marks.None() {
+		what = "is marked as " + t.Marks.String()
+	}
+	return v.refuse(Foreign, "it was not touched; if it is not needed, rename or destroy it there, then run the job again",
+		"%s has a dataset %s that %s: it is no replica of guest %s", v.in.TargetName, t.Dataset, what, v.in.Guest.ID)
+}
+
+// checkTarget refuses what must not be received into, apart from its snapshots.
+func (v *volume) checkTarget() *Refusal {
+	s, t := v.pair.Source, v.pair.Target
+	if !v.ours() {
+		return v.foreign()
+	}
+	if s.Kind != t.Kind {
+		return v.refuse(Mismatch, "rename the replica aside or destroy it there; the next run sends everything",
+			"it is a %s here and a %s on %s", s.Kind, t.Kind, v.in.TargetName)
+	}
+	if t.Mounted {
+		return v.refuse(Mounted, "run `zfs unmount "+t.Dataset+"` on "+v.in.TargetName,
+			"the replica %s is mounted on %s", t.Dataset, v.in.TargetName)
+	}
+	return nil
+}
+
+// checkEncryption refuses data that would be stored less or otherwise protected
+// than it is, and versions of ZFS that damage it.
+func (v *volume) checkEncryption() *Refusal {
+	if !v.pair.Source.Encrypted {
+		if v.pair.Root.Encrypted && !v.pair.Target.Exists {
+			return v.refuse(Encryption, "use a storage that is not encrypted there, or encrypt the guest's volume",
+				"it is not encrypted, but the storage %s on %s is", v.pair.Root.Dataset, v.in.TargetName)
+		}
+		return nil
+	}
+	for where, version := range map[string]string{"this node": v.in.SourceZFS, v.in.TargetName: v.in.TargetZFS} {
+		if !safeRaw(version) {
+			return v.refuse(Version, "upgrade ZFS to at least 2.2.8 or 2.3.3",
+				"it is encrypted, and ZFS %s on %s can damage snapshots when it sends or receives encrypted data", orNone(version), where)
+		}
+	}
+	return nil
+}
+
+func noSpace(in Input, volumes []VolumePlan) []Refusal {
+	need, first := map[string]uint64{}, map[string]Pair{}
+	for _, v := range volumes {
+		for _, p := range in.Pairs {
+			if p.Volume != v.Volume || v.Bytes == 0 {
+				continue
+			}
+			need[p.Root.Dataset] += v.Bytes
+			if _, ok := first[p.Root.Dataset]; !ok {
+				first[p.Root.Dataset] = p
+			}
+		}
+	}
+	var out []Refusal
+	for _, p := range in.Pairs {
+		root := p.Root
+		if f, ok := first[root.Dataset]; !ok || f.Volume != p.Volume || need[root.Dataset] <= root.Available {
+			continue
+		}
+		out = append(out, Refusal{
+			Volume: p.Volume, Kind: NoSpace,
+			Reason: fmt.Sprintf("about %s have to be sent, but %s on %s has only %s available",
+				size(need[root.Dataset]), root.Dataset, in.TargetName, size(root.Available)),
+			Hint: "free space on " + in.TargetName + " or raise the quota of " + root.Dataset,
+		})
+	}
+	return out
+}
+
+// size is a number of bytes for people, with the exact number.
+func size(n uint64) string {
+	const unit = 1024
+	f, suffix := float64(n), ""
+	for _, s := range []string{"KiB", "MiB", "GiB", "TiB", "PiB"} {
+		if f < unit {
+			break
+		}
+		f, suffix = f/unit, s
+	}
+	if suffix == "" {
+		return strconv.FormatUint(n, 10) + " bytes"
+	}
+	return fmt.Sprintf("%.1f %s (%d bytes)", f, suffix, n)
+}
+
+// safeRaw says whether this ZFS is free of the bug by which sending encrypted
+// data damages snapshots (openzfs#12014): fixed in 2.2.8, 2.3.3 and 2.4.0.
+func safeRaw(version string) bool {
+	v, ok := release(version)
+	switch {
+	case !ok || v[0] < 2:
+		return false
+	case v[0] > 2 || v[1] > 3:
+		return true
+	case v[1] == 3:
+		return v[2] >= 3
+	default:
+		return v[1] == 2 && v[2] >= 8
+	}
+}
+
+// oldZFS warns of a ZFS that can read zeros where there is data (openzfs#15526):
+// fixed in 2.1.14 and 2.2.2.
+func oldZFS(in Input) string {
+	for _, side := range [][2]string{{"this node", in.SourceZFS}, {in.TargetName, in.TargetZFS}} {
+		v, ok := release(side[1])
+		if !ok || v[0] > 2 || v[0] == 2 && (v[1] > 2 || v[1] == 2 && v[2] >= 2 || v[1] == 1 && v[2] >= 14) {
+			continue
+		}
+		return fmt.Sprintf("ZFS %s on %s can read zeros where there is data (openzfs#15526): upgrade it to at least 2.1.14 or 2.2.2",
+			side[1], side[0])
+	}
+	return ""
+}
+
+func release(version string) (v [3]int, ok bool) {
+	fields := strings.FieldsFunc(version, func(r rune) bool { return r < '0' || r > '9' })
+	if len(fields) < 3 {
+		return v, false
+	}
+	for i := range v {
+		n, err := strconv.Atoi(fields[i])
+		if err != nil {
+			return v, false
+		}
+		v[i] = n
+	}
+	return v, true
+}

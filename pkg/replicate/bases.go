@@ -1,0 +1,163 @@
+package replicate
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"maps"
+	"slices"
+	"sync"
+
+	"github.com/tandemd/tandem/pkg/guest"
+	"github.com/tandemd/tandem/pkg/plan"
+	"github.com/tandemd/tandem/pkg/replicate/fault"
+	"github.com/tandemd/tandem/pkg/replicate/local"
+)
+
+// holdings is what a target holds of each volume.
+type holdings map[guest.Volume]plan.Held
+
+// bases remembers what each target holds, from its last answers and from what
+// was sent to it since. It decides what may be cleaned, and is a cache: where it
+// knows nothing of a target, nothing is cleaned until that target answers.
+type bases struct {
+	store  local.Store
+	mu     sync.Mutex
+	guests map[guest.ID]*known
+}
+
+// known is the file of one guest. Of another term it says nothing: in between
+// another node was the owner.
+type known struct {
+	Term    guest.Term                `json:"term"`
+	Targets map[guest.NodeID]holdings `json:"targets"`
+	// broken is why the file could not be read. It is then left as it is, and what
+	// is learnt stays in memory.
+	broken error
+}
+
+func newBases(store local.Store) *bases { return &bases{store: store, guests: map[guest.ID]*known{}} }
+
+func basesFile(id guest.ID) string { return "bases-" + id.String() }
+
+// of loads what is known of the guest. The caller holds the lock.
+func (b *bases) of(g guest.Guest) *known {
+	k := b.guests[g.ID]
+	if k == nil {
+		k = &known{}
+		if err := b.store.Read(basesFile(g.ID), k); err != nil {
+			k = &known{}
+			if !errors.Is(err, fs.ErrNotExist) {
+				k.broken = err
+			}
+		}
+		b.guests[g.ID] = k
+	}
+	if k.Term != g.Term || k.Targets == nil {
+		k.Term, k.Targets = g.Term, map[guest.NodeID]holdings{}
+	}
+	return k
+}
+
+// targets is what is known of the given targets, in their order.
+func (b *bases) targets(g guest.Guest, nodes []guest.NodeID) []plan.Holding {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	k := b.of(g)
+	var out []plan.Holding
+	for _, n := range nodes {
+		h, ok := k.Targets[n]
+		out = append(out, plan.Holding{Node: n, Known: ok, Volumes: maps.Clone(h)})
+	}
+	return out
+}
+
+// put replaces what is known of one target, on disk before it returns.
+func (b *bases) put(g guest.Guest, node guest.NodeID, h holdings) error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	k := b.of(g)
+	if old, ok := k.Targets[node]; ok && maps.EqualFunc(old, h, sameHeld) {
+		return nil
+	}
+	k.Targets[node] = h
+	return b.write(g.ID, k)
+}
+
+func sameHeld(a, b plan.Held) bool { return slices.Equal(a.Has, b.Has) && slices.Equal(a.Pins, b.Pins) }
+
+// forget drops a target that is none any more.
+func (b *bases) forget(g guest.Guest, node guest.NodeID) error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	k := b.of(g)
+	delete(k.Targets, node)
+	return b.write(g.ID, k)
+}
+
+func (b *bases) write(id guest.ID, k *known) error {
+	var err error
+	if k.broken == nil {
+		err = b.store.Write(basesFile(id), k)
+	}
+	return fault.Wrap(err, "remember what the targets of guest %s hold", id)
+}
+
+// warning tells of a broken file.
+func (b *bases) warning(g guest.Guest) string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if k := b.of(g); k.broken != nil {
+		return fmt.Sprintf("what is known of targets is not kept over a restart: %v", k.broken)
+	}
+	return ""
+}
+
+// heldNow is what the target holds by its own inventory, with what it needs on
+// every node: the base, its newest complete point, both ends of partial receives.
+func heldNow(pairs []plan.Pair) holdings {
+	out := holdings{}
+	target := map[guest.Volume][]plan.Snapshot{}
+	for _, p := range pairs {
+		source := make(map[uint64]plan.Snapshot, len(p.Source.Snapshots))
+		for _, s := range p.Source.Snapshots {
+			source[s.GUID] = s
+		}
+		var h plan.Held
+		var base plan.Snapshot // the newest at the source that the target has
+		for _, s := range p.Target.Snapshots {
+			at, shared := source[s.GUID]
+			if shared && at.TXG >= base.TXG {
+				base = at
+			}
+			if s.Tandem || at.Tandem {
+				h.Has = append(h.Has, s.GUID)
+			}
+		}
+		out[p.Volume] = h
+		out.pin(p.Volume, base.GUID)
+		if x := p.Target.Partial; x != nil {
+			out.pin(p.Volume, x.ToGUID)
+			out.pin(p.Volume, x.FromGUID)
+		}
+		target[p.Volume] = p.Target.Snapshots
+	}
+	for _, point := range plan.Points(target) {
+		if !point.Complete() {
+			continue
+		}
+		for vol, s := range point.Snapshots {
+			out.pin(vol, s.GUID)
+		}
+		break
+	}
+	return out
+}
+
+func (h holdings) pin(vol guest.Volume, guid uint64) {
+	held := h[vol]
+	if guid != 0 && !slices.Contains(held.Pins, guid) {
+		held.Pins = append(held.Pins, guid)
+	}
+	h[vol] = held
+}

@@ -1,0 +1,97 @@
+package replicate
+
+import (
+	"context"
+	"fmt"
+	"slices"
+
+	"github.com/tandemd/tandem/pkg/guest"
+	"github.com/tandemd/tandem/pkg/replicate/fault"
+	"github.com/tandemd/tandem/pkg/replicate/local"
+	"github.com/tandemd/tandem/pkg/zfs"
+)
+
+// Claim stamps the guest's volumes on this node as the owner's, where they carry
+// no mark at all, and checks the others.
+func (s *Source) Claim(ctx context.Context, id guest.ID) error {
+	view := s.o.Ledger.View()
+	g, ok := view.Guests[id]
+	if !ok || g.Owner != s.o.Node {
+		return fault.Never("", "this node does not own guest %s", id)
+	}
+	own, err := s.read(ctx, g)
+	if err != nil {
+		return err
+	}
+	own, err = s.claim(ctx, view.Cluster, g, own)
+	if err != nil {
+		return fault.Final(ctx, err)
+	}
+	for i, v := range g.Volumes {
+		want := local.Marks(view.Cluster, g, v, zfs.RoleOwner)
+		for name, value := range want {
+			if got := own[i].Props[name]; got != value {
+				return fault.Person(v, "see `zfs get all "+own[i].Name+"`; if it is this guest's, run `zfs inherit` on each of its tandem: properties",
+					"the dataset %s has %s=%q, the ledger says %q", own[i].Name, name, got, value)
+			}
+		}
+	}
+	return nil
+}
+
+// Check tells whether this node can own the guest, before it is on the ledger:
+// the storages are known, the datasets exist and belong to no other guest.
+func (s *Source) Check(ctx context.Context, g guest.Guest) error {
+	own, err := s.read(ctx, g)
+	if err != nil {
+		return err
+	}
+	for i, v := range g.Volumes {
+		for _, p := range []string{zfs.PropGuest, zfs.PropRole, zfs.PropCluster} {
+			if value := own[i].Props[p]; value != "" {
+				return fault.Person(v, fmt.Sprintf("if that is over, run `zfs inherit PROPERTY %s` for each of its tandem: properties", own[i].Name),
+					"the dataset %s is already marked as Tandem's: %s=%s", own[i].Name, p, value)
+			}
+		}
+	}
+	return nil
+}
+
+// read lists the guest's volumes, which must all exist.
+func (s *Source) read(ctx context.Context, g guest.Guest) ([]zfs.Dataset, error) {
+	names, err := s.o.Datasets(g.Volumes)
+	if err != nil {
+		return nil, err
+	}
+	own, err := s.o.ZFS.List(ctx, names...)
+	if err != nil {
+		return nil, fault.Wrap(err, "list the volumes of guest %s", g.ID)
+	}
+	for i, d := range own {
+		switch class := zfs.ClassOf(d.Err); {
+		case d.Err == nil:
+		case class == zfs.ClassGone:
+			return nil, fault.Person(g.Volumes[i], "create it, or check the storage's dataset in the configuration",
+				"the dataset %s does not exist on %s", names[i], s.o.Name)
+		default:
+			return nil, fault.WrapVolume(g.Volumes[i], d.Err, "read it")
+		}
+	}
+	return own, nil
+}
+
+// claim stamps datasets without any mark; the list is returned as it is then.
+func (s *Source) claim(ctx context.Context, cluster string, g guest.Guest, own []zfs.Dataset) ([]zfs.Dataset, error) {
+	own = slices.Clone(own)
+	for i, v := range g.Volumes {
+		if !own[i].Exists() || !local.Side("", own[i]).Marks.None() {
+			continue
+		}
+		props := local.Marks(cluster, g, v, zfs.RoleOwner)
+		if err := s.o.ZFS.SetProps(ctx, props, own[i].Name); err != nil {
+			return nil, fault.WrapVolume(v, err, "mark it as the owner's")
+		}
+		own[i].Props = props
+	}
+	return own, nil
+}

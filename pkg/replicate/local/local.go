@@ -1,0 +1,216 @@
+// Package local is what both sides of a sync need of their own node: ZFS, the
+// ledger's copy, small files, locks, and datasets as the planner wants them.
+// pkg/replicate and pkg/replicate/replica share it; it decides nothing.
+package local
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"sync"
+	"time"
+
+	"github.com/tandemd/tandem/pkg/guest"
+	"github.com/tandemd/tandem/pkg/ledger"
+	"github.com/tandemd/tandem/pkg/plan"
+	"github.com/tandemd/tandem/pkg/replicate/fault"
+	"github.com/tandemd/tandem/pkg/zfs"
+	"github.com/tandemd/tandem/pkg/zfs/zname"
+)
+
+// ZFS is what a sync needs of pkg/zfs.
+type ZFS interface {
+	Reader
+	Changer
+	Streamer
+}
+
+// Reader asks and changes nothing.
+type Reader interface {
+	Version(ctx context.Context) (zfs.Version, error)
+	List(ctx context.Context, names ...string) ([]zfs.Dataset, error)
+	Children(ctx context.Context, root string) ([]zfs.Dataset, error)
+	TokenInfo(ctx context.Context, token string) (zfs.Token, error)
+}
+
+// Changer changes snapshots and properties, and destroys replicas under guard.
+type Changer interface {
+	Snapshot(ctx context.Context, snaps []string, props map[string]string) error
+	DestroySnapshots(ctx context.Context, dataset string, names []string) error
+	SetProps(ctx context.Context, props map[string]string, names ...string) error
+	DestroyDataset(ctx context.Context, spec zfs.DestroySpec) error
+}
+
+// Streamer sends and receives.
+type Streamer interface {
+	Send(ctx context.Context, spec zfs.SendSpec) (zfs.Stream, error)
+	Receive(ctx context.Context, spec zfs.ReceiveSpec, r io.Reader) (zfs.Received, error)
+	AbortReceive(ctx context.Context, dataset string) error
+}
+
+// Ledger is the node's copy of the agreed state.
+type Ledger interface {
+	View() *ledger.State
+	// WaitApplied waits until the command at index has been applied here.
+	WaitApplied(ctx context.Context, index uint64) error
+}
+
+// Store keeps small checksummed files by name. Read of an absent one is fs.ErrNotExist.
+type Store interface {
+	Read(name string, v any) error
+	Write(name string, v any) error
+}
+
+// Options are what both sides need.
+type Options struct {
+	Node guest.NodeID
+	Name guest.NodeName
+	// Storages maps names of storages to datasets of this node.
+	Storages map[string]string
+	ZFS      ZFS
+	Ledger   Ledger
+	Store    Store
+	// LockDir is an existing folder for the lock files.
+	LockDir string
+	Now     func() time.Time
+	// Streams is how many volumes of one sync travel side by side; default 2.
+	Streams int
+	// CatchUp is how long a target waits for its ledger to reach the sender's; default 5 s.
+	CatchUp time.Duration
+	// CallTimeout is the deadline of one call to a target; default 5 minutes, as much
+	// as one zfs process there may take.
+	CallTimeout time.Duration
+	// LockWait is how long a target waits for a receive that is just ending; default 15 s.
+	LockWait time.Duration
+}
+
+// WithDefaults checks the options and fills in what is left out.
+func (o Options) WithDefaults() (Options, error) {
+	if err := o.Node.Validate(); err != nil {
+		return o, err
+	}
+	if _, err := guest.ParseNodeName(string(o.Name)); err != nil {
+		return o, err
+	}
+	for name, dataset := range o.Storages {
+		if err := zname.Dataset(dataset); err != nil {
+			return o, fmt.Errorf("storage %s: %w", name, err)
+		}
+	}
+	if o.ZFS == nil || o.Ledger == nil || o.Store == nil || o.Now == nil || o.LockDir == "" {
+		return o, errors.New("ZFS, Ledger, Store, Now and LockDir are needed")
+	}
+	if o.Streams == 0 {
+		o.Streams = 2
+	}
+	if o.CatchUp == 0 {
+		o.CatchUp = 5 * time.Second
+	}
+	if o.CallTimeout == 0 {
+		o.CallTimeout = 5 * time.Minute
+	}
+	if o.LockWait == 0 {
+		o.LockWait = 15 * time.Second
+	}
+	return o, nil
+}
+
+// Dataset is where a volume stands on this node.
+func (o Options) Dataset(v guest.Volume) (string, error) {
+	root, ok := o.Storages[v.Storage]
+	if !ok {
+		return "", &fault.Error{
+			Class: fault.ClassPerson, Volume: v, Text: fmt.Sprintf("node %s has no storage %s", o.Name, v.Storage),
+			Hint: "add it to the storages in " + string(o.Name) + "'s configuration and restart its daemon",
+		}
+	}
+	return root + "/" + v.Name, nil
+}
+
+// Datasets are those of all volumes, in order.
+func (o Options) Datasets(volumes []guest.Volume) ([]string, error) {
+	var out []string
+	for _, v := range volumes {
+		d, err := o.Dataset(v)
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, d)
+	}
+	return out, nil
+}
+
+// Version is that of the kernel module, asked once.
+type Version struct {
+	mu    sync.Mutex
+	known string
+}
+
+// Get asks at the first call.
+func (v *Version) Get(ctx context.Context, z ZFS) (string, error) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if v.known == "" {
+		got, err := z.Version(ctx)
+		if err != nil {
+			return "", fault.Wrap(err, "ask for the version of ZFS")
+		}
+		v.known = got.Kernel
+	}
+	return v.known, nil
+}
+
+// Marks are the properties that a volume of the guest carries.
+func Marks(cluster string, g guest.Guest, v guest.Volume, role string) map[string]string {
+	return map[string]string{
+		zfs.PropCluster: cluster, zfs.PropGuest: g.ID.String(), zfs.PropRole: role,
+		zfs.PropTerm: g.Term.String(), zfs.PropVolume: v.String(),
+	}
+}
+
+// Values of the property tandem:received.
+const (
+	ReceivedPoint    = "point"
+	ReceivedSnapshot = "snapshot"
+)
+
+// Side is a dataset of this node as the planner wants it.
+func Side(name string, d zfs.Dataset) plan.Side {
+	s := plan.Side{Dataset: name}
+	if !d.Exists() {
+		return s
+	}
+	s.Exists, s.Kind, s.Mounted, s.Written = true, plan.Kind(d.Type), d.Mounted, d.Written
+	s.Encrypted = Encrypted(d)
+	s.Marks = plan.Marks{
+		Cluster: d.Props[zfs.PropCluster], Guest: d.Props[zfs.PropGuest], Role: d.Props[zfs.PropRole],
+		Term: d.Props[zfs.PropTerm], Volume: d.Props[zfs.PropVolume],
+	}
+	for _, x := range d.Snapshots {
+		s.Snapshots = append(s.Snapshots, Snapshot(x, s.Marks.Role))
+	}
+	for _, b := range d.Bookmarks {
+		s.Bookmarks = append(s.Bookmarks, plan.Bookmark{Name: b.Name, GUID: b.GUID, TXG: b.CreateTXG})
+	}
+	return s
+}
+
+// Encrypted says that a dataset is encrypted at rest.
+func Encrypted(d zfs.Dataset) bool {
+	return d.Encryption != "" && d.Encryption != "off" && d.Encryption != "-"
+}
+
+// Snapshot is a snapshot of a dataset with that role as the planner wants it.
+func Snapshot(x zfs.Snapshot, role string) plan.Snapshot {
+	s := plan.Snapshot{Name: x.Name, GUID: x.GUID, TXG: x.CreateTXG, Written: x.Written}
+	s.Received = x.Props[zfs.PropReceived] != ""
+	s.Complete = x.Props[zfs.PropComplete] != ""
+	s.Tandem = x.Props[zfs.PropReceived] == ReceivedPoint
+	if p, err := guest.ParsePoint(x.Props[zfs.PropPoint]); err == nil {
+		s.Tandem, s.Volumes = true, p.Volumes
+		// What the owner took itself is complete: all volumes were snapshotted at once.
+		s.Complete = s.Complete || role == zfs.RoleOwner
+	}
+	return s
+}

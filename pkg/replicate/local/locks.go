@@ -1,0 +1,81 @@
+package local
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"sync"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/tandemd/tandem/pkg/replicate/fault"
+)
+
+// Locks are by name, in this process and on disk: "one lock per volume on each
+// node, in process and on disk".
+type Locks struct {
+	dir string
+	mu  sync.Mutex
+	// turns holds a channel of capacity 1 for each name ever locked; a value in it
+	// means locked.
+	turns map[string]chan struct{}
+}
+
+// NewLocks keeps its files in dir, which exists.
+func NewLocks(dir string) *Locks { return &Locks{dir: dir, turns: map[string]chan struct{}{}} }
+
+// Turn is the lock in this process only: a value in it means locked.
+func (l *Locks) Turn(name string) chan struct{} {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	t := l.turns[name]
+	if t == nil {
+		t = make(chan struct{}, 1)
+		l.turns[name] = t
+	}
+	return t
+}
+
+// Lock waits for its turn in this process until ctx ends. A lock that another
+// process has is not waited for.
+func (l *Locks) Lock(ctx context.Context, name string) (release func(), err error) {
+	turn := l.Turn(name)
+	select {
+	case turn <- struct{}{}:
+	case <-ctx.Done():
+		return nil, fault.Retry("", "%s is locked by a sync that has not ended yet", name)
+	}
+	f, err := l.file(name)
+	if err != nil {
+		<-turn
+		return nil, err
+	}
+	return func() {
+		_ = f.Close() // Closing releases the lock; the file holds nothing.
+		<-turn
+	}, nil
+}
+
+func (l *Locks) file(name string) (*os.File, error) {
+	path := filepath.Join(l.dir, name+".lock")
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("lock %s: %w", name, err)
+	}
+	for {
+		err = unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+		if !errors.Is(err, unix.EINTR) {
+			break
+		}
+	}
+	if err == nil {
+		return f, nil
+	}
+	_ = f.Close()
+	if errors.Is(err, unix.EWOULDBLOCK) {
+		return nil, fault.Retry("see `fuser "+path+"`: only one tandemd may run", "%s is locked by another process", name)
+	}
+	return nil, fmt.Errorf("lock %s: %w", name, err)
+}

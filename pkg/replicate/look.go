@@ -1,0 +1,110 @@
+package replicate
+
+import (
+	"context"
+
+	"github.com/tandemd/tandem/pkg/guest"
+	"github.com/tandemd/tandem/pkg/plan"
+	"github.com/tandemd/tandem/pkg/replicate/fault"
+	"github.com/tandemd/tandem/pkg/replicate/local"
+	"github.com/tandemd/tandem/pkg/replicate/wire"
+	"github.com/tandemd/tandem/pkg/zfs"
+	"github.com/tandemd/tandem/pkg/zfs/zname"
+)
+
+// look asks both sides what they have, at the same time.
+func (r *run) look(ctx context.Context) error {
+	r.phase(PhasePlan, 0)
+	r.inv = wire.Inventory{}
+	asked := make(chan error, 1)
+	go func() {
+		asked <- r.s.call(ctx, r.job.Target, wire.PathInventory, wire.InventoryRequest{Request: r.request()}, &r.inv)
+	}()
+	listed := r.list(ctx)
+	if err := <-asked; err != nil {
+		return fault.Wrap(err, "ask %s what it has", r.target)
+	}
+	if listed != nil {
+		return listed
+	}
+	if err := r.inv.Validate(r.guest); err != nil {
+		return err
+	}
+	var err error
+	if r.zfs, err = r.s.version.Get(ctx, r.s.o.ZFS); err != nil {
+		return err
+	}
+	if r.own, err = r.s.claim(ctx, r.view.Cluster, r.guest, r.own); err != nil {
+		return err
+	}
+	if err := r.pair(ctx); err != nil {
+		return err
+	}
+	return r.s.bases.put(r.guest, r.job.Target, heldNow(r.pairs))
+}
+
+// list reads this node's volumes, in one process.
+func (r *run) list(ctx context.Context) error {
+	own, err := r.s.o.ZFS.List(ctx, r.names...)
+	if err != nil {
+		return fault.Wrap(err, "list the volumes of guest %s", r.guest.ID)
+	}
+	for i, d := range own {
+		if d.Err != nil && zfs.ClassOf(d.Err) != zfs.ClassGone {
+			return fault.WrapVolume(r.guest.Volumes[i], d.Err, "read it")
+		}
+	}
+	r.own = own
+	return nil
+}
+
+// pair puts both sides together; resume tokens are asked what they are.
+func (r *run) pair(ctx context.Context) error {
+	r.pairs = nil
+	for i, v := range r.guest.Volumes {
+		told := r.inv.Volumes[i]
+		p := plan.Pair{
+			Volume: v, Source: local.Side(r.names[i], r.own[i]), Target: told.Side(),
+			Root: plan.Root{Dataset: told.Root, Available: told.Available, Encrypted: told.RootEncrypted},
+		}
+		if told.Token != "" {
+			partial, err := r.partial(ctx, v, r.names[i], told)
+			if err != nil {
+				return err
+			}
+			p.Target.Partial = partial
+		}
+		r.pairs = append(r.pairs, p)
+	}
+	return nil
+}
+
+// stuckAfter is how often a partial receive may be met with the same bytes:
+// streams of objects only had no point to resume from before ZFS 2.2.4.
+const stuckAfter = 3
+
+func (r *run) partial(ctx context.Context, v guest.Volume, dataset string, told wire.InventoryVolume) (*plan.Partial, error) {
+	info, err := r.s.o.ZFS.TokenInfo(ctx, told.Token)
+	p := &plan.Partial{Token: told.Token, ToGUID: info.ToGUID, FromGUID: info.FromGUID, Bytes: info.Bytes, Valid: err == nil, Ours: told.Ours}
+	switch class := zfs.ClassOf(err); {
+	case err == nil && zname.DatasetOf(info.ToName) != dataset:
+		p.Valid, p.Problem = false, "it was sent from "+info.ToName
+	case err == nil:
+	case class == zfs.ClassToken || class == zfs.ClassGone:
+		p.Problem = err.Error()
+	default:
+		return nil, fault.WrapVolume(v, err, "read the target's resume token")
+	}
+	s := r.s
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	key := tokenKey{target: r.job.Target, volume: v}
+	seen := s.tokens[key]
+	if seen.guid != p.ToGUID || seen.bytes != p.Bytes {
+		seen = tokenSeen{guid: p.ToGUID, bytes: p.Bytes}
+	}
+	p.Stuck = seen.times >= stuckAfter
+	seen.times++
+	s.tokens[key] = seen
+	return p, nil
+}

@@ -1,0 +1,94 @@
+package replicate
+
+import (
+	"context"
+	"time"
+
+	"github.com/tandemd/tandem/pkg/guest"
+	"github.com/tandemd/tandem/pkg/plan"
+	"github.com/tandemd/tandem/pkg/replicate/fault"
+	"github.com/tandemd/tandem/pkg/zfs"
+)
+
+// nextName is the name of the point to take.
+func (r *run) nextName() guest.SnapshotName {
+	name := guest.SnapshotName{Term: r.guest.Term, Node: r.s.o.Name, Time: r.s.o.Now()}
+	for _, d := range r.own {
+		for _, snap := range d.Snapshots {
+			if n, err := guest.ParseSnapshotName(snap.Name); err == nil {
+				name.Seq = max(name.Seq, n.Seq)
+			}
+		}
+	}
+	r.s.mu.Lock()
+	defer r.s.mu.Unlock()
+	name.Seq = max(name.Seq, r.s.seqs[r.guest.ID]) + 1
+	return name
+}
+
+// take snapshots all volumes at once and lists them with it.
+func (r *run) take(ctx context.Context) (string, error) {
+	next, now := r.nextName(), r.s.o.Now()
+	property, err := guest.Point{Volumes: r.guest.Volumes, Consistency: guest.Crash, Taken: now.Unix()}.Property()
+	if err != nil {
+		return "", err
+	}
+	r.s.mu.Lock()
+	r.s.seqs[r.guest.ID] = next.Seq
+	r.s.mu.Unlock()
+	name := next.String()
+	var snaps []string
+	for _, d := range r.names {
+		snaps = append(snaps, d+"@"+name)
+	}
+	if err := r.s.o.ZFS.Snapshot(ctx, snaps, map[string]string{zfs.PropPoint: property}); err != nil {
+		return "", fault.Wrap(err, "snapshot guest %s", r.guest.ID)
+	}
+	r.note(func() { r.result.Point, r.result.Taken = name, time.Unix(now.Unix(), 0) })
+	return name, r.list(ctx)
+}
+
+// snapshot takes a point of all volumes at once, plans with it, and pins what is
+// to be sent. One at a time for a guest: another sync must not clean in between.
+func (r *run) snapshot(ctx context.Context) (plan.Plan, string, error) {
+	r.phase(PhaseSnapshot, 0)
+	release, err := r.s.locks.Lock(ctx, guestLock(r.guest.ID))
+	if err != nil {
+		return plan.Plan{}, "", err
+	}
+	defer release()
+	name, err := r.take(ctx)
+	if err != nil {
+		return plan.Plan{}, "", err
+	}
+	if err := r.pair(ctx); err != nil {
+		return plan.Plan{}, "", err
+	}
+	p, err := r.plan(name)
+	if err != nil {
+		return plan.Plan{}, "", err
+	}
+	if p.Again() {
+		return plan.Plan{}, "", fault.Retry("", "the target's partial receive appeared while the snapshot was taken")
+	}
+	for _, v := range p.Volumes {
+		r.log("%s: %s", v.Volume, v.Reason)
+	}
+	return p, name, r.pin(p)
+}
+
+// pin keeps all that is about to be sent from being cleaned, also by a run after
+// this one was cut.
+func (r *run) pin(p plan.Plan) error {
+	held := heldNow(r.pairs)
+	for _, v := range p.Volumes {
+		for _, step := range v.Steps {
+			for _, a := range step.Arrivals {
+				if a.Tandem {
+					held.pin(v.Volume, a.GUID)
+				}
+			}
+		}
+	}
+	return r.s.bases.put(r.guest, r.job.Target, held)
+}

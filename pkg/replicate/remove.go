@@ -1,0 +1,85 @@
+package replicate
+
+import (
+	"context"
+
+	"github.com/tandemd/tandem/pkg/guest"
+	"github.com/tandemd/tandem/pkg/plan"
+	"github.com/tandemd/tandem/pkg/replicate/fault"
+	"github.com/tandemd/tandem/pkg/replicate/local"
+	"github.com/tandemd/tandem/pkg/replicate/wire"
+)
+
+// RemoveResult says what a removed job left.
+type RemoveResult struct {
+	// Destroyed are datasets of the target, Left what stays there, with reasons.
+	Destroyed, Left []string
+	Warnings        []string
+}
+
+// Remove ends a job that an operator deleted: the target's replicas go, unless the
+// job says to keep them, then the snapshots here that no other job needs, then
+// what was known of the target. The caller then drops the job from the ledger.
+func (s *Source) Remove(ctx context.Context, task Task) (RemoveResult, error) {
+	out, err := s.remove(ctx, task)
+	return out, fault.Final(ctx, err)
+}
+
+func (s *Source) remove(ctx context.Context, task Task) (RemoveResult, error) {
+	r, err := s.begin(task)
+	if err != nil {
+		return RemoveResult{}, err
+	}
+	if !r.job.Removing {
+		return RemoveResult{}, fault.Never("", "job %s is not being removed", r.job.ID)
+	}
+	release, err := s.job(task.Job)
+	if err != nil {
+		return RemoveResult{}, err
+	}
+	defer release()
+	if err := r.list(ctx); err != nil {
+		return RemoveResult{}, err
+	}
+	var reply wire.RemoveReply
+	req := wire.RemoveRequest{Request: r.request(), Keep: r.job.KeepReplica}
+	for i, d := range r.own {
+		held := wire.HeldVolume{Volume: r.guest.Volumes[i]}
+		for _, snap := range d.Snapshots {
+			held.Has = append(held.Has, snap.GUID)
+		}
+		req.Volumes = append(req.Volumes, held)
+	}
+	if err := s.call(ctx, r.job.Target, wire.PathRemove, req, &reply); err != nil {
+		return RemoveResult{}, fault.Wrap(err, "remove the replicas on %s", r.target)
+	}
+	if err := s.bases.forget(r.guest, r.job.Target); err != nil {
+		return RemoveResult{}, err
+	}
+	if len(r.targets()) > 0 {
+		r.clean(ctx)
+	} else if err := r.cleanAll(ctx); err != nil {
+		return RemoveResult{}, err
+	}
+	return RemoveResult{Destroyed: reply.Destroyed, Left: reply.Left, Warnings: r.finish().Warnings}, nil
+}
+
+// cleanAll removes every point from a guest that has no job any more.
+func (r *run) cleanAll(ctx context.Context) error {
+	release, err := r.s.locks.Lock(ctx, guestLock(r.guest.ID))
+	if err != nil {
+		return err
+	}
+	defer release()
+	all := map[guest.Volume][]plan.Ref{}
+	for i, d := range r.own {
+		for _, x := range local.Side(r.names[i], d).Snapshots {
+			if x.Tandem {
+				v := r.guest.Volumes[i]
+				all[v] = append(all[v], plan.Ref{Name: x.Name, GUID: x.GUID, Tandem: true})
+			}
+		}
+	}
+	r.destroy(ctx, all)
+	return nil
+}

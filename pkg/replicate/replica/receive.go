@@ -1,0 +1,138 @@
+package replica
+
+import (
+	"context"
+	"io"
+
+	"github.com/tandemd/tandem/pkg/guest"
+	"github.com/tandemd/tandem/pkg/plan"
+	"github.com/tandemd/tandem/pkg/replicate/fault"
+	"github.com/tandemd/tandem/pkg/replicate/local"
+	"github.com/tandemd/tandem/pkg/replicate/wire"
+	"github.com/tandemd/tandem/pkg/zfs"
+)
+
+// Receive takes one stream. A Read of r may still be under way when it returns:
+// the caller then ends the stream.
+func (t *Target) Receive(ctx context.Context, from guest.NodeID, h wire.ReceiveHeader, r io.Reader) (wire.ReceiveReply, error) {
+	if err := h.Validate(); err != nil {
+		return wire.ReceiveReply{}, err
+	}
+	view, g, err := t.admitJob(ctx, from, h.Request)
+	if err != nil {
+		return wire.ReceiveReply{}, err
+	}
+	if !g.Has(h.Volume) {
+		return wire.ReceiveReply{}, fault.Never("", "guest %s has no volume %s", g.ID, h.Volume)
+	}
+	release, err := t.lock(ctx, h.Volume)
+	if err != nil {
+		return wire.ReceiveReply{}, err
+	}
+	defer release()
+	l, err := t.one(ctx, h.Volume)
+	if err != nil {
+		return wire.ReceiveReply{}, err
+	}
+	if err := t.fits(view.Cluster, g, h, l); err != nil {
+		return wire.ReceiveReply{}, err
+	}
+	if h.Verb == plan.Full {
+		if err := t.annotate(g.ID, func(n *notes) { n.Begun[h.Volume] = begun{Dataset: l.name, To: h.To.GUID} }); err != nil {
+			return wire.ReceiveReply{}, err
+		}
+	}
+	ctx, done := t.running(ctx, from, g)
+	defer done()
+	got, err := t.o.ZFS.Receive(ctx, zfs.ReceiveSpec{
+		Dataset: l.name, Type: zfs.Type(h.Kind), Props: local.Marks(view.Cluster, g, h.Volume, zfs.RoleReplica),
+	}, r)
+	if err != nil {
+		if cause := context.Cause(ctx); cause != nil {
+			return wire.ReceiveReply{}, fault.WrapVolume(h.Volume, cause, "receive")
+		}
+		return wire.ReceiveReply{}, fault.WrapVolume(h.Volume, err, "receive")
+	}
+	newest, err := t.received(ctx, view.Cluster, g, h)
+	if err != nil {
+		return wire.ReceiveReply{}, err
+	}
+	if _, err := t.owned(t.o.Ledger.View(), from, h.Request); err != nil {
+		return wire.ReceiveReply{}, err
+	}
+	return wire.ReceiveReply{Bytes: got.Bytes, Newest: newest}, nil
+}
+
+// running notes the receive, so that EndStale finds it.
+func (t *Target) running(ctx context.Context, from guest.NodeID, g guest.Guest) (context.Context, func()) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	r := &receiving{guest: g.ID, owner: from, term: g.Term, cancel: cancel}
+	t.mu.Lock()
+	t.receives[r] = struct{}{}
+	t.mu.Unlock()
+	t.EndStale() // What changed before the receive was noted.
+	return ctx, func() {
+		t.mu.Lock()
+		delete(t.receives, r)
+		t.mu.Unlock()
+		cancel(nil)
+	}
+}
+
+// fits says whether the stream may go into what this node has. ZFS checks the
+// data; here it is about whose dataset it is.
+func (t *Target) fits(cluster string, g guest.Guest, h wire.ReceiveHeader, l found) error {
+	switch {
+	case h.Verb == plan.Full && l.data.Exists():
+		if !l.replica(cluster, g.ID) {
+			return t.foreign(g, l)
+		}
+		return fault.Retry("", "volume %s: %s has a replica by now", h.Volume, t.o.Name)
+	case h.Verb == plan.Full:
+		return nil
+	case !l.data.Exists():
+		return fault.Retry("", "volume %s: the replica on %s is gone", h.Volume, t.o.Name)
+	case h.Verb == plan.Resume:
+		// The token names the very transfer: it can only be gone on with.
+		if l.data.ResumeToken != h.Token {
+			return fault.Retry("", "volume %s: the interrupted receive is not the one that was seen", h.Volume)
+		}
+		if !l.replica(cluster, g.ID) && !l.unborn() {
+			return t.foreign(g, l)
+		}
+		return nil
+	case !l.replica(cluster, g.ID):
+		return t.foreign(g, l)
+	case l.data.Mounted:
+		return fault.Retry("run `zfs unmount "+l.name+"` there", "volume %s: the replica is mounted on %s", h.Volume, t.o.Name)
+	}
+	if _, ok := l.snapshot(h.From); !ok {
+		return fault.Retry("", "volume %s: the base of the stream is not on %s", h.Volume, t.o.Name)
+	}
+	return nil
+}
+
+// received looks at what is there now: "trust GUIDs, not exit codes".
+func (t *Target) received(ctx context.Context, cluster string, g guest.Guest, h wire.ReceiveHeader) (plan.Ref, error) {
+	l, err := t.one(ctx, h.Volume)
+	if err != nil {
+		return plan.Ref{}, err
+	}
+	if !l.replica(cluster, g.ID) {
+		return plan.Ref{}, fault.Person(h.Volume, "", "after the receive, %s on %s is not marked as the replica: %s", l.name, t.o.Name, local.Side("", l.data).Marks)
+	}
+	s, ok := l.snapshot(h.To.GUID)
+	if !ok {
+		return plan.Ref{}, fault.Retry("", "volume %s: after the receive, %s has no snapshot with GUID %d", h.Volume, t.o.Name, h.To.GUID)
+	}
+	if l.data.Mounted || !l.data.ReadOnly {
+		return plan.Ref{}, fault.Person(h.Volume, "run `zfs set readonly=on "+l.name+"` and unmount it",
+			"after the receive, %s on %s is mounted or not read-only", l.name, t.o.Name)
+	}
+	if h.Verb == plan.Full || h.Verb == plan.Resume {
+		if _, noted := t.note(g.ID).Begun[h.Volume]; noted {
+			err = t.annotate(g.ID, func(n *notes) { delete(n.Begun, h.Volume) })
+		}
+	}
+	return plan.Ref{Name: s.Name, GUID: s.GUID}, err
+}

@@ -1,0 +1,84 @@
+package replica
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/tandemd/tandem/pkg/guest"
+	"github.com/tandemd/tandem/pkg/replicate/fault"
+	"github.com/tandemd/tandem/pkg/replicate/local"
+	"github.com/tandemd/tandem/pkg/replicate/wire"
+	"github.com/tandemd/tandem/pkg/zfs"
+)
+
+// Remove destroys the guest's replicas on this node, or leaves them. Never a
+// dataset without the guest's marks, never one with a snapshot that Tandem did
+// not bring, never diverged data: those are left and named.
+func (t *Target) Remove(ctx context.Context, from guest.NodeID, req wire.RemoveRequest) (wire.RemoveReply, error) {
+	view, g, err := t.admit(ctx, from, req.Request)
+	if err != nil {
+		return wire.RemoveReply{}, err
+	}
+	for _, j := range view.JobsOf(g.ID) {
+		if j.Target == t.o.Node && !j.Removing {
+			return wire.RemoveReply{}, fault.Never("", "job %s still replicates guest %s to node %s", j.ID, g.ID, t.o.Name)
+		}
+	}
+	release, err := t.lock(ctx, g.Volumes...)
+	if err != nil {
+		return wire.RemoveReply{}, err
+	}
+	defer release()
+	list, err := t.list(ctx, g.Volumes)
+	if err != nil {
+		return wire.RemoveReply{}, err
+	}
+	var out wire.RemoveReply
+	for _, l := range list {
+		if !l.data.Exists() {
+			continue
+		}
+		why, err := t.removeOne(ctx, view.Cluster, g, req, l)
+		switch {
+		case err != nil && fault.ClassOf(err) == fault.ClassRetry:
+			return out, fault.WrapVolume(l.volume, err, "remove the replica")
+		case err != nil:
+			out.Left = append(out.Left, fmt.Sprintf("%s: %v", l.name, err))
+		case why != "":
+			out.Left = append(out.Left, fmt.Sprintf("%s: %s", l.name, why))
+		default:
+			out.Destroyed = append(out.Destroyed, l.name)
+		}
+	}
+	return out, nil
+}
+
+// removeOne destroys one replica, or tells why it stays.
+func (t *Target) removeOne(ctx context.Context, cluster string, g guest.Guest, req wire.RemoveRequest, l found) (why string, err error) {
+	ours := l.replica(cluster, g.ID)
+	unborn := !ours && l.unborn() && t.begun(ctx, g.ID, l)
+	switch {
+	case !ours && !unborn:
+		return "it is no replica of this guest", nil
+	case req.Keep:
+		return "kept, as asked", nil
+	case l.data.Written > 0:
+		return "it was written to since its newest snapshot", nil
+	}
+	if l.data.ResumeToken != "" {
+		if err := t.o.ZFS.AbortReceive(ctx, l.name); err != nil {
+			return "", err
+		}
+	}
+	if unborn {
+		return "", nil
+	}
+	spec := zfs.DestroySpec{Dataset: l.name, GUID: l.data.GUID, Guest: g.ID.String()}
+	for _, s := range local.Side(l.name, l.data).Snapshots {
+		if !s.Received && !s.Complete && !req.Copied(l.volume, s.GUID) {
+			return "snapshot " + s.Name + " was not brought by Tandem", nil
+		}
+		spec.Snapshots = append(spec.Snapshots, s.GUID)
+	}
+	return "", t.o.ZFS.DestroyDataset(ctx, spec)
+}

@@ -1,0 +1,176 @@
+package replica
+
+import (
+	"cmp"
+	"context"
+	"encoding/json"
+	"fmt"
+	"maps"
+	"slices"
+	"time"
+
+	"github.com/tandemd/tandem/pkg/guest"
+	"github.com/tandemd/tandem/pkg/plan"
+	"github.com/tandemd/tandem/pkg/replicate/fault"
+	"github.com/tandemd/tandem/pkg/replicate/local"
+	"github.com/tandemd/tandem/pkg/zfs"
+)
+
+// arrival is the value of the property tandem:arrived.
+type arrival struct {
+	// At is in seconds since 1970 by the target's clock.
+	At int64 `json:"at"`
+	// Age is that of the point at its arrival, by the source's clock, in seconds.
+	Age int64 `json:"age"`
+}
+
+func (a arrival) property() (string, error) {
+	b, err := json.Marshal(a)
+	return string(b), err
+}
+
+// Status is what this node has of one guest that another owns.
+type Status struct {
+	Guest guest.ID `json:"guest"`
+	// Term is the last one that was received from.
+	Term    string         `json:"term"`
+	Volumes []VolumeStatus `json:"volumes"`
+	// Point is the newest complete one; nil where there is none yet.
+	Point *PointStatus `json:"point,omitempty"`
+}
+
+// VolumeStatus is one volume of it.
+type VolumeStatus struct {
+	Volume  guest.Volume `json:"volume"`
+	Dataset string       `json:"dataset"`
+	// Used is in bytes, snapshots included.
+	Used uint64 `json:"used"`
+	// Partial says that an interrupted receive is kept, of which PartialBytes have arrived.
+	Partial      bool   `json:"partial,omitempty"`
+	PartialBytes uint64 `json:"partial_bytes,omitempty"`
+	// Modified says that it was written to since its newest snapshot.
+	Modified bool `json:"modified,omitempty"`
+}
+
+// PointStatus is a point on the target.
+type PointStatus struct {
+	Name string `json:"name"`
+	// Taken is by the source's clock.
+	Taken       time.Time         `json:"taken"`
+	Consistency guest.Consistency `json:"consistency"`
+	// Arrived is by this node's clock: when the point was committed or, where nothing
+	// was written since, when the owner last said so. Age is the content's at that time.
+	Arrived time.Time     `json:"arrived"`
+	Age     time.Duration `json:"age"`
+}
+
+// Lag is "on the target: time since its newest complete point arrived, plus that
+// point's age at arrival by the source's clock".
+func (p PointStatus) Lag(now time.Time) time.Duration { return max(0, now.Sub(p.Arrived)) + p.Age }
+
+// Replicas tells what this node has, from its disks, ordered by guest. A storage
+// that cannot be read makes an error beside what the others have.
+func (t *Target) Replicas(ctx context.Context) ([]Status, error) {
+	cluster := t.o.Ledger.View().Cluster
+	byGuest := map[guest.ID]*Status{}
+	snapshots := map[guest.ID]map[guest.Volume][]zfs.Snapshot{}
+	var errs []error
+	for _, storage := range slices.Sorted(maps.Keys(t.o.Storages)) {
+		list, err := t.replicas(ctx, storage, cluster)
+		if err != nil {
+			errs = append(errs, fmt.Errorf("storage %s: %w", storage, err))
+			continue
+		}
+		for _, l := range list {
+			id, err := guest.ParseID(l.data.Props[zfs.PropGuest])
+			if err != nil || !l.replica(cluster, id) {
+				continue
+			}
+			s := byGuest[id]
+			if s == nil {
+				s = &Status{Guest: id, Term: l.data.Props[zfs.PropTerm]}
+				byGuest[id], snapshots[id] = s, map[guest.Volume][]zfs.Snapshot{}
+			}
+			s.Volumes = append(s.Volumes, t.volumeStatus(ctx, l))
+			snapshots[id][l.volume] = l.data.Snapshots
+		}
+	}
+	var out []Status
+	for id, s := range byGuest {
+		s.Point = t.newestPoint(id, snapshots[id])
+		slices.SortFunc(s.Volumes, func(a, b VolumeStatus) int { return a.Volume.Compare(b.Volume) })
+		out = append(out, *s)
+	}
+	slices.SortFunc(out, func(a, b Status) int { return cmp.Compare(a.Guest, b.Guest) })
+	return out, fault.Worst(errs)
+}
+
+// replicas lists the datasets of a storage that are marked as replicas, with their snapshots.
+func (t *Target) replicas(ctx context.Context, storage, cluster string) ([]found, error) {
+	root := t.o.Storages[storage]
+	children, err := t.o.ZFS.Children(ctx, root)
+	if err != nil {
+		return nil, err
+	}
+	var out []found
+	var names []string
+	for _, d := range children {
+		v := guest.Volume{Storage: storage, Name: d.Name[min(len(d.Name), len(root)+1):]}
+		if d.Props[zfs.PropRole] == zfs.RoleReplica && d.Props[zfs.PropCluster] == cluster && v.Validate() == nil {
+			out = append(out, found{volume: v, name: d.Name})
+			names = append(names, d.Name)
+		}
+	}
+	if len(names) == 0 {
+		return nil, nil
+	}
+	list, err := t.o.ZFS.List(ctx, names...)
+	if err != nil {
+		return nil, err
+	}
+	for i := range out {
+		out[i].data = list[i]
+	}
+	return out, nil
+}
+
+func (t *Target) volumeStatus(ctx context.Context, l found) VolumeStatus {
+	v := VolumeStatus{Volume: l.volume, Dataset: l.name, Used: l.data.Used, Modified: l.data.Written > 0}
+	if l.data.ResumeToken != "" {
+		v.Partial = true
+		info, _ := t.o.ZFS.TokenInfo(ctx, l.data.ResumeToken) // What it says is filled in where it cannot be sent from here.
+		v.PartialBytes = info.Bytes
+	}
+	return v
+}
+
+// newestPoint is the newest complete one of a guest by its snapshots here.
+func (t *Target) newestPoint(id guest.ID, volumes map[guest.Volume][]zfs.Snapshot) *PointStatus {
+	sides, props := map[guest.Volume][]plan.Snapshot{}, map[uint64]map[string]string{}
+	for v, list := range volumes {
+		for _, s := range list {
+			sides[v] = append(sides[v], local.Snapshot(s, zfs.RoleReplica))
+			props[s.GUID] = s.Props
+		}
+	}
+	points := plan.Points(sides)
+	i := slices.IndexFunc(points, plan.Point.Complete)
+	if i < 0 {
+		return nil
+	}
+	status := &PointStatus{Name: points[i].Name}
+	note := t.note(id).Current
+	for _, s := range points[i].Snapshots {
+		if p, err := guest.ParsePoint(props[s.GUID][zfs.PropPoint]); err == nil {
+			status.Taken, status.Consistency = time.Unix(p.Taken, 0), p.Consistency
+		}
+		var a arrival
+		if err := json.Unmarshal([]byte(props[s.GUID][zfs.PropArrived]), &a); err == nil && status.Arrived.IsZero() {
+			status.Arrived, status.Age = time.Unix(a.At, 0), time.Duration(a.Age)*time.Second
+		}
+		if note != nil && note.Point == s.Name && note.GUID == s.GUID {
+			status.Arrived, status.Age = time.Unix(note.At, 0), time.Duration(note.Age)*time.Second
+		}
+	}
+	return status
+}
