@@ -12,20 +12,20 @@ import (
 
 const form = "Mon 2006-01-02 15:04 -0700"
 
-func mustParse(t testing.TB, expr string) calendar.Schedule {
-	t.Helper()
+func mustParse(tb testing.TB, expr string) calendar.Schedule {
+	tb.Helper()
 	s, err := calendar.Parse(expr)
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	return s
 }
 
-func mustZone(t testing.TB, name string) *time.Location {
-	t.Helper()
+func mustZone(tb testing.TB, name string) *time.Location {
+	tb.Helper()
 	zone, err := time.LoadLocation(name)
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	return zone
 }

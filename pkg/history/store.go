@@ -121,8 +121,7 @@ func (s *Store) classify(err error) error {
 	if errors.Is(err, bolterrors.ErrTimeout) {
 		return fmt.Errorf("history %s: another process has it open (waited %v); is a second tandemd running?", s.path, s.opts.LockTimeout)
 	}
-	var errno syscall.Errno
-	if errors.As(err, &errno) {
+	if _, ok := errors.AsType[syscall.Errno](err); ok {
 		return fmt.Errorf("history %s: %w", s.path, err)
 	}
 	return &damage{err}

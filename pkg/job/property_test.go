@@ -36,10 +36,23 @@ func drawSpec(t *rapid.T) job.Spec {
 
 func drawEvent(t *rapid.T, now time.Time) job.Event {
 	return rapid.SampledFrom([]job.Event{
-		job.Picked{}, job.Picked{}, job.Picked{}, job.Succeeded{}, job.Failed{Reason: "no route to host"}, job.Failed{Reason: "out of space"},
-		job.Skipped{Reason: "guest 100 is locked"}, job.Ask{}, job.Enable{}, job.Enable{}, job.Disable{},
-		job.Delete{}, job.Delete{Keep: true}, job.Delete{Force: true},
-		job.TargetDown{Since: now}, job.TargetUp{}, job.Restarted{},
+		job.Picked{},
+		job.Picked{},
+		job.Picked{},
+		job.Succeeded{},
+		job.Failed{Reason: "no route to host"},
+		job.Failed{Reason: "out of space"},
+		job.Skipped{Reason: "guest 100 is locked"},
+		job.Ask{},
+		job.Enable{},
+		job.Enable{},
+		job.Disable{},
+		job.Delete{},
+		job.Delete{Keep: true},
+		job.Delete{Force: true},
+		job.TargetDown{Since: now},
+		job.TargetUp{},
+		job.Restarted{},
 		job.Changed{Settings: drawSpec(t).Settings},
 	}).Draw(t, "event")
 }
@@ -72,6 +85,7 @@ func TestStep_NeverTwoRunsNorAnUnknownState(t *testing.T) {
 			switch e.(type) {
 			case job.Succeeded, job.Failed, job.Skipped, job.Restarted:
 				running = false
+			default:
 			}
 			for _, effect := range effects {
 				switch effect.(type) {
@@ -83,6 +97,7 @@ func TestStep_NeverTwoRunsNorAnUnknownState(t *testing.T) {
 						t.Fatalf("%#v in %#v starts a run that is not due", e, before.State)
 					}
 					running = true
+				default:
 				}
 			}
 			switch s := after.State.(type) {
@@ -181,6 +196,7 @@ func TestNew_IsTheStateAfterARestart(t *testing.T) {
 			spec.Disabled = true
 		case job.Removing:
 			spec.Removing, spec.Keep = true, s.Keep
+		default:
 		}
 		want := job.New(spec, got.Facts, now)
 		want.DownSince = j.DownSince

@@ -161,6 +161,7 @@ func (p *player) end(result job.Event) {
 		label = "run fails: " + e.Reason
 	case job.Skipped:
 		label = "run is skipped: " + e.Reason
+	default:
 	}
 	p.step(result, label)
 }
@@ -178,6 +179,7 @@ func (p *player) step(e job.Event, label string) {
 			if p.result != nil {
 				p.ends = p.now.Add(p.takes)
 			}
+		default:
 		}
 	}
 	p.print(label, effects)
@@ -192,6 +194,7 @@ func (p *player) restart(off time.Duration) {
 		spec.Disabled = true
 	case job.Removing:
 		spec.Removing, spec.Keep = true, s.Keep
+	default:
 	}
 	down := p.j.DownSince
 	p.now = p.now.Add(off)

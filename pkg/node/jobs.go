@@ -3,6 +3,7 @@ package node
 import (
 	"context"
 	"errors"
+	"fmt"
 	"maps"
 	"slices"
 	"time"
@@ -23,6 +24,8 @@ type entry struct {
 	conf guest.Job
 	// ready is set once the job's past was read from the history.
 	ready bool
+	// asked are operators who wait for that.
+	asked []chan<- error
 	job   job.Job
 	// last is the newest finished run.
 	last history.Run
@@ -101,6 +104,10 @@ func (n *Node) meet(c guest.Job, now time.Time) {
 			e.ready, e.last = true, last
 			e.job = job.New(n.spec(e.conf), facts, now)
 			n.see(e, now)
+			for _, answer := range e.asked {
+				answer <- n.step(e, job.Ask{}, now)
+			}
+			e.asked = nil
 		})
 	})
 }
@@ -126,6 +133,9 @@ func (n *Node) see(e *entry, now time.Time) {
 func (n *Node) forget(e *entry, gone bool) {
 	if e.run != nil {
 		e.run.cancel(errNoLonger)
+	}
+	for _, answer := range e.asked {
+		answer <- fmt.Errorf("job %s: %w", e.id, ErrNotHere)
 	}
 	delete(n.jobs, e.id)
 	if !gone {

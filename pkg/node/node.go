@@ -164,12 +164,14 @@ var ErrNotHere = errors.New("the job does not run on this node")
 func (n *Node) ScheduleNow(ctx context.Context, id guest.JobID) error {
 	answer := make(chan error, 1)
 	err := n.post(ctx, func(now time.Time) {
-		e, ok := n.jobs[id]
-		if !ok || !e.ready {
+		switch e, ok := n.jobs[id]; {
+		case !ok:
 			answer <- fmt.Errorf("job %s: %w", id, ErrNotHere)
-			return
+		case !e.ready:
+			e.asked = append(e.asked, answer) // It was made just now.
+		default:
+			answer <- n.step(e, job.Ask{}, now)
 		}
-		answer <- n.step(e, job.Ask{}, now)
 	})
 	if err != nil {
 		return err

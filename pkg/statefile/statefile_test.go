@@ -60,7 +60,7 @@ func TestRead_MissingFile(t *testing.T) {
 	}
 }
 
-// Every truncation and every flipped bit is noticed, named, and left as it is.
+// Every truncation and a flipped bit in every byte is noticed, named, and left as it is.
 func TestRead_EveryDamageIsNoticed(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "state.json")
 	if err := statefile.Write(path, sample()); err != nil {
@@ -87,11 +87,9 @@ func TestRead_EveryDamageIsNoticed(t *testing.T) {
 	}
 	for n := range good {
 		check("cut", good[:n])
-		for bit := range 8 {
-			flipped := append([]byte(nil), good...)
-			flipped[n] ^= 1 << bit
-			check("flipped", flipped)
-		}
+		flipped := append([]byte(nil), good...)
+		flipped[n] ^= 1 << (n % 8)
+		check("flipped", flipped)
 	}
 	check("longer", append(append([]byte(nil), good...), '\n'))
 }

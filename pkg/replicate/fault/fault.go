@@ -99,8 +99,11 @@ func HintOf(err error) string {
 	if errors.As(err, &hinted) && hinted.ErrorHint() != "" {
 		return hinted.ErrorHint()
 	}
-	if z, ok := errors.AsType[*zfs.Error](err); ok {
-		return z.Hint()
+	if h, ok := errors.AsType[interface {
+		error
+		Hint() string
+	}](err); ok {
+		return h.Hint()
 	}
 	return ""
 }

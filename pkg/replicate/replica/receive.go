@@ -53,6 +53,10 @@ func (t *Target) Receive(ctx context.Context, from guest.NodeID, h wire.ReceiveH
 		}
 		return wire.ReceiveReply{}, fault.WrapVolume(h.Volume, err, "receive")
 	}
+	// zfs ends at the last record; the sender's own end comes after it.
+	if _, err := io.Copy(io.Discard, r); err != nil {
+		return wire.ReceiveReply{}, fault.WrapVolume(h.Volume, err, "receive")
+	}
 	newest, err := t.received(ctx, view.Cluster, g, h)
 	if err != nil {
 		return wire.ReceiveReply{}, err

@@ -1,0 +1,310 @@
+package daemon
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/hashicorp/raft"
+	"go.uber.org/zap"
+
+	"github.com/tandemd/tandem/pkg/consensus"
+	"github.com/tandemd/tandem/pkg/gossip"
+	"github.com/tandemd/tandem/pkg/guest"
+	"github.com/tandemd/tandem/pkg/ledger"
+	"github.com/tandemd/tandem/pkg/member"
+	"github.com/tandemd/tandem/pkg/node"
+	"github.com/tandemd/tandem/pkg/replicate"
+	"github.com/tandemd/tandem/pkg/sched"
+)
+
+// cluster is all that runs once this node is in a cluster.
+type cluster struct {
+	d       *Daemon
+	log     *zap.Logger
+	cons    *consensus.Consensus
+	wire    *raft.NetworkTransport
+	gossip  *gossip.Gossip
+	node    *node.Node
+	source  *replicate.Source
+	target  *replicate.Target
+	steward *member.Steward
+
+	cancel context.CancelFunc
+	wg     sync.WaitGroup
+
+	saved      uint64 // the ledger index on disk in cluster.json; follow's alone
+	announced  map[string][]byte
+	membership map[guest.NodeID]ledger.Member
+}
+
+func (d *Daemon) newCluster() *cluster {
+	return &cluster{d: d, log: d.log, announced: map[string][]byte{}}
+}
+
+// startCluster starts the parts that need a cluster; the book says which.
+func (d *Daemon) startCluster(c *cluster) error {
+	known := d.book.Current()
+	c.saved = known.Index
+	if err := c.build(known); err != nil {
+		return errors.Join(err, c.close())
+	}
+	d.cluster.Store(c)
+	c.run()
+	return nil
+}
+
+func (c *cluster) build(known *ledger.State) error {
+	d := c.d
+	if c.cons == nil { // not just founded
+		if err := c.openConsensus(known.Generation); err != nil {
+			return err
+		}
+	}
+	var err error
+	c.gossip, err = gossip.Start(gossip.Options{
+		Node: d.id.Node, Cluster: known.Cluster, Bind: d.conf.Gossip, Advertise: d.conf.GossipAdvertise,
+		Keys: gossipKeys(known), Boot: d.boot, Meta: c.meta(known), Peers: c.gossipPeers, Logger: d.log.Named("gossip"),
+	})
+	if err != nil {
+		return fmt.Errorf("start gossip on %s: %w", d.conf.Gossip, err)
+	}
+	opts := replicate.Options{
+		Node: d.id.Node, Name: d.conf.NodeName, Storages: d.conf.Storages, ZFS: d.zfs,
+		Ledger: view{c}, Store: facts{d.state.path("facts")}, LockDir: d.state.path("locks"), Now: time.Now,
+	}
+	if c.source, err = replicate.NewSource(opts, link{d.peer}); err != nil {
+		return err
+	}
+	if c.target, err = replicate.NewTarget(opts); err != nil {
+		return err
+	}
+	c.node = node.New(node.Options{
+		Self: d.id.Node, Name: d.conf.NodeName, Retries: d.conf.Retries(), Local: time.Local,
+		Limits: sched.Limits{
+			Node: d.conf.Limits.MaxJobs, Target: d.conf.Limits.MaxJobsPerTarget, Spread: time.Duration(d.conf.Limits.StartSpread),
+		},
+		Syncer: c.source, History: d.history, Drop: c.dropJob, Logger: d.log, Now: time.Now,
+	})
+	c.steward = &member.Steward{
+		Self: d.id.Node, Council: council{c.cons}, Sight: c.sightings, Logger: d.log.Named("member"),
+	}
+	return nil
+}
+
+func (c *cluster) openConsensus(generation string) error {
+	log := c.d.log.Named("consensus")
+	stores, err := consensus.OpenStores(c.d.state.raft(generation), log)
+	if err != nil {
+		return err
+	}
+	layer, err := c.d.peer.RaftLayer(generation)
+	if err != nil {
+		return err
+	}
+	c.wire = consensus.NewTransport(layer, log)
+	c.cons, err = consensus.Open(consensus.Options{
+		Node: c.d.id.Node, Stores: stores, Transport: c.wire, Logger: log, Forward: c.forward,
+	})
+	return err
+}
+
+// run starts the loops.
+func (c *cluster) run() {
+	ctx, cancel := context.WithCancel(c.d.life)
+	c.cancel = cancel
+	c.wg.Go(func() { c.node.Run(ctx) })
+	c.wg.Go(func() { c.follow(ctx) })
+	c.wg.Go(func() { c.catchUp(ctx) })
+	c.wg.Go(func() { c.declare(ctx) })
+	c.wg.Go(func() { c.steward.Run(ctx) })
+	c.wg.Go(func() {
+		if err := c.gossip.Run(ctx); err != nil {
+			c.log.Error("gossip ended", zap.Error(err))
+		}
+	})
+	c.node.Ledger(ctx, c.d.book.Current())
+}
+
+func (c *cluster) stop() {
+	if c.cancel != nil {
+		c.cancel()
+	}
+	c.wg.Wait()
+	if err := c.close(); err != nil {
+		c.log.Warn("stop the ledger", zap.Error(err))
+	}
+}
+
+func (c *cluster) close() error {
+	var errs []error
+	if c.wire != nil {
+		errs = append(errs, c.wire.Close())
+	}
+	if c.cons != nil {
+		errs = append(errs, c.cons.Close())
+	}
+	return errors.Join(errs...)
+}
+
+// follow carries news of the ledger and of gossip to those who need them.
+func (c *cluster) follow(ctx context.Context) {
+	for {
+		if c.d.book.Learn(c.cons.View()) || c.membership == nil {
+			c.learnt(ctx)
+		}
+		c.node.Peers(ctx, c.peers())
+		if err := c.cons.Err(); err != nil {
+			c.log.Error("this node follows the ledger no longer", zap.Error(err))
+		}
+		select {
+		case <-ctx.Done():
+			c.save()
+			return
+		case <-c.cons.Changed():
+		case <-c.gossip.Changed():
+		}
+	}
+}
+
+// learnt acts on a newer ledger.
+func (c *cluster) learnt(ctx context.Context) {
+	s := c.d.book.Current()
+	c.save()
+	if !maps.EqualFunc(c.membership, s.Members, sameMember) {
+		c.membership = s.Members
+		c.d.peer.Recheck()
+		c.gossip.Rejoin()
+	}
+	c.target.EndStale()
+	c.announce(s)
+	if err := c.gossip.SetMeta(c.meta(s)); err != nil {
+		c.log.Warn("gossip what this node is", zap.Error(err))
+	}
+	c.node.Ledger(ctx, s)
+}
+
+func sameMember(a, b ledger.Member) bool {
+	return a.ID == b.ID && a.Name == b.Name && a.Fingerprint == b.Fingerprint && a.Peer == b.Peer && a.Gossip == b.Gossip
+}
+
+// save keeps the ledger for the next start: see member.Book.
+func (c *cluster) save() {
+	s := c.d.book.Current()
+	if s.Index <= c.saved {
+		return
+	}
+	if err := c.d.state.saveCluster(s); err != nil {
+		c.log.Error("the ledger cannot be kept for the next start", zap.Error(err))
+		return
+	}
+	c.saved = s.Index
+}
+
+// announce gossips which guests this node owns.
+func (c *cluster) announce(s *ledger.State) {
+	now := node.Announcement(s, c.d.id.Node)
+	for key, value := range now {
+		if old, ok := c.announced[key]; ok && bytes.Equal(old, value) {
+			continue
+		}
+		if err := c.gossip.Publish(key, value); err != nil {
+			c.log.Warn("gossip a guest", zap.String("key", key), zap.Error(err))
+		}
+	}
+	for key := range c.announced {
+		if _, ok := now[key]; ok {
+			continue
+		}
+		if err := c.gossip.Delete(key); err != nil {
+			c.log.Warn("gossip a guest", zap.String("key", key), zap.Error(err))
+		}
+	}
+	c.announced = now
+}
+
+// catchUpEvery bounds how often the members' lists are fetched.
+const catchUpEvery = 5 * time.Second
+
+// catchUp fetches the ledger from the members that this node knows: at the
+// start, and when a key is met that may be a newer member's.
+func (c *cluster) catchUp(ctx context.Context) {
+	for {
+		for _, m := range c.d.book.Current().MemberList() {
+			if m.ID == c.d.id.Node {
+				continue
+			}
+			call, cancel := context.WithTimeout(ctx, catchUpEvery)
+			var reply ledger.State
+			err := c.d.peer.Call(call, m.ID, pathLedger, struct{}{}, &reply)
+			cancel()
+			if err == nil && c.d.book.Learn(&reply) {
+				c.log.Info("learnt of a newer member list", zap.String("node", string(m.Name)), zap.Uint64("index", reply.Index))
+				c.d.peer.Recheck()
+				c.gossip.Rejoin()
+				c.node.Ledger(ctx, c.d.book.Current())
+			}
+		}
+		if !pause(ctx, catchUpEvery) {
+			return
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-c.d.book.Missed():
+		}
+	}
+}
+
+// declare tells the cluster when this node's configuration is no longer what
+// the member list says.
+func (c *cluster) declare(ctx context.Context) {
+	for pause(ctx, time.Second) {
+		want := c.d.self()
+		got, ok := c.cons.View().Members[want.ID]
+		if !ok || got.Peer == want.Peer && got.Gossip == want.Gossip && slices.Equal(got.Storages, want.Storages) {
+			if ok {
+				return
+			}
+			continue
+		}
+		op := ledger.SetMember{ID: want.ID, Peer: want.Peer, Gossip: want.Gossip, Storages: want.Storages}
+		if err := c.propose(ctx, string(want.Name), op); err != nil {
+			c.log.Warn("the cluster does not know this node's new configuration yet", zap.Error(err))
+			if !pause(ctx, catchUpEvery) {
+				return
+			}
+		}
+	}
+}
+
+func pause(ctx context.Context, d time.Duration) bool {
+	select {
+	case <-time.After(d):
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}
+
+// proposeTimeout bounds how long a command looks for a leader and waits for it.
+const proposeTimeout = 10 * time.Second
+
+func (c *cluster) propose(ctx context.Context, by string, op ledger.Op) error {
+	ctx, cancel := context.WithTimeout(ctx, proposeTimeout)
+	defer cancel()
+	_, err := c.cons.Propose(ctx, ledger.Command{By: by, At: time.Now().Unix(), Op: op})
+	return err
+}
+
+func (c *cluster) dropJob(ctx context.Context, id guest.JobID) error {
+	if _, ok := c.d.book.Current().Jobs[id]; !ok {
+		return nil
+	}
+	return c.propose(ctx, string(c.d.conf.NodeName), ledger.DropJob{ID: id})
+}

@@ -1,0 +1,241 @@
+// Package daemon is the assembly of tandemd: it builds every part, joins them
+// through the small interfaces that they declare, and runs them until told to
+// stop. It holds no logic of replication or agreement itself.
+//
+// New builds without side effects beyond the state folder; Run works. A node is
+// in no cluster at first; cluster init, cluster join, or a cluster.json of an
+// earlier life starts the rest (see cluster.go).
+package daemon
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/tandemd/tandem/pkg/api"
+	"github.com/tandemd/tandem/pkg/config"
+	"github.com/tandemd/tandem/pkg/guest"
+	"github.com/tandemd/tandem/pkg/history"
+	"github.com/tandemd/tandem/pkg/identity"
+	"github.com/tandemd/tandem/pkg/ledger"
+	"github.com/tandemd/tandem/pkg/member"
+	"github.com/tandemd/tandem/pkg/peer"
+	"github.com/tandemd/tandem/pkg/replicate"
+	"github.com/tandemd/tandem/pkg/zfs"
+)
+
+// ZFS is what the daemon needs of ZFS: *zfs.ZFS, or the in-memory one of tests.
+type ZFS interface {
+	replicate.ZFS
+	Storage(ctx context.Context, dataset string) (zfs.Storage, error)
+}
+
+// Options say what to build.
+type Options struct {
+	Config config.Config
+	// Version is shown to peers and in the log.
+	Version string
+	Logger  *zap.Logger
+	// ZFS is nil for the machine's own.
+	ZFS ZFS
+}
+
+// Daemon is one tandemd.
+type Daemon struct {
+	conf    config.Config
+	log     *zap.Logger
+	version string
+	state   folder
+	id      identity.Identity
+	tokens  *identity.Tokens
+	book    *member.Book
+	peer    *peer.Peer
+	zfs     ZFS
+	history *history.Store
+	boot    uint64
+
+	// cluster is set once this node is in one.
+	cluster atomic.Pointer[cluster]
+	// joining keeps init and join apart from each other.
+	joining sync.Mutex
+	// life is Run's context, for what a cluster starts.
+	life context.Context //nolint:containedctx // see above
+	wg   sync.WaitGroup
+}
+
+// stopTimeout is how long Run waits for its parts; systemd waits 10 s.
+const stopTimeout = 8 * time.Second
+
+// New opens the state folder and builds the parts.
+func New(o Options) (*Daemon, error) {
+	conf, log := o.Config, o.Logger
+	state, err := openFolder(conf.StateDir)
+	if err != nil {
+		return nil, err
+	}
+	d := &Daemon{conf: conf, log: log, version: o.Version, state: state, zfs: o.ZFS}
+	if d.id, err = identity.LoadOrCreate(conf.StateDir); err != nil {
+		return nil, fmt.Errorf("the node's identity: %w", err)
+	}
+	known, err := state.cluster()
+	if err != nil {
+		return nil, fmt.Errorf("the cluster as it was last known: %w", err)
+	}
+	d.book = member.NewBook(known)
+	if d.boot, err = state.nextBoot(); err != nil {
+		return nil, fmt.Errorf("count the starts: %w", err)
+	}
+	if d.tokens, err = identity.OpenTokens(state.path("tokens.json")); err != nil {
+		return nil, fmt.Errorf("the join tokens: %w", err)
+	}
+	if d.zfs == nil {
+		if d.zfs, err = zfs.New(zfs.Options{}); err != nil {
+			return nil, err
+		}
+	}
+	d.peer, err = peer.New(peer.Options{
+		Node: d.id.Node, Certificate: d.id.Certificate, Trust: d.book, Resolver: resolver{d.book}, Logger: log.Named("peer"),
+	})
+	if err != nil {
+		return nil, err
+	}
+	store, aside, err := history.Open(state.path("history.db"), history.Options{Keep: conf.HistoryRuns})
+	if err != nil {
+		return nil, fmt.Errorf("the history of runs: %w", err)
+	}
+	if aside != "" {
+		log.Warn("the history of runs was broken and begins anew", zap.String("set_aside", aside))
+	}
+	d.history = store
+	return d, nil
+}
+
+// Run works until ctx ends; ready is called once clients and peers are served.
+func (d *Daemon) Run(ctx context.Context, ready func()) error {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	d.life = ctx
+	clients, peers, err := d.listen(ctx)
+	if err != nil {
+		return errors.Join(err, d.history.Close())
+	}
+	fail := func(what string, err error) {
+		if err != nil && ctx.Err() == nil {
+			cancel(fmt.Errorf("%s: %w", what, err))
+		}
+	}
+	d.wg.Go(func() { fail("serve peers", d.peer.Serve(ctx, peers, d.handlers())) })
+	d.checkStorages(ctx)
+	if d.book.Current().Founded() {
+		if err := d.startCluster(d.newCluster()); err != nil {
+			cancel(err)
+		}
+	}
+	srv := &http.Server{Handler: api.NewHandler(&backend{d}, d.log.Named("api")), ReadHeaderTimeout: 10 * time.Second}
+	d.wg.Go(func() { fail("serve clients", ignoreClosed(srv.Serve(clients))) })
+	if ctx.Err() == nil {
+		d.log.Info("tandemd serves", zap.String("node", string(d.conf.NodeName)), zap.String("version", d.version),
+			zap.String("peer", d.conf.Peer), zap.String("socket", d.conf.Socket))
+		ready()
+	}
+	<-ctx.Done()
+	err = context.Cause(ctx)
+	d.stop(srv)
+	if errors.Is(err, context.Canceled) {
+		return nil
+	}
+	return err
+}
+
+func (d *Daemon) listen(ctx context.Context) (clients, peers net.Listener, err error) {
+	var lc net.ListenConfig
+	if peers, err = lc.Listen(ctx, "tcp", d.conf.Peer); err != nil {
+		return nil, nil, fmt.Errorf("listen for peers on %s (peer in the configuration): %w", d.conf.Peer, err)
+	}
+	if clients, err = api.Listen(ctx, d.conf.Socket); err != nil {
+		return nil, nil, errors.Join(err, peers.Close())
+	}
+	return clients, peers, nil
+}
+
+// stop ends the parts, last one first, but no later than systemd would end us.
+func (d *Daemon) stop(srv *http.Server) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(d.life), stopTimeout)
+	defer cancel()
+	if err := srv.Close(); err != nil {
+		d.log.Warn("stop serving clients", zap.Error(err))
+	}
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		if c := d.cluster.Load(); c != nil {
+			c.stop()
+		}
+		d.wg.Wait()
+		if err := errors.Join(d.peer.Close(), d.history.Close()); err != nil {
+			d.log.Warn("stop", zap.Error(err))
+		}
+	}()
+	select {
+	case <-done:
+		d.log.Info("tandemd stopped")
+	case <-ctx.Done():
+		d.log.Warn("tandemd stops without waiting any longer for what still runs")
+	}
+}
+
+// Healthy says whether the event loop goes round, for systemd's watchdog.
+func (d *Daemon) Healthy() bool {
+	const patience = 15 * time.Second // the loop goes round at least every 5 s
+	c := d.cluster.Load()
+	return c == nil || c.node.Healthy(patience)
+}
+
+// checkStorages tells at once what the configuration has wrong about storages;
+// it is no reason not to serve the others.
+func (d *Daemon) checkStorages(ctx context.Context) {
+	for _, s := range d.storages(ctx) {
+		if s.Error != "" {
+			d.log.Error("a storage of the configuration is not usable", zap.String("storage", s.Name),
+				zap.String("dataset", s.Dataset), zap.String("error", s.Error))
+		}
+	}
+}
+
+// self describes this node as its configuration does.
+func (d *Daemon) self() ledger.Member {
+	m := ledger.Member{
+		ID: d.id.Node, Name: d.conf.NodeName, Fingerprint: d.id.Fingerprint,
+		Peer: d.conf.PeerAdvertise, Gossip: d.conf.GossipAdvertise, Storages: storageNames(d.conf),
+	}
+	if m.Peer == "" {
+		m.Peer = d.conf.Peer
+	}
+	if m.Gossip == "" {
+		m.Gossip = d.conf.Gossip
+	}
+	return m
+}
+
+// resolver lets pkg/peer find members by what the book says.
+type resolver struct{ book *member.Book }
+
+// ResolvePeer is called for each new connection.
+func (r resolver) ResolvePeer(id guest.NodeID) (peer.Target, error) {
+	addr, fp, err := r.book.Locate(id)
+	return peer.Target{Address: addr, Fingerprint: fp}, err
+}
+
+func ignoreClosed(err error) error {
+	if errors.Is(err, http.ErrServerClosed) {
+		return nil
+	}
+	return err
+}

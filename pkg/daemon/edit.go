@@ -1,0 +1,320 @@
+package daemon
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/tandemd/tandem/pkg/api"
+	"github.com/tandemd/tandem/pkg/calendar"
+	"github.com/tandemd/tandem/pkg/consensus"
+	"github.com/tandemd/tandem/pkg/guest"
+	"github.com/tandemd/tandem/pkg/history"
+	"github.com/tandemd/tandem/pkg/ledger"
+)
+
+// edit carries one command of an operator to the ledger.
+func (b *backend) edit(ctx context.Context, op ledger.Op) error {
+	c, err := b.cluster()
+	if err != nil {
+		return err
+	}
+	err = c.propose(ctx, "operator@"+string(b.d.conf.NodeName), op)
+	if errors.Is(err, consensus.ErrNotQuorate) {
+		d := c.describe(nil)
+		return &api.Error{
+			Code:    api.CodeNotQuorate,
+			Message: fmt.Sprintf("not quorate: %d of %d votes, %d needed; nothing was changed", d.Votes, d.Voters, d.Quorum),
+			Hint:    "see with `tandem cluster status` which members are away, and bring them back",
+		}
+	}
+	if err != nil {
+		return failure(err)
+	}
+	b.d.book.Learn(c.cons.View())
+	return nil
+}
+
+// Guests is all guests, by ID.
+func (b *backend) Guests(context.Context) ([]api.Guest, error) {
+	if _, err := b.cluster(); err != nil {
+		return nil, err
+	}
+	s := b.d.book.Current()
+	out := []api.Guest{}
+	for _, g := range s.GuestList() {
+		out = append(out, guestOf(s, g))
+	}
+	return out, nil
+}
+
+func guestOf(s *ledger.State, g guest.Guest) api.Guest {
+	return api.Guest{
+		ID: g.ID, Type: g.Type, Name: g.Name, Volumes: g.Volumes, Unit: g.Unit,
+		Owner: guest.NodeName(s.NameOf(g.Owner)), Term: g.Term.String(), Digest: ledger.Digest(g),
+	}
+}
+
+// AddGuest takes a guest under Tandem's care, after its owner looked at the
+// volumes.
+func (b *backend) AddGuest(ctx context.Context, r api.AddGuestRequest) (api.Guest, error) {
+	c, err := b.cluster()
+	if err != nil {
+		return api.Guest{}, err
+	}
+	if r.Node == "" {
+		r.Node = b.d.conf.NodeName
+	}
+	owner, err := b.member(r.Node)
+	if err != nil {
+		return api.Guest{}, err
+	}
+	g := guest.Guest{ID: r.ID, Type: r.Type, Name: r.Name, Volumes: r.Volumes, Unit: r.Unit, Owner: owner.ID}
+	if err := g.Validate(); err != nil {
+		return api.Guest{}, invalid("%v", err)
+	}
+	if owner.ID == b.d.id.Node {
+		err = c.source.Check(ctx, g)
+	} else {
+		err = b.d.peer.Call(ctx, owner.ID, pathCheckGuest, g, nil)
+	}
+	if err != nil {
+		return api.Guest{}, failure(err)
+	}
+	if err := b.edit(ctx, ledger.AddGuest{Guest: g}); err != nil {
+		return api.Guest{}, err
+	}
+	s := b.d.book.Current()
+	return guestOf(s, s.Guests[r.ID]), nil
+}
+
+// Jobs is the configuration of all jobs, by ID.
+func (b *backend) Jobs(context.Context) ([]api.Job, error) {
+	if _, err := b.cluster(); err != nil {
+		return nil, err
+	}
+	s := b.d.book.Current()
+	out := []api.Job{}
+	for _, j := range s.JobList() {
+		out = append(out, jobOf(s, j))
+	}
+	return out, nil
+}
+
+func jobOf(s *ledger.State, j guest.Job) api.Job {
+	return api.Job{
+		ID: j.ID, Guest: j.ID.Guest, Source: guest.NodeName(s.NameOf(s.Guests[j.ID.Guest].Owner)),
+		Target: guest.NodeName(s.NameOf(j.Target)), Schedule: j.Schedule, Rate: j.Rate, Comment: j.Comment,
+		Enabled: !j.Disabled, Snapshots: j.Snapshots, Removing: j.Removing, Digest: ledger.Digest(j),
+	}
+}
+
+func (b *backend) job(id guest.JobID) (*ledger.State, guest.Job, error) {
+	if _, err := b.cluster(); err != nil {
+		return nil, guest.Job{}, err
+	}
+	s := b.d.book.Current()
+	j, ok := s.Jobs[id]
+	if !ok {
+		return nil, guest.Job{}, notFound("job %s does not exist", id)
+	}
+	return s, j, nil
+}
+
+// Job is the configuration of one job.
+func (b *backend) Job(_ context.Context, id guest.JobID) (api.Job, error) {
+	s, j, err := b.job(id)
+	if err != nil {
+		return api.Job{}, err
+	}
+	return jobOf(s, j), nil
+}
+
+// CreateJob adds a job. What the target's storages cannot take is refused; a
+// target that is away can be given a job nevertheless, and the answer says so.
+func (b *backend) CreateJob(ctx context.Context, r api.CreateJobRequest) (api.Job, error) {
+	c, err := b.cluster()
+	if err != nil {
+		return api.Job{}, err
+	}
+	target, err := b.member(r.Target)
+	if err != nil {
+		return api.Job{}, err
+	}
+	j := guest.Job{
+		ID: r.ID, Target: target.ID, Schedule: r.Schedule, Rate: r.Rate, Comment: r.Comment,
+		Disabled: r.Disabled, Snapshots: r.Snapshots,
+	}
+	if j.Schedule == "" {
+		j.Schedule = calendar.Default
+	}
+	if j.Snapshots == "" {
+		j.Snapshots = guest.Mirror
+	}
+	if err := checkJob(j); err != nil {
+		return api.Job{}, err
+	}
+	warnings, err := c.checkTarget(ctx, j, target)
+	if err != nil {
+		return api.Job{}, err
+	}
+	if err := b.edit(ctx, ledger.CreateJob{Job: j}); err != nil {
+		return api.Job{}, err
+	}
+	out := jobOf(b.d.book.Current(), j)
+	out.Warnings = warnings
+	return out, nil
+}
+
+func checkJob(j guest.Job) error {
+	if err := j.Validate(); err != nil {
+		return invalid("%v", err)
+	}
+	if _, err := calendar.Parse(j.Schedule); err != nil {
+		return invalid("job %s: %v", j.ID, err)
+	}
+	return nil
+}
+
+// checkTarget asks the target whether its storages are there.
+func (c *cluster) checkTarget(ctx context.Context, j guest.Job, target ledger.Member) (warnings []string, err error) {
+	var storages []api.Storage
+	if target.ID == c.d.id.Node {
+		storages = c.d.storages(ctx)
+	} else {
+		ctx, cancel := context.WithTimeout(ctx, reportTimeout)
+		defer cancel()
+		if err := c.d.peer.Call(ctx, target.ID, pathStorages, struct{}{}, &storages); err != nil {
+			return []string{fmt.Sprintf("node %s did not answer, so its storages were not checked: %v", target.Name, err)}, nil
+		}
+	}
+	broken := map[string]string{}
+	for _, s := range storages {
+		broken[s.Name] = s.Error
+	}
+	for _, v := range c.d.book.Current().Guests[j.ID.Guest].Volumes {
+		if why := broken[v.Storage]; why != "" {
+			return nil, &api.Error{
+				Code:    api.CodeRefused,
+				Message: fmt.Sprintf("job %s: storage %s of node %s, which volume %s needs, cannot be used: %s", j.ID, v.Storage, target.Name, v, why),
+				Hint:    fmt.Sprintf("make the dataset on %s, or correct [storages] in its configuration", target.Name),
+			}
+		}
+	}
+	return nil, nil
+}
+
+// UpdateJob changes the settings that the request names.
+func (b *backend) UpdateJob(ctx context.Context, r api.UpdateJobRequest) (api.Job, error) {
+	_, j, err := b.job(r.ID)
+	if err != nil {
+		return api.Job{}, err
+	}
+	digest := ledger.Digest(j)
+	if r.Digest != "" {
+		digest = r.Digest
+	}
+	if r.Schedule != nil {
+		j.Schedule = *r.Schedule
+	}
+	if r.Rate != nil {
+		j.Rate = *r.Rate
+	}
+	if r.Comment != nil {
+		j.Comment = *r.Comment
+	}
+	if r.Enabled != nil {
+		j.Disabled = !*r.Enabled
+	}
+	if r.Snapshots != nil {
+		j.Snapshots = *r.Snapshots
+	}
+	if err := checkJob(j); err != nil {
+		return api.Job{}, err
+	}
+	if err := b.edit(ctx, ledger.UpdateJob{Job: j, Digest: digest}); err != nil {
+		return api.Job{}, err
+	}
+	return b.Job(ctx, r.ID)
+}
+
+// DeleteJob marks a job as being removed; its owner cleans up and drops it.
+func (b *backend) DeleteJob(ctx context.Context, r api.DeleteJobRequest) error {
+	_, j, err := b.job(r.ID)
+	if err != nil {
+		return err
+	}
+	digest := ledger.Digest(j)
+	j.Removing, j.KeepReplica = true, r.Keep
+	return b.edit(ctx, ledger.UpdateJob{Job: j, Digest: digest})
+}
+
+// ScheduleNow makes a job due at once, on the node that runs it.
+func (b *backend) ScheduleNow(ctx context.Context, id guest.JobID) error {
+	s, _, err := b.job(id)
+	if err != nil {
+		return err
+	}
+	c, err := b.cluster()
+	if err != nil {
+		return err
+	}
+	if owner := s.Guests[id.Guest].Owner; owner != b.d.id.Node {
+		err = b.d.peer.Call(ctx, owner, pathAsk, jobRequest{Job: id}, nil)
+	} else {
+		err = c.scheduleNow(ctx, id)
+	}
+	if err != nil {
+		return refusedOr(err)
+	}
+	return nil
+}
+
+// scheduleNow first tells the loop the ledger: the job may have been made just now.
+func (c *cluster) scheduleNow(ctx context.Context, id guest.JobID) error {
+	c.node.Ledger(ctx, c.d.book.Current())
+	return c.node.ScheduleNow(ctx, id)
+}
+
+// refusedOr is failure, but what a job's machine refuses is a refusal.
+func refusedOr(err error) error {
+	f, ok := errors.AsType[*api.Error](failure(err))
+	if ok && f.Code == api.CodeInternal {
+		f.Code = api.CodeRefused
+	}
+	return f
+}
+
+// Runs is the last n runs of a job, newest first, from the node that runs it.
+func (b *backend) Runs(ctx context.Context, id guest.JobID, n int) ([]api.Run, error) {
+	s, _, err := b.job(id)
+	if err != nil {
+		return nil, err
+	}
+	var runs []history.Run
+	if owner := s.Guests[id.Guest].Owner; owner != b.d.id.Node {
+		err = b.d.peer.Call(ctx, owner, pathRuns, runsRequest{Job: id, N: n}, &runs)
+	} else {
+		runs, err = b.d.history.Runs(id, n)
+	}
+	if err != nil {
+		return nil, failure(err)
+	}
+	out := []api.Run{}
+	for _, r := range runs {
+		out = append(out, runOf(r))
+	}
+	return out, nil
+}
+
+func runOf(r history.Run) api.Run {
+	out := api.Run{
+		ID: r.ID, Job: r.Job, Source: r.Source, Target: r.Target, Start: r.Start, End: r.End, Kind: string(r.Kind),
+		Bytes: r.Bytes, Base: r.BaseSnapshot, Snapshot: r.NewSnapshot, Volumes: r.Volumes, Error: r.Error, Hint: r.ErrorHint,
+		Log: []api.LogLine{},
+	}
+	for _, l := range r.Log {
+		out.Log = append(out.Log, api.LogLine{Time: l.Time, Level: l.Level, Message: l.Message})
+	}
+	return out
+}

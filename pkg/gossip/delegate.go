@@ -1,0 +1,160 @@
+package gossip
+
+import (
+	"encoding/json"
+	"time"
+
+	"github.com/hashicorp/memberlist"
+	"go.uber.org/zap"
+
+	"github.com/tandemd/tandem/pkg/guest"
+)
+
+// passOn is how many news of one exchange are broadcast further: those of a node
+// that was away for a while, not those of a whole cluster that meets another half.
+const passOn = 64
+
+// delegate is what memberlist asks for our bytes. Its methods do short work in
+// memory and return. Exchange carries all entries; comparing hashes first would
+// change LocalState and MergeRemoteState and nothing else.
+type delegate struct{ g *Gossip }
+
+var _ memberlist.Delegate = delegate{}
+
+// NodeMeta implements memberlist.Delegate.
+func (d delegate) NodeMeta(int) []byte {
+	d.g.mu.Lock()
+	defer d.g.mu.Unlock()
+	return d.g.meta
+}
+
+// NotifyMsg implements memberlist.Delegate.
+func (d delegate) NotifyMsg(b []byte) { d.g.take(b) }
+
+// MergeRemoteState implements memberlist.Delegate.
+func (d delegate) MergeRemoteState(b []byte, _ bool) { d.g.take(b) }
+
+// LocalState implements memberlist.Delegate.
+func (d delegate) LocalState(bool) []byte {
+	d.g.mu.Lock()
+	defer d.g.mu.Unlock()
+	return encode(d.g.table.all(d.g.opts.Node), maxState)
+}
+
+// GetBroadcasts implements memberlist.Delegate.
+func (d delegate) GetBroadcasts(overhead, limit int) [][]byte {
+	return d.g.queue.GetBroadcasts(overhead, limit)
+}
+
+// take merges what came and passes on what was news.
+func (g *Gossip) take(b []byte) {
+	entries, err := decode(b)
+	if err != nil {
+		g.log.Warn("gossip: a message that cannot be read was dropped; another version of tandemd may run somewhere", zap.Error(err))
+		return
+	}
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	var news []entry
+	for _, e := range entries {
+		switch {
+		case e.node == g.opts.Node:
+			news = append(news, g.author.outbid(g.table, e)...)
+		case g.forgotten[e.node]:
+		case g.table.merge(e):
+			news = append(news, e)
+		}
+	}
+	if len(news) == 0 {
+		return
+	}
+	poke(g.changed)
+	if len(news) > passOn {
+		return
+	}
+	for _, e := range news {
+		g.queue.QueueBroadcast(broadcast(e))
+	}
+}
+
+// message is an entry on its way; a newer one of the same key replaces it.
+type message struct {
+	name string
+	body []byte
+}
+
+func broadcast(e entry) message {
+	return message{name: string(e.node) + "/" + e.key, body: encode([]entry{e}, maxState)}
+}
+
+// Name implements memberlist.NamedBroadcast.
+func (m message) Name() string { return m.name }
+
+// Message implements memberlist.Broadcast.
+func (m message) Message() []byte { return m.body }
+
+// Finished implements memberlist.Broadcast.
+func (message) Finished() {}
+
+// Invalidates implements memberlist.Broadcast.
+func (m message) Invalidates(other memberlist.Broadcast) bool {
+	o, ok := other.(memberlist.NamedBroadcast)
+	return ok && o.Name() == m.name
+}
+
+// events is where memberlist tells of nodes, holding its own lock.
+type events struct{ g *Gossip }
+
+var _ memberlist.EventDelegate = events{}
+
+// NotifyJoin implements memberlist.EventDelegate.
+func (e events) NotifyJoin(n *memberlist.Node) { e.g.note(n, Alive) }
+
+// NotifyUpdate implements memberlist.EventDelegate.
+func (e events) NotifyUpdate(n *memberlist.Node) { e.g.note(n, Alive) }
+
+// NotifyLeave implements memberlist.EventDelegate.
+func (e events) NotifyLeave(n *memberlist.Node) { e.g.note(n, Dead) }
+
+func (g *Gossip) note(n *memberlist.Node, state State) {
+	id := guest.NodeID(n.Name)
+	if id.Validate() != nil {
+		g.log.Warn("gossip: a node without a node ID is ignored", zap.String("name", n.Name), zap.String("address", n.Address()))
+		return
+	}
+	var meta Meta
+	readable := json.Unmarshal(n.Meta, &meta) == nil
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	m := g.members[id]
+	if m == nil {
+		if len(g.members) >= maxNodes {
+			return
+		}
+		m = &Member{Node: id}
+		g.members[id] = m
+	}
+	if m.State != state {
+		m.State, m.Since = state, time.Now()
+		g.countAlive()
+	}
+	if state == Alive {
+		m.Address = n.Address()
+		delete(g.forgotten, id)
+	}
+	if readable {
+		m.Meta = meta
+	}
+	poke(g.changed)
+}
+
+// countAlive keeps the number for the broadcasts, which cannot wait for the lock.
+func (g *Gossip) countAlive() {
+	var n int32
+	for _, m := range g.members {
+		if m.State == Alive {
+			n++
+		}
+	}
+	g.alive.Store(n)
+}

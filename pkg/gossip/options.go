@@ -1,0 +1,160 @@
+package gossip
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/netip"
+	"time"
+
+	"github.com/hashicorp/memberlist"
+	"go.uber.org/zap"
+
+	"github.com/tandemd/tandem/pkg/guest"
+)
+
+const (
+	keySize     = 32 // AES-256
+	retransmits = 4
+)
+
+// Options of Start.
+type Options struct {
+	Node guest.NodeID
+	// Cluster is the ID of the cluster. Packets of another one are dropped.
+	Cluster string
+	// Bind is the address to listen on, IP:PORT, TCP and UDP.
+	Bind string
+	// Advertise is the address that others are told, IP:PORT; empty means Bind.
+	Advertise string
+	Keys      Keys
+	// Boot grows with each start of the daemon, and is at least 1.
+	Boot uint64
+	Meta Meta
+	// Peers are the members to keep contact with. It answers from memory.
+	Peers  func() []Peer
+	Logger *zap.Logger
+	Timing Timing
+}
+
+// Keys are the cluster's gossip keys, 32 bytes each.
+type Keys struct {
+	Primary []byte   // to send with
+	Others  [][]byte // understood too, while the key is being changed
+}
+
+// Meta is what a node says of itself all the time.
+type Meta struct {
+	Name       guest.NodeName `json:"n"`
+	Peer       string         `json:"p,omitempty"` // HOST:PORT of its peer port
+	Generation string         `json:"g,omitempty"` // of its ledger
+	Applied    uint64         `json:"a,omitempty"` // index that its ledger has reached
+	Version    string         `json:"v,omitempty"` // of tandemd
+}
+
+// Timing holds what depends on how fast the machines are. Zero means the default,
+// for a few nodes in one place, some of them busy.
+type Timing struct {
+	// Probe is how often one other node is looked after (1 s), and Answer how long it
+	// may take (700 ms). A node that does not answer is dead after six probes more.
+	Probe  time.Duration
+	Answer time.Duration
+	// Spread is how often news is passed on (200 ms).
+	Spread time.Duration
+	// Exchange is how often all entries are compared with one other node (30 s).
+	Exchange time.Duration
+	// Connect bounds a connection for that (3 s).
+	Connect time.Duration
+	// Rejoin is how often nodes that are away are looked for (15 s).
+	Rejoin time.Duration
+	// Meta is how often changed metadata is sent at most (1 s).
+	Meta time.Duration
+	// Leave bounds saying goodbye (1 s).
+	Leave time.Duration
+}
+
+func (o Options) withDefaults() (Options, error) {
+	for v, def := range map[*time.Duration]time.Duration{
+		&o.Timing.Probe:    time.Second,
+		&o.Timing.Answer:   700 * time.Millisecond,
+		&o.Timing.Spread:   200 * time.Millisecond,
+		&o.Timing.Exchange: 30 * time.Second,
+		&o.Timing.Connect:  3 * time.Second,
+		&o.Timing.Rejoin:   15 * time.Second,
+		&o.Timing.Meta:     time.Second,
+		&o.Timing.Leave:    time.Second,
+	} {
+		if *v == 0 {
+			*v = def
+		}
+	}
+	switch {
+	case o.Cluster == "" || len(o.Cluster) > memberlist.LabelMaxSize:
+		return o, fmt.Errorf("cluster ID %q: must have 1 to %d bytes", o.Cluster, memberlist.LabelMaxSize)
+	case o.Boot == 0:
+		return o, errors.New("the boot counter must be at least 1")
+	case o.Peers == nil || o.Logger == nil:
+		return o, errors.New("no Peers or no Logger given")
+	}
+	if o.Advertise == "" {
+		o.Advertise = o.Bind
+	}
+	return o, o.Node.Validate()
+}
+
+func (k Keys) ring() (*memberlist.Keyring, error) {
+	if len(k.Primary) == 0 {
+		return nil, errors.New("no key given, and without one it does not start")
+	}
+	for _, key := range append([][]byte{k.Primary}, k.Others...) {
+		if len(key) != keySize {
+			return nil, fmt.Errorf("a key of %d bytes, must have %d", len(key), keySize)
+		}
+	}
+	return memberlist.NewKeyring(k.Others, k.Primary)
+}
+
+func (m Meta) encode() ([]byte, error) {
+	b, err := json.Marshal(m)
+	if err != nil {
+		return nil, err
+	}
+	if len(b) > memberlist.MetaMaxSize {
+		return nil, fmt.Errorf("what this node says of itself has %d bytes, more than %d: %s", len(b), memberlist.MetaMaxSize, b)
+	}
+	return b, nil
+}
+
+// memberlist translates the options.
+func (o Options) memberlist(keys *memberlist.Keyring, g *Gossip) (*memberlist.Config, error) {
+	bind, err := netip.ParseAddrPort(o.Bind)
+	if err != nil {
+		return nil, fmt.Errorf("address %q to listen on: must be IP:PORT", o.Bind)
+	}
+	advertise, err := netip.ParseAddrPort(o.Advertise)
+	if err != nil {
+		return nil, fmt.Errorf("address %q to tell others: must be IP:PORT", o.Advertise)
+	}
+	c := memberlist.DefaultLANConfig()
+	c.Name = string(o.Node)
+	c.Label = o.Cluster
+	c.BindAddr, c.BindPort = bind.Addr().String(), int(bind.Port())
+	c.AdvertisePort = int(advertise.Port())
+	if !advertise.Addr().IsUnspecified() {
+		c.AdvertiseAddr = advertise.Addr().String()
+	}
+	c.Keyring = keys
+	c.EnableCompression = false
+	c.ProbeInterval, c.ProbeTimeout = o.Timing.Probe, o.Timing.Answer
+	c.SuspicionMult = 6
+	c.GossipInterval = o.Timing.Spread
+	c.PushPullInterval = o.Timing.Exchange
+	c.TCPTimeout = o.Timing.Connect
+	// A node that was reinstalled or moved has a new address; once it was dead for
+	// a moment that is fine, since its name is an ID that nobody else has.
+	c.DeadNodeReclaimTime = time.Second
+	c.Delegate = delegate{g}
+	c.Events = events{g}
+	c.LogOutput = newLineLog(o.Logger)
+	return c, nil
+}

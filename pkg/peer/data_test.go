@@ -1,0 +1,102 @@
+package peer_test
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"io"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/tandemd/tandem/pkg/guest"
+	"github.com/tandemd/tandem/pkg/peer"
+)
+
+func TestStream_StandingConnectionIsUsedAgain(t *testing.T) {
+	a, b := two(t)
+	for n := range 4 {
+		s, err := a.OpenStream(t.Context(), b.id, n, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		want := int64(n * 300_000)
+		if _, err := io.Copy(s, bytes.NewReader(make([]byte, want))); err != nil {
+			t.Fatal(err)
+		}
+		if err := s.CloseWrite(); err != nil {
+			t.Fatal(err)
+		}
+		var got int64
+		if err := s.Result(&got); err != nil || got != want {
+			t.Fatalf("got %d, %v, want %d", got, err, want)
+		}
+		s.Close()
+	}
+	if n := b.conns.Load(); n != 1 {
+		t.Errorf("four streams took %d connections, want 1", n)
+	}
+	// The other daemon starts anew; the connection that stood is not used.
+	if err := b.stop(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := a.OpenStream(t.Context(), b.id, nil, nil); !errors.Is(err, peer.ErrUnreachable) {
+		t.Errorf("after the other end has gone: got %v, want ErrUnreachable", err)
+	}
+}
+
+func TestStream_HandlerKnowsTheSender(t *testing.T) {
+	a, b := two(t)
+	b.data = func(ctx context.Context, s *peer.ReceiveStream) (any, error) {
+		if _, err := io.Copy(io.Discard, s); err != nil {
+			return nil, err
+		}
+		return []guest.NodeID{s.Sender(), peer.Caller(ctx)}, nil
+	}
+	s, err := a.OpenStream(t.Context(), b.id, nil, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	if err := s.CloseWrite(); err != nil {
+		t.Fatal(err)
+	}
+	var got []guest.NodeID
+	if err := s.Result(&got); err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff([]guest.NodeID{a.id, a.id}, got); diff != "" {
+		t.Errorf("sender (-want +got):\n%s", diff)
+	}
+}
+
+// A daemon that stops tells the one who sends, and does not wait for the end.
+func TestServe_StopsInTheMiddleOfAStream(t *testing.T) {
+	a, b := two(t)
+	entered := make(chan struct{})
+	b.data = func(ctx context.Context, s *peer.ReceiveStream) (any, error) {
+		close(entered)
+		<-ctx.Done()
+		return nil, errors.New("the daemon stops")
+	}
+	s, err := a.OpenStream(t.Context(), b.id, nil, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	<-entered
+	stopped := make(chan error, 1)
+	go func() { stopped <- b.stop() }()
+	_, err = io.Copy(s, zeros{})
+	if remote, _ := errors.AsType[*peer.RemoteError](err); remote == nil || remote.Message != "the daemon stops" {
+		t.Errorf("sender: got %v, want the receiver's reason", err)
+	}
+	s.Close()
+	if err := <-stopped; err != nil {
+		t.Error(err)
+	}
+}
+
+type zeros struct{}
+
+func (zeros) Read(b []byte) (int, error) { return len(b), nil }

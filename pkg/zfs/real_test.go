@@ -1,0 +1,160 @@
+//go:build realzfs
+
+package zfs_test
+
+import (
+	"bytes"
+	"context"
+	"flag"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/tandemd/tandem/pkg/zfs"
+	"github.com/tandemd/tandem/pkg/zfs/zfstest/contract"
+)
+
+var poolDir = flag.String("pooldir", "/var/tmp", "where the test makes the file of its pool")
+
+// TestZFS_KeepsTheContract needs root and a machine with ZFS: go test -c -tags realzfs, and run the binary there.
+func TestZFS_KeepsTheContract(t *testing.T) {
+	pool := "tandemtest" + strconv.Itoa(os.Getpid())
+	dir, err := os.MkdirTemp(*poolDir, pool)
+	if err != nil {
+		t.Fatal(err)
+	}
+	file := filepath.Join(dir, "disk")
+	if err := os.WriteFile(file, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Truncate(file, 2<<30); err != nil {
+		t.Fatal(err)
+	}
+	must(t, "zpool", "create", "-O", "mountpoint="+dir+"/mnt", "-O", "atime=off", pool, file)
+	t.Cleanup(func() {
+		must(t, "zpool", "destroy", "-f", pool)
+		_ = os.RemoveAll(dir)
+	})
+	z, err := zfs.New(zfs.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var n atomic.Int64
+	contract.Run(t, func(t *testing.T) contract.Env {
+		t.Helper()
+		root := fmt.Sprintf("%s/t%d", pool, n.Add(1))
+		must(t, "zfs", "create", root)
+		m := machine{pool: pool, root: root}
+		return contract.Env{
+			ZFS: z, Root: root, Create: m.create, Write: m.write, Read: m.read,
+			Rollback: func(snap string) error { return m.run("zfs", "rollback", "-r", snap) },
+			Destroy:  func(name string) error { return m.run("zfs", "destroy", "-r", name) },
+			Settle:   func() { _ = m.run("udevadm", "settle") },
+		}
+	})
+	if c := z.Counters(); c.Running != 0 || c.Abandoned != 0 || c.Started == 0 {
+		t.Errorf("counters at the end: %+v", c)
+	}
+}
+
+func must(t *testing.T, name string, args ...string) {
+	t.Helper()
+	if err := (machine{}).run(name, args...); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// machine does what an operator or guest does, past the adapter.
+type machine struct{ pool, root string }
+
+func (machine) run(name string, args ...string) error {
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	out, err := exec.CommandContext(ctx, name, args...).CombinedOutput()
+	if err != nil {
+		return fmt.Errorf("%s %s: %w: %s", name, strings.Join(args, " "), err, out)
+	}
+	return nil
+}
+
+func (m machine) create(name string, volsize uint64, props map[string]string) error {
+	args := []string{"create"}
+	if volsize > 0 {
+		args = append(args, "-s", "-b", "4096", "-V", strconv.FormatUint(volsize, 10))
+	}
+	for k, v := range props {
+		args = append(args, "-o", k+"="+v)
+	}
+	return m.run("zfs", append(args, name)...)
+}
+
+// open opens a zvol's device or a filesystem's one file.
+func (m machine) open(name string, flags int) (*os.File, error) {
+	out, err := exec.CommandContext(context.Background(), "zfs", "get", "-Hp", "-o", "value", "type,mountpoint", name).Output()
+	if err != nil {
+		return nil, fmt.Errorf("look at %s: %w", name, err)
+	}
+	fields := strings.Fields(string(out))
+	if fields[0] == "filesystem" {
+		return os.OpenFile(filepath.Join(fields[1], "data"), flags|os.O_CREATE, 0o600)
+	}
+	var f *os.File
+	for range 100 {
+		if f, err = os.OpenFile("/dev/zvol/"+name, flags, 0); err == nil {
+			return f, nil
+		}
+		time.Sleep(100 * time.Millisecond)
+	}
+	return nil, err
+}
+
+func (m machine) write(name string, offset int64, data []byte) error {
+	f, err := m.open(name, os.O_WRONLY)
+	if err != nil {
+		return err
+	}
+	if _, err := f.WriteAt(data, offset); err != nil {
+		_ = f.Close()
+		return err
+	}
+	if err := f.Sync(); err != nil {
+		_ = f.Close()
+		return err
+	}
+	if err := f.Close(); err != nil {
+		return err
+	}
+	return m.run("zpool", "sync", m.pool)
+}
+
+// read reads a snapshot by a clone of it.
+func (m machine) read(snap string) ([]byte, error) {
+	clone := m.root + "/read-" + strconv.FormatInt(time.Now().UnixNano(), 36)
+	if err := m.run("zfs", "clone", snap, clone); err != nil {
+		return nil, err
+	}
+	f, err := m.open(clone, os.O_RDONLY)
+	if err != nil {
+		return nil, err
+	}
+	var content bytes.Buffer
+	_, err = content.ReadFrom(f)
+	_ = f.Close()
+	if err != nil {
+		return nil, err
+	}
+	for range 50 {
+		_ = m.run("udevadm", "settle")
+		if err = m.run("zfs", "destroy", clone); err == nil {
+			return content.Bytes(), nil
+		}
+		time.Sleep(100 * time.Millisecond)
+	}
+	return nil, err
+}

@@ -1,0 +1,188 @@
+// Package zfs is the adapter to OpenZFS: every zfs and zpool process that the daemon starts is started here, without a shell,
+// with validated names, a deadline of its own and an error that is classified once ([Error], [Class]).
+//
+// It is not a policy: it knows nothing of guests, jobs or terms and decides nothing. What it refuses on principle it has no
+// way to express: receive -F, rollback, destroy -r, -R or -f, send -R or -p. The engine packages call it through small
+// interfaces of their own; pkg/zfs/zfstest has an in-memory pool with the same methods and the contract that both keep.
+//
+// A child may hang in the kernel for ever (a suspended pool). No call here does: after its deadline the child gets SIGTERM,
+// then SIGKILL, and is then abandoned, counted and reported as [ClassHung].
+package zfs
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/tandemd/tandem/pkg/zfs/child"
+	"github.com/tandemd/tandem/pkg/zfs/zname"
+)
+
+// Tandem's user properties. On a dataset they say whose replica or volume it is, on a snapshot what it holds.
+const (
+	PropCluster  = "tandem:cluster"
+	PropGuest    = "tandem:guest"
+	PropRole     = "tandem:role"
+	PropTerm     = "tandem:term"
+	PropVolume   = "tandem:volume"
+	PropPoint    = "tandem:point"
+	PropComplete = "tandem:complete"
+	PropArrived  = "tandem:arrived"
+	PropReceived = "tandem:received"
+)
+
+// Values of [PropRole].
+const (
+	RoleOwner   = "owner"
+	RoleReplica = "replica"
+)
+
+// UserProps returns the names of all of Tandem's user properties: what [ZFS.List] asks for.
+func UserProps() []string {
+	return []string{PropCluster, PropGuest, PropRole, PropTerm, PropVolume, PropPoint, PropComplete, PropArrived, PropReceived}
+}
+
+// Options are what [New] needs; the zero value is what a daemon uses.
+type Options struct {
+	// ZFS and ZPool are the absolute paths of the tools; empty: looked up in PATH, then in /usr/sbin and /sbin.
+	ZFS, ZPool string
+	// KStat is the folder in which the kernel module shows its pools; default /proc/spl/kstat/zfs.
+	KStat string
+	// QueryTimeout is the deadline of what only reads; default 2 minutes (60,000 snapshots of one volume take that long).
+	QueryTimeout time.Duration
+	// ChangeTimeout is the deadline of what changes something, streams excepted (they end with their context); default 5 minutes.
+	ChangeTimeout time.Duration
+	// Grace is the time between SIGTERM and SIGKILL, and again between SIGKILL and giving the child up; default 10 s.
+	Grace time.Duration
+	// UserProps are more user properties for List to report beside [UserProps].
+	UserProps []string
+}
+
+// Counters count the processes of one [ZFS].
+type Counters struct {
+	// Started is how many processes were started since New.
+	Started int64
+	// Running is how many of them have not ended, Abandoned how many of those nobody waits for any more.
+	Running, Abandoned int64
+}
+
+// ZFS runs the zfs and zpool of this machine. It is safe for concurrent use and holds no state but counters.
+type ZFS struct {
+	opt    Options
+	runner child.Runner
+}
+
+// New looks up the tools. It starts no process.
+func New(opt Options) (*ZFS, error) {
+	var err error
+	if opt.ZFS, err = lookup("zfs", opt.ZFS); err != nil {
+		return nil, err
+	}
+	if opt.ZPool, err = lookup("zpool", opt.ZPool); err != nil {
+		return nil, err
+	}
+	opt.KStat = cmp.Or(opt.KStat, "/proc/spl/kstat/zfs")
+	opt.QueryTimeout = cmp.Or(opt.QueryTimeout, 2*time.Minute)
+	opt.ChangeTimeout = cmp.Or(opt.ChangeTimeout, 5*time.Minute)
+	opt.Grace = cmp.Or(opt.Grace, 10*time.Second)
+	for _, p := range opt.UserProps {
+		if err := zname.Prop(p); err != nil {
+			return nil, err
+		}
+	}
+	return &ZFS{opt: opt, runner: child.Runner{Grace: opt.Grace}}, nil
+}
+
+func lookup(tool, path string) (string, error) {
+	if path != "" {
+		if !filepath.IsAbs(path) {
+			return "", fmt.Errorf("path of %s is %q: want an absolute path", tool, path)
+		}
+		return path, nil
+	}
+	for _, candidate := range []string{tool, "/usr/sbin/" + tool, "/sbin/" + tool} {
+		if found, err := exec.LookPath(candidate); err == nil && filepath.IsAbs(found) {
+			return found, nil
+		}
+	}
+	return "", fmt.Errorf("no %s command in PATH, /usr/sbin or /sbin: install zfsutils-linux", tool)
+}
+
+// Counters returns the counts so far.
+func (z *ZFS) Counters() Counters {
+	return Counters{Started: z.runner.Started.Load(), Running: z.runner.Running.Load(), Abandoned: z.runner.Abandoned.Load()}
+}
+
+// Version is what `zfs version` says.
+type Version struct {
+	// Userland and Kernel are as printed, without their prefix: "2.3.2-2".
+	Userland, Kernel string
+}
+
+// AtLeast tells whether the kernel module is at this release or later. An unreadable version is not.
+func (v Version) AtLeast(major, minor, patch int) bool {
+	want := [3]int{major, minor, patch}
+	fields := strings.FieldsFunc(v.Kernel, func(r rune) bool { return r < '0' || r > '9' })
+	for i, w := range want {
+		if i >= len(fields) {
+			return false
+		}
+		got, err := strconv.Atoi(fields[i])
+		if err != nil || got < w {
+			return false
+		}
+		if got > w {
+			return true
+		}
+	}
+	return true
+}
+
+// Version asks for the versions of tools and module; it is also the start-up test that both are there and agree.
+func (z *ZFS) Version(ctx context.Context) (Version, error) {
+	out, _, err := z.outputs(ctx, call{op: "version", args: []string{"version"}, timeout: z.opt.QueryTimeout})
+	if err != nil {
+		return Version{}, err
+	}
+	var v Version
+	for line := range strings.Lines(out) {
+		line = strings.TrimSpace(line)
+		if rest, ok := strings.CutPrefix(line, "zfs-kmod-"); ok {
+			v.Kernel = rest
+		} else if rest, ok := strings.CutPrefix(line, "zfs-"); ok {
+			v.Userland = rest
+		}
+	}
+	if v.Kernel == "" || v.Userland == "" {
+		return Version{}, &Error{Op: "version", Class: ClassUnknown, Stderr: out, Err: errors.New("no version of tools and module in the answer")}
+	}
+	return v, nil
+}
+
+// Features returns the pool's features: name (without "feature@") to disabled, enabled or active.
+func (z *ZFS) Features(ctx context.Context, pool string) (map[string]string, error) {
+	if err := zname.Dataset(pool); err != nil {
+		return nil, refuse("zpool get", pool, err)
+	}
+	out, _, err := z.outputs(ctx, call{
+		op: "zpool get", bin: z.opt.ZPool, names: []string{pool}, timeout: z.opt.QueryTimeout,
+		args: []string{"get", "-Hp", "-o", "property,value", "all", pool},
+	})
+	if err != nil {
+		return nil, err
+	}
+	features := make(map[string]string)
+	for line := range strings.Lines(out) {
+		prop, value, _ := strings.Cut(strings.TrimSuffix(line, "\n"), "\t")
+		if name, ok := strings.CutPrefix(prop, "feature@"); ok {
+			features[name] = value
+		}
+	}
+	return features, nil
+}
