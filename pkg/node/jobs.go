@@ -32,8 +32,12 @@ type entry struct {
 	run  *run
 }
 
-// follow takes a new state of the ledger.
+// follow takes a new state of the ledger. Several parts tell the loop, so an
+// older one may come after a newer.
 func (n *Node) follow(s *ledger.State, now time.Time) {
+	if s.Index < n.view.Index {
+		return
+	}
 	n.view = s
 	for id, e := range n.jobs {
 		if _, ok := s.Jobs[id]; !ok || s.Guests[id.Guest].Owner != n.o.Self {

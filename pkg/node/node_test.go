@@ -235,6 +235,19 @@ func TestNode_AGuestThatMovedAwayIsLetGo(t *testing.T) {
 	})
 }
 
+func TestNode_IgnoresAnOlderLedger(t *testing.T) {
+	play(t, func(t *testing.T, ctx context.Context, n *node.Node, w *world) {
+		newer, older := state(every("*/1")), state()
+		newer.Index, older.Index = 7, 6
+		n.Ledger(ctx, newer)
+		n.Ledger(ctx, older)
+		pass(61 * time.Second)
+		if w.starts() != 1 || len(w.runs) != 1 {
+			t.Errorf("%d runs, %d recorded: the job was forgotten by news that came late", w.starts(), len(w.runs))
+		}
+	})
+}
+
 func TestNode_TargetDownIsWaitedFor(t *testing.T) {
 	play(t, func(t *testing.T, ctx context.Context, n *node.Node, w *world) {
 		w.err = errors.New("no route to host")
