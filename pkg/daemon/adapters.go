@@ -94,9 +94,9 @@ func (c council) Change(ch member.Change) error {
 	case member.AddFollower:
 		return c.AddNonvoter(ch.Node)
 	case member.Promote:
-		return c.Consensus.Promote(ch.Node)
+		return c.Promote(ch.Node)
 	case member.Demote:
-		return c.Consensus.Demote(ch.Node)
+		return c.Demote(ch.Node)
 	case member.Drop:
 		return c.Remove(ch.Node)
 	default:

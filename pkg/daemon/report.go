@@ -162,7 +162,11 @@ func (c *cluster) reports(ctx context.Context) map[guest.NodeID]*report {
 				own := c.report(ctx)
 				r = &own
 			} else {
-				r = c.ask(ctx, m.ID, alive[m.ID].Alive)
+				timeout := deadReportTimeout
+				if alive[m.ID].Alive {
+					timeout = reportTimeout
+				}
+				r = c.ask(ctx, m.ID, timeout)
 			}
 			mu.Lock()
 			defer mu.Unlock()
@@ -173,11 +177,7 @@ func (c *cluster) reports(ctx context.Context) map[guest.NodeID]*report {
 	return out
 }
 
-func (c *cluster) ask(ctx context.Context, id guest.NodeID, alive bool) *report {
-	timeout := deadReportTimeout
-	if alive {
-		timeout = reportTimeout
-	}
+func (c *cluster) ask(ctx context.Context, id guest.NodeID, timeout time.Duration) *report {
 	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
 	var r report

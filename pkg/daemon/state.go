@@ -71,7 +71,7 @@ func (f folder) nextBoot() (uint64, error) {
 // facts keeps what pkg/replicate remembers between runs: a cache of disk truth.
 type facts struct{ dir string }
 
-var factName = regexp.MustCompile(`^[a-z0-9-]{1,64}$`) //nolint:gochecknoglobals // a constant
+var factName = regexp.MustCompile(`^[a-z0-9-]{1,64}$`)
 
 func (f facts) file(name string) (string, error) {
 	if !factName.MatchString(name) {

@@ -40,8 +40,12 @@ func (n *Node) follow(s *ledger.State, now time.Time) {
 	}
 	n.view = s
 	for id, e := range n.jobs {
-		if _, ok := s.Jobs[id]; !ok || s.Guests[id.Guest].Owner != n.o.Self {
-			n.forget(e, !ok)
+		switch _, ok := s.Jobs[id]; {
+		case !ok:
+			n.letGo(e)
+			n.forget(id)
+		case s.Guests[id.Guest].Owner != n.o.Self:
+			n.letGo(e)
 		}
 	}
 	for id, c := range s.Jobs {
@@ -132,9 +136,8 @@ func (n *Node) see(e *entry, now time.Time) {
 	}
 }
 
-// forget stops caring for a job that was taken off the ledger, or whose guest
-// has another owner now.
-func (n *Node) forget(e *entry, gone bool) {
+// letGo stops caring for a job that is no longer this node's.
+func (n *Node) letGo(e *entry) {
 	if e.run != nil {
 		e.run.cancel(errNoLonger)
 	}
@@ -142,12 +145,13 @@ func (n *Node) forget(e *entry, gone bool) {
 		answer <- fmt.Errorf("job %s: %w", e.id, ErrNotHere)
 	}
 	delete(n.jobs, e.id)
-	if !gone {
-		return
-	}
+}
+
+// forget drops the past of a job that was taken off the ledger.
+func (n *Node) forget(id guest.JobID) {
 	n.wg.Go(func() {
-		if err := n.o.History.Forget(e.id); err != nil {
-			n.o.Logger.Warn("the history of a removed job stays", zap.Stringer("job", e.id), zap.Error(err))
+		if err := n.o.History.Forget(id); err != nil {
+			n.o.Logger.Warn("the history of a removed job stays", zap.Stringer("job", id), zap.Error(err))
 		}
 	})
 }
@@ -172,9 +176,9 @@ func (n *Node) perform(e *entry, effects []job.Effect) error {
 	for _, f := range effects {
 		switch f := f.(type) {
 		case job.StartSync:
-			n.start(e, false)
+			n.start(e, n.sync)
 		case job.StartRemoval:
-			n.start(e, true)
+			n.start(e, n.remove)
 		case job.CancelRun:
 			if e.run != nil {
 				e.run.cancel(errCanceled)

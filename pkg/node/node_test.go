@@ -138,6 +138,7 @@ func only(t *testing.T, n *node.Node) node.JobStatus {
 
 func TestNode_RunsOwnJobsOnSchedule(t *testing.T) {
 	play(t, func(t *testing.T, ctx context.Context, n *node.Node, w *world) {
+		t.Helper()
 		foreign := every("*/1")
 		foreign.ID, foreign.Target = jobID(200, 0), nodeID(1)
 		n.Ledger(ctx, state(every("*/1"), foreign))
@@ -158,6 +159,7 @@ func TestNode_RunsOwnJobsOnSchedule(t *testing.T) {
 
 func TestNode_BacksOffAndComesBack(t *testing.T) {
 	play(t, func(t *testing.T, ctx context.Context, n *node.Node, w *world) {
+		t.Helper()
 		w.err = errors.New("out of space")
 		begin := time.Now()
 		n.Ledger(ctx, state(every("*/1")))
@@ -188,6 +190,7 @@ func TestNode_BacksOffAndComesBack(t *testing.T) {
 
 func TestNode_DeletedJobIsCleanedAndDropped(t *testing.T) {
 	play(t, func(t *testing.T, ctx context.Context, n *node.Node, w *world) {
+		t.Helper()
 		w.hold = make(chan struct{})
 		n.Ledger(ctx, state(every("*/1")))
 		pass(61 * time.Second)
@@ -219,6 +222,7 @@ func TestNode_StopCancelsARun(t *testing.T) {
 
 func TestNode_AGuestThatMovedAwayIsLetGo(t *testing.T) {
 	play(t, func(t *testing.T, ctx context.Context, n *node.Node, w *world) {
+		t.Helper()
 		w.hold = make(chan struct{})
 		n.Ledger(ctx, state(every("*/1")))
 		pass(61 * time.Second)
@@ -237,6 +241,7 @@ func TestNode_AGuestThatMovedAwayIsLetGo(t *testing.T) {
 
 func TestNode_IgnoresAnOlderLedger(t *testing.T) {
 	play(t, func(t *testing.T, ctx context.Context, n *node.Node, w *world) {
+		t.Helper()
 		newer, older := state(every("*/1")), state()
 		newer.Index, older.Index = 7, 6
 		n.Ledger(ctx, newer)
@@ -250,6 +255,7 @@ func TestNode_IgnoresAnOlderLedger(t *testing.T) {
 
 func TestNode_TargetDownIsWaitedFor(t *testing.T) {
 	play(t, func(t *testing.T, ctx context.Context, n *node.Node, w *world) {
+		t.Helper()
 		w.err = errors.New("no route to host")
 		n.Peers(ctx, map[guest.NodeID]node.Peer{nodeID(2): {Since: time.Now()}})
 		n.Ledger(ctx, state(every("*/1")))

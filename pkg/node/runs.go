@@ -2,6 +2,7 @@ package node
 
 import (
 	"context"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -59,11 +60,14 @@ func (r *run) say(now time.Time, level, line string) {
 func (r *run) lines() []history.LogLine {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return r.log[:len(r.log):len(r.log)]
+	return slices.Clip(r.log)
 }
 
-// start performs a sync, or the removal of a job.
-func (n *Node) start(e *entry, removal bool) {
+// work is what a run does: sync or remove.
+type work func(ctx context.Context, r *run, rec *history.Run, log *zap.Logger) job.Event
+
+// start begins a run.
+func (n *Node) start(e *entry, do work) {
 	ctx, cancel := context.WithCancelCause(n.ctx)
 	r := &run{
 		cancel: cancel, limiter: rate.NewLimiter(limitOf(e.conf.Rate), burst),
@@ -78,12 +82,7 @@ func (n *Node) start(e *entry, removal bool) {
 	fails := e.job.Facts.Fails
 	n.wg.Go(func() {
 		defer cancel(nil)
-		var ev job.Event
-		if removal {
-			ev = n.remove(ctx, r, &rec, log)
-		} else {
-			ev = n.sync(ctx, r, &rec, log)
-		}
+		ev := do(ctx, r, &rec, log)
 		if rec.Outcome == history.Failed {
 			rec.Fails = fails + 1
 		}

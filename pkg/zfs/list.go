@@ -40,7 +40,7 @@ type Dataset struct {
 	Encryption, EncryptionRoot, KeyStatus string
 	// Origin is the snapshot of which this is a clone, or empty.
 	Origin string
-	// ResumeToken is set while an interrupted receive is kept.
+	// ResumeToken is set while an interrupted receive is kept, and also while a receive is running.
 	ResumeToken string
 	// Props are its own user properties: set here or received, never inherited (every snapshot and child would seem to carry the
 	// parent's). Full names as keys.

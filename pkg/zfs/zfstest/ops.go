@@ -71,7 +71,7 @@ func (p *Pool) export(d *disk.Dataset) zfs.Dataset {
 	if d.Origin != nil {
 		out.Origin = d.Origin.Full()
 	}
-	if d.Partial != nil && !d.Receiving {
+	if d.Partial != nil {
 		out.ResumeToken = d.Partial.Token()
 	}
 	return out

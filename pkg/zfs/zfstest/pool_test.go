@@ -220,6 +220,11 @@ func TestPool_RunningStreamsPin(t *testing.T) {
 	ok(t, err)
 	wantClass(t, copyTo(t.Context(), src, dst, zfs.SendSpec{Snapshot: vol + "@a"}), zfs.ClassExists)
 	wantClass(t, dst.AbortReceive(t.Context(), replica), zfs.ClassBusy)
+	list, err := dst.List(t.Context(), replica)
+	ok(t, err)
+	if list[0].ResumeToken == "" {
+		t.Error("a running receive shows its token, as the real one does")
+	}
 	_, err = io.Copy(w, s)
 	ok(t, errors.Join(err, w.Close()))
 	ok(t, <-done)

@@ -42,9 +42,8 @@ func (p *Pool) Receive(ctx context.Context, spec zfs.ReceiveSpec, r io.Reader) (
 			e.Exit, e.Stderr = said.Exit, said.Stderr
 		}
 		return got, e
-	default:
-		return got, err
 	}
+	return got, err
 }
 
 // input counts what is read, and ends where the context or a fault says.

@@ -124,7 +124,7 @@ func (p *Pool) AbortReceive(ctx context.Context, dataset string) error {
 			return err
 		}
 		if d.Receiving {
-			return zerr.New("receive -A", dataset, 1, fmt.Sprintf("cannot destroy '%s/%%recv': dataset is busy", dataset))
+			return zerr.New("receive -A", dataset, 1, fmt.Sprintf("cannot destroy '%s': dataset is busy", dataset))
 		}
 		if d.Partial != nil && d.Partial.Created {
 			delete(p.datasets, dataset)
