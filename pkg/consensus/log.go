@@ -36,7 +36,15 @@ func (s sink) Accept(_ string, level hclog.Level, msg string, args ...any) {
 	}
 	var fields []zap.Field
 	for i := 0; i+1 < len(args); i += 2 {
-		fields = append(fields, zap.String(fmt.Sprint(args[i]), fmt.Sprint(args[i+1])))
+		fields = append(fields, zap.String(fmt.Sprint(args[i]), value(args[i+1])))
 	}
 	ce.Write(fields...)
+}
+
+// value is what raft gives a field; some carry their own format.
+func value(v any) string {
+	if f, ok := v.(hclog.Format); ok && len(f) > 0 {
+		return fmt.Sprintf(fmt.Sprint(f[0]), f[1:]...)
+	}
+	return fmt.Sprint(v)
 }

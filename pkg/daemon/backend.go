@@ -78,7 +78,7 @@ func (b *backend) InitCluster(ctx context.Context) (api.Cluster, error) {
 	_, _ = rand.Read(found.Gossip.Key) // never fails
 	c, err := d.found(ctx, found)
 	if err != nil {
-		return api.Cluster{}, failure(err)
+		return api.Cluster{}, b.failure(err)
 	}
 	d.log.Info("cluster founded", zap.String("cluster", found.Cluster), zap.String("generation", found.Generation))
 	return b.enter(ctx, c, c.cons.View())
@@ -116,11 +116,11 @@ func (b *backend) outside() error {
 // enter makes a cluster this node's own: on disk first, then running.
 func (b *backend) enter(ctx context.Context, c *cluster, s *ledger.State) (api.Cluster, error) {
 	if err := b.d.state.saveCluster(s); err != nil {
-		return api.Cluster{}, failure(errors.Join(err, c.close()))
+		return api.Cluster{}, b.failure(errors.Join(err, c.close()))
 	}
 	b.d.book.Learn(s)
 	if err := b.d.startCluster(c); err != nil {
-		return api.Cluster{}, failure(err)
+		return api.Cluster{}, b.failure(err)
 	}
 	return b.Cluster(ctx)
 }
@@ -141,7 +141,7 @@ func (b *backend) Token(_ context.Context, r api.TokenRequest) (api.Token, error
 	issuer := identity.Issuer{Addresses: []string{self.Peer}, Fingerprint: self.Fingerprint}
 	t, err := b.d.tokens.Mint(time.Now(), ttl, issuer)
 	if err != nil {
-		return api.Token{}, failure(err)
+		return api.Token{}, b.failure(err)
 	}
 	b.d.log.Info("join token made", zap.String("token", t.ID), zap.Time("expires", t.Expires))
 	return api.Token{Text: t.String(), Address: self.Peer, Expires: t.Expires}, nil
@@ -166,7 +166,7 @@ func (b *backend) Join(ctx context.Context, r api.JoinRequest) (api.Cluster, err
 		return api.Cluster{}, joinFailure(r.Address, err)
 	}
 	if err := reply.Check(self); err != nil {
-		return api.Cluster{}, failure(err)
+		return api.Cluster{}, b.failure(err)
 	}
 	d.log.Info("joined", zap.String("cluster", reply.Ledger.Cluster), zap.String("by", r.Address))
 	return b.enter(ctx, d.newCluster(), reply.Ledger)
@@ -222,8 +222,14 @@ func notFound(format string, args ...any) error {
 	return &api.Error{Code: api.CodeNotFound, Message: fmt.Sprintf(format, args...)}
 }
 
-// failure turns any error into one that clients understand.
-func failure(err error) error {
+// failure turns any error into one that clients understand, with names for IDs.
+func (b *backend) failure(err error) error {
+	e := classify(err)
+	named := b.d.book.Current().Named
+	return &api.Error{Code: e.Code, Message: named(e.Message), Hint: named(e.Hint)}
+}
+
+func classify(err error) *api.Error {
 	var known *api.Error
 	var refused *consensus.RefusedError
 	var remote *peer.RemoteError

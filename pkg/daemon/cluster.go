@@ -38,7 +38,9 @@ type cluster struct {
 	cancel context.CancelFunc
 	wg     sync.WaitGroup
 
-	saved      uint64 // the ledger index on disk in cluster.json; follow's alone
+	// The rest belongs to follow alone.
+	acted      *ledger.State // what learnt acted on last
+	saved      uint64        // the ledger index on disk in cluster.json
 	announced  map[string][]byte
 	membership map[guest.NodeID]ledger.Member
 }
@@ -128,7 +130,6 @@ func (c *cluster) run() {
 			c.log.Error("gossip ended", zap.Error(err))
 		}
 	})
-	c.node.Ledger(ctx, c.d.book.Current())
 }
 
 func (c *cluster) stop() {
@@ -155,8 +156,11 @@ func (c *cluster) close() error {
 // follow carries news of the ledger and of gossip to those who need them.
 func (c *cluster) follow(ctx context.Context) {
 	for {
-		if c.d.book.Learn(c.cons.View()) || c.membership == nil {
-			c.learnt(ctx)
+		// Others teach the book too, so that news is what follow has not acted on.
+		c.d.book.Learn(c.cons.View())
+		if s := c.d.book.Current(); s != c.acted {
+			c.acted = s
+			c.learnt(ctx, s)
 		}
 		c.node.Peers(ctx, c.peers())
 		if err := c.cons.Err(); err != nil {
@@ -167,14 +171,14 @@ func (c *cluster) follow(ctx context.Context) {
 			c.save()
 			return
 		case <-c.cons.Changed():
+		case <-c.d.book.Changed():
 		case <-c.gossip.Changed():
 		}
 	}
 }
 
 // learnt acts on a newer ledger.
-func (c *cluster) learnt(ctx context.Context) {
-	s := c.d.book.Current()
+func (c *cluster) learnt(ctx context.Context, s *ledger.State) {
 	c.save()
 	if !maps.EqualFunc(c.membership, s.Members, sameMember) {
 		c.membership = s.Members
@@ -245,9 +249,6 @@ func (c *cluster) catchUp(ctx context.Context) {
 			cancel()
 			if err == nil && c.d.book.Learn(&reply) {
 				c.log.Info("learnt of a newer member list", zap.String("node", string(m.Name)), zap.Uint64("index", reply.Index))
-				c.d.peer.Recheck()
-				c.gossip.Rejoin()
-				c.node.Ledger(ctx, c.d.book.Current())
 			}
 		}
 		if !pause(ctx, catchUpEvery) {

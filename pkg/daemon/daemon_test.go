@@ -229,6 +229,32 @@ func TestCluster_ReplicatesOverRealSockets(t *testing.T) {
 	}
 }
 
+// The node that is asked for a change learns of it before its own follower does.
+func TestCluster_TheScheduleRunsOnTheNodeThatWasAsked(t *testing.T) {
+	n := cluster(t, 1)
+	n[0].disk("vm-100-disk-0", "x")
+	n[0].addGuest(100)
+	second := newMachine(t, "n2")
+	token, err := n[0].api.Token(t.Context(), api.TokenRequest{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := second.api.Join(t.Context(), api.JoinRequest{Address: token.Address, Token: token.Text}); err != nil {
+		t.Fatal(err)
+	}
+	id := guest.JobID{Guest: 100}
+	if _, err := n[0].api.CreateJob(t.Context(), api.CreateJobRequest{ID: id, Target: "n2"}); err != nil {
+		t.Fatal(err)
+	}
+	until(t, "the owner's loop has the job", func() bool { return n[0].job(id).State == api.StateOK && !n[0].job(id).NextSync.IsZero() })
+	n[0].stop()
+	n[0].start()
+	until(t, "after a restart it knows the member that joined", func() bool {
+		c, err := n[0].api.Cluster(t.Context())
+		return err == nil && len(c.Members) == 2
+	})
+}
+
 func TestCluster_GoesOnAfterARestart(t *testing.T) {
 	n := cluster(t, 2)
 	n[0].disk("vm-100-disk-0", "first")

@@ -29,7 +29,7 @@ func (b *backend) edit(ctx context.Context, op ledger.Op) error {
 		}
 	}
 	if err != nil {
-		return failure(err)
+		return b.failure(err)
 	}
 	b.d.book.Learn(c.cons.View())
 	return nil
@@ -79,7 +79,7 @@ func (b *backend) AddGuest(ctx context.Context, r api.AddGuestRequest) (api.Gues
 		err = b.d.peer.Call(ctx, owner.ID, pathCheckGuest, g, nil)
 	}
 	if err != nil {
-		return api.Guest{}, failure(err)
+		return api.Guest{}, b.failure(err)
 	}
 	if err := b.edit(ctx, ledger.AddGuest{Guest: g}); err != nil {
 		return api.Guest{}, err
@@ -265,7 +265,7 @@ func (b *backend) ScheduleNow(ctx context.Context, id guest.JobID) error {
 		err = c.scheduleNow(ctx, id)
 	}
 	if err != nil {
-		return refusedOr(err)
+		return b.refusedOr(err)
 	}
 	return nil
 }
@@ -277,8 +277,8 @@ func (c *cluster) scheduleNow(ctx context.Context, id guest.JobID) error {
 }
 
 // refusedOr is failure, but what a job's machine refuses is a refusal.
-func refusedOr(err error) error {
-	f, ok := errors.AsType[*api.Error](failure(err))
+func (b *backend) refusedOr(err error) error {
+	f, ok := errors.AsType[*api.Error](b.failure(err))
 	if ok && f.Code == api.CodeInternal {
 		f.Code = api.CodeRefused
 	}
@@ -298,7 +298,7 @@ func (b *backend) Runs(ctx context.Context, id guest.JobID, n int) ([]api.Run, e
 		runs, err = b.d.history.Runs(id, n)
 	}
 	if err != nil {
-		return nil, failure(err)
+		return nil, b.failure(err)
 	}
 	out := []api.Run{}
 	for _, r := range runs {

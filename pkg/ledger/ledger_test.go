@@ -302,6 +302,16 @@ func TestView_NeverChanges(t *testing.T) {
 	}
 }
 
+func TestState_NamedIsForPeople(t *testing.T) {
+	s := ledger.State{Members: map[guest.NodeID]ledger.Member{
+		guest.NodeID(strings.Repeat("a", 32)): {Name: "n1"}, guest.NodeID(strings.Repeat("b", 32)): {Name: "n2"},
+	}}
+	got := s.Named("ask node bbbbbbbb: node aaaaaaaa says: no; node cccccccc is a stranger")
+	if want := "ask node n2: node n1 says: no; node cccccccc is a stranger"; got != want {
+		t.Errorf("got %q, want %q", got, want)
+	}
+}
+
 func FuzzDecodeCommand(f *testing.F) {
 	f.Add([]byte(`{"id":"1","by":"root@n1","at":1,"kind":"remove_guest","op":{"id":100,"digest":""}}`))
 	f.Fuzz(func(t *testing.T, data []byte) {

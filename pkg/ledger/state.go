@@ -15,6 +15,7 @@ import (
 	"encoding/json"
 	"maps"
 	"slices"
+	"strings"
 
 	"github.com/tandemd/tandem/pkg/guest"
 )
@@ -117,6 +118,15 @@ func (s State) NameOf(id guest.NodeID) string {
 		return string(m.Name)
 	}
 	return id.Short()
+}
+
+// Named puts members' names into a text in which an adapter, which knows only
+// IDs, wrote "node 1a2b3c4d".
+func (s State) Named(text string) string {
+	for id, m := range s.Members {
+		text = strings.ReplaceAll(text, "node "+id.Short(), "node "+string(m.Name))
+	}
+	return text
 }
 
 // MemberList is all members, ordered by name.

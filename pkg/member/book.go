@@ -21,7 +21,7 @@ import (
 // what is committed, while a node must know whose key to trust before it can
 // hear a leader. All methods are safe for concurrent use; its reads do no I/O.
 type Book struct {
-	missed chan struct{}
+	missed, changed chan struct{}
 
 	mu    sync.Mutex
 	state *ledger.State
@@ -30,7 +30,7 @@ type Book struct {
 
 // NewBook begins with what was known before; nil: not in a cluster.
 func NewBook(known *ledger.State) *Book {
-	b := &Book{missed: make(chan struct{}, 1), state: &ledger.State{}}
+	b := &Book{missed: make(chan struct{}, 1), changed: make(chan struct{}, 1), state: &ledger.State{}}
 	if known != nil {
 		b.put(known)
 	}
@@ -53,10 +53,17 @@ func (b *Book) Learn(s *ledger.State) bool {
 
 func (b *Book) put(s *ledger.State) {
 	b.state, b.byKey = s, map[string]guest.NodeID{}
+	select {
+	case b.changed <- struct{}{}:
+	default: // one is waiting already
+	}
 	for id, m := range s.Members {
 		b.byKey[m.Fingerprint] = id
 	}
 }
+
+// Changed gets a token after Learn took a newer state; many may share one.
+func (b *Book) Changed() <-chan struct{} { return b.changed }
 
 // Current is the newest state known; it never changes.
 func (b *Book) Current() *ledger.State {

@@ -50,6 +50,11 @@ func TestBook_TheHighestIndexHolds(t *testing.T) {
 	if !b.Learn(state(6, 1, 3)) {
 		t.Error("a newer list was not taken")
 	}
+	select {
+	case <-b.Changed():
+	default:
+		t.Error("nobody was told of the newer list")
+	}
 	if id, ok := b.NodeByFingerprint("key3"); !ok || id != nodeID(3) {
 		t.Errorf("key3 = %v, %v", id, ok)
 	}

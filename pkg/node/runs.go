@@ -143,6 +143,7 @@ func (n *Node) begin(rec *history.Run, log *zap.Logger) {
 // end records how a run ended and says it to the job's machine.
 func (n *Node) end(ctx context.Context, r *run, rec *history.Run, log *zap.Logger, err error) job.Event {
 	rec.End = n.o.Now()
+	named := n.Status().Ledger.Named
 	var ev job.Event = job.Succeeded{}
 	switch {
 	case err == nil:
@@ -154,9 +155,9 @@ func (n *Node) end(ctx context.Context, r *run, rec *history.Run, log *zap.Logge
 		rec.Outcome, rec.Error = history.Skipped, context.Cause(ctx).Error()
 		ev = job.Skipped{Reason: rec.Error}
 	default:
-		rec.Outcome, rec.Error, rec.ErrorHint = history.Failed, err.Error(), replicate.HintOf(err)
+		rec.Outcome, rec.Error, rec.ErrorHint = history.Failed, named(err.Error()), named(replicate.HintOf(err))
 		ev = job.Failed{Reason: rec.Error}
-		log.Warn("sync failed", zap.Error(err), zap.String("hint", rec.ErrorHint), zap.String("class", string(replicate.ClassOf(err))))
+		log.Warn("sync failed", zap.String("error", rec.Error), zap.String("hint", rec.ErrorHint), zap.String("class", string(replicate.ClassOf(err))))
 	}
 	if rec.Error != "" {
 		r.say(rec.End, "error", rec.Error)

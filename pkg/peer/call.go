@@ -27,10 +27,11 @@ const longestCall = time.Hour
 // Call sends req to the handler at path on a node and decodes its answer into resp,
 // which may be nil. The context's deadline travels along.
 func (p *Peer) Call(ctx context.Context, node guest.NodeID, path string, req, resp any) error {
-	if err := p.post(ctx, route{p.calls, node, path}, req, resp); err != nil {
-		return fmt.Errorf("call %s of node %s: %w", path, node.Short(), err)
+	err := p.post(ctx, route{p.calls, node, path}, req, resp)
+	if _, said := errors.AsType[*RemoteError](err); err == nil || said {
+		return err // Its own words name the node.
 	}
-	return nil
+	return fmt.Errorf("call %s of node %s: %w", path, node.Short(), err)
 }
 
 // JoinCall is a call on the join exchange: the other side is known by the
@@ -101,7 +102,11 @@ func (p *Peer) post(ctx context.Context, to route, req, resp any) error {
 		return callError(ctx, used, err)
 	}
 	defer func() { _ = answer.Body.Close() }() // what matters of it was read
-	return p.readAnswer(to.node, answer, resp)
+	err = p.readAnswer(to.node, answer, resp)
+	if err != nil && ctx.Err() != nil { // The handler may only have seen us go.
+		return fmt.Errorf("%w: %w", ErrUnknownOutcome, context.Cause(ctx))
+	}
+	return err
 }
 
 // callError says whether something was sent. A key that is refused is told of in
