@@ -31,6 +31,13 @@ func (b *backend) cluster() (*cluster, error) {
 	if c := b.d.cluster.Load(); c != nil {
 		return c, nil
 	}
+	if s := b.d.book.Current(); s.Founded() {
+		return nil, &api.Error{
+			Code:    api.CodeUnavailable,
+			Message: fmt.Sprintf("node %s is in cluster %s, but its part in it has not started", b.d.conf.NodeName, s.Cluster),
+			Hint:    "see why with `journalctl -u tandemd`, then `systemctl restart tandemd`",
+		}
+	}
 	return nil, &api.Error{
 		Code: api.CodeRefused, Message: fmt.Sprintf("node %s is in no cluster", b.d.conf.NodeName),
 		Hint: "found one with `tandem cluster init`, or join one with `tandem cluster join ADDRESS TOKEN`",

@@ -143,8 +143,8 @@ func (d *Daemon) storages(ctx context.Context) []api.Storage {
 func storageNames(c config.Config) []string { return slices.Sorted(maps.Keys(c.Storages)) }
 
 const (
-	// reportTimeout bounds how long status waits for a node.
-	reportTimeout = 5 * time.Second
+	// reportTimeout bounds how long status waits for a node: slow is not dead.
+	reportTimeout = 10 * time.Second
 	// deadReportTimeout is the same for one that gossip calls dead: it may be wrong.
 	deadReportTimeout = time.Second
 )

@@ -1,0 +1,117 @@
+# Tandem's commands. `make` alone lists them.
+
+SHELL       := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-print-directory --no-builtin-rules
+
+PREFIX  ?= /usr
+DESTDIR ?=
+# LAB names the lab of the lab-… targets; NODE is one of its machines.
+LAB     ?= lab
+NODE    ?= n1
+
+VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
+LINT    := go tool -modfile=deploy/tools/go.mod golangci-lint
+LABCTL  := bin/labctl --name $(LAB)
+
+.PHONY: help
+help: ## List the targets
+	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+.PHONY: build
+build: ## Build tandemd and tandem into bin/, static
+	@mkdir -p bin
+	CGO_ENABLED=0 go build -trimpath -ldflags '-s -w -X main.version=$(VERSION)' -o bin/ ./cmd/tandem ./cmd/tandemd
+
+.PHONY: install
+install: build ## Install binaries, units, sample configuration and man pages (DESTDIR=, PREFIX=/usr)
+	install -D -m 0755 -t '$(DESTDIR)$(PREFIX)/bin' bin/tandem bin/tandemd
+	install -D -m 0644 -t '$(DESTDIR)/usr/lib/systemd/system' systemd/tandemd.service
+	@[ '$(PREFIX)' = /usr ] || sed -i 's|^ExecStart=/usr/bin/|ExecStart=$(PREFIX)/bin/|' '$(DESTDIR)/usr/lib/systemd/system/tandemd.service'
+	install -D -m 0644 systemd/tandem.sysusers.conf '$(DESTDIR)/usr/lib/sysusers.d/tandem.conf'
+	install -D -m 0644 pkg/config/sample.toml '$(DESTDIR)/etc/tandem/tandemd.toml.sample'
+	install -D -m 0644 -t '$(DESTDIR)$(PREFIX)/share/man/man1' docs/man/tandem.1
+	install -D -m 0644 -t '$(DESTDIR)$(PREFIX)/share/man/man5' docs/man/tandemd.toml.5
+	install -D -m 0644 -t '$(DESTDIR)$(PREFIX)/share/man/man8' docs/man/tandemd.8
+
+.PHONY: check
+check: need format tidy lint unit fuzz shell units ## Everything that needs no virtual machine: format, tidy, lint, unit tests, fuzzing, scripts, units
+	@echo 'check: all good'
+
+.PHONY: test
+test: check e2e ## check, then the end-to-end tests in the lab: this is what CI runs
+	@echo 'test: all good'
+
+.PHONY: demo
+demo: ## Show the main job in three virtual machines, from nothing; they stay up (as root)
+	@deploy/checks/need.sh demo
+	@deploy/demo/demo.sh
+
+.PHONY: demo-down
+demo-down: labctl ## End the demo's machines
+	@bin/labctl --name demo down
+
+.PHONY: lab-up
+lab-up: labctl ## Start three machines with Tandem installed, to try things (LAB=lab)
+	@$(LABCTL) up
+	@$(LABCTL) push
+
+.PHONY: lab-push
+lab-push: labctl ## Install the freshly built Tandem on the lab's machines
+	@$(LABCTL) push
+
+.PHONY: lab-list
+lab-list: labctl ## List the labs and their machines
+	@$(LABCTL) list
+
+.PHONY: lab-ssh
+lab-ssh: labctl ## Open a shell on a machine of the lab (NODE=n1)
+	@$(LABCTL) ssh $(NODE)
+
+.PHONY: lab-down
+lab-down: labctl ## End the lab's machines and remove what they leave
+	@$(LABCTL) down
+
+# ---- the parts of check and test, each a target of its own
+
+.PHONY: need
+need:
+	@deploy/checks/need.sh check
+
+.PHONY: format
+format:
+	$(LINT) fmt --diff
+
+.PHONY: tidy
+tidy:
+	go mod tidy -diff
+
+.PHONY: lint
+lint:
+	$(LINT) run --build-tags lab ./...
+
+.PHONY: unit
+unit:
+	go test -race -shuffle=on ./...
+
+.PHONY: fuzz
+fuzz:
+	deploy/checks/fuzz.sh
+
+.PHONY: shell
+shell:
+	deploy/checks/shell.sh
+
+.PHONY: units
+units:
+	deploy/checks/units.sh
+
+.PHONY: e2e
+e2e:
+	go test -tags lab -count=1 -timeout 40m -v ./deploy/lab/e2e
+
+.PHONY: labctl
+labctl:
+	@mkdir -p bin
+	@go build -o bin/labctl ./deploy/lab/labctl
