@@ -40,8 +40,13 @@ func (c *cluster) report(ctx context.Context) report {
 	for _, j := range st.Jobs {
 		r.Jobs = append(r.Jobs, c.jobStatus(st.Ledger, j))
 	}
+	for _, s := range r.Storages {
+		if s.Error != "" {
+			r.Warnings = append(r.Warnings, fmt.Sprintf("node %s: storage %s: %s", c.d.conf.NodeName, s.Name, s.Error))
+		}
+	}
 	replicas, err := c.target.Replicas(ctx)
-	if err != nil {
+	if err != nil && len(r.Warnings) == 0 { // else it is told already
 		r.Warnings = append(r.Warnings, fmt.Sprintf("node %s: its replicas cannot be read: %v", c.d.conf.NodeName, err))
 	}
 	for _, rep := range replicas {
@@ -50,11 +55,6 @@ func (c *cluster) report(ctx context.Context) report {
 		}
 		lag := rep.Point.Lag(time.Now()).Seconds()
 		r.Copies[rep.Guest] = copied{Point: rep.Point.Name, Lag: &lag}
-	}
-	for _, s := range r.Storages {
-		if s.Error != "" {
-			r.Warnings = append(r.Warnings, fmt.Sprintf("node %s: storage %s: %s", c.d.conf.NodeName, s.Name, s.Error))
-		}
 	}
 	if err := c.cons.Err(); err != nil {
 		r.Warnings = append(r.Warnings, fmt.Sprintf("node %s follows the ledger no longer: %v", c.d.conf.NodeName, err))
