@@ -131,6 +131,7 @@ func gossipKeys(s *ledger.State) gossip.Keys {
 func (c *cluster) meta(s *ledger.State) gossip.Meta {
 	return gossip.Meta{
 		Name: c.d.conf.NodeName, Peer: c.d.self().Peer, Generation: s.Generation, Applied: s.Index, Version: c.d.version,
+		Boot: c.d.boot,
 	}
 }
 
@@ -149,7 +150,7 @@ func (c *cluster) gossipPeers() []gossip.Peer {
 func (c *cluster) peers() map[guest.NodeID]node.Peer {
 	out := map[guest.NodeID]node.Peer{}
 	for _, m := range c.gossip.Members() {
-		out[m.Node] = node.Peer{Alive: m.State == gossip.Alive, Since: m.Since}
+		out[m.Node] = node.Peer{Alive: m.State == gossip.Alive, Since: m.Since, Boot: m.Meta.Boot}
 	}
 	return out
 }

@@ -313,6 +313,9 @@ func runOf(r history.Run) api.Run {
 		Bytes: r.Bytes, Base: r.BaseSnapshot, Snapshot: r.NewSnapshot, Volumes: r.Volumes, Error: r.Error, Hint: r.ErrorHint,
 		Log: []api.LogLine{},
 	}
+	if r.Outcome == history.Interrupted && out.Error == "" {
+		out.Error = "interrupted: the daemon ended"
+	}
 	for _, l := range r.Log {
 		out.Log = append(out.Log, api.LogLine{Time: l.Time, Level: l.Level, Message: l.Message})
 	}

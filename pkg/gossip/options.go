@@ -50,6 +50,7 @@ type Meta struct {
 	Generation string         `json:"g,omitempty"` // of its ledger
 	Applied    uint64         `json:"a,omitempty"` // index that its ledger has reached
 	Version    string         `json:"v,omitempty"` // of tandemd
+	Boot       uint64         `json:"b,omitempty"` // how often its daemon has started
 }
 
 // Timing holds what depends on how fast the machines are. Zero means the default,

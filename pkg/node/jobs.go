@@ -27,6 +27,8 @@ type entry struct {
 	// asked are operators who wait for that.
 	asked []chan<- error
 	job   job.Job
+	// boot is the life of the target's daemon that was seen last.
+	boot uint64
 	// last is the newest finished run.
 	last history.Run
 	run  *run
@@ -126,7 +128,13 @@ func (n *Node) see(e *entry, now time.Time) {
 		return
 	}
 	p, known := n.peers[e.conf.Target]
+	rebooted := e.boot != 0 && p.Boot > e.boot
+	e.boot = max(e.boot, p.Boot)
 	switch down := known && !p.Alive; {
+	case rebooted && !down && e.job.DownSince.IsZero(): // It was down for too short a time to be missed.
+		_ = n.step(e, job.TargetDown{Since: p.Since}, now)
+		_ = n.step(e, job.TargetUp{}, now)
+		n.o.Logger.Info("the target of a job has restarted", n.fields(e)...)
 	case down && e.job.DownSince.IsZero():
 		_ = n.step(e, job.TargetDown{Since: p.Since}, now)
 		n.o.Logger.Warn("the target of a job is down", n.fields(e)...)

@@ -61,6 +61,8 @@ type Peer struct {
 	Alive bool
 	// Since is when it entered that state, as this node saw it.
 	Since time.Time
+	// Boot grows with each start of its daemon; 0 where it is not known.
+	Boot uint64
 }
 
 // Node is the loop. New builds it, Run works.

@@ -272,6 +272,29 @@ func TestNode_TargetDownIsWaitedFor(t *testing.T) {
 	})
 }
 
+func TestNode_TargetRestartedTooFastToBeMissed(t *testing.T) {
+	play(t, func(t *testing.T, ctx context.Context, n *node.Node, w *world) {
+		t.Helper()
+		w.err = errors.New("the stream was cut")
+		n.Peers(ctx, map[guest.NodeID]node.Peer{nodeID(2): {Alive: true, Boot: 3}})
+		n.Ledger(ctx, state(every("*/1")))
+		pass(90 * time.Second)
+		if w.starts() != 1 {
+			t.Fatalf("%d tries, want 1", w.starts())
+		}
+		n.Peers(ctx, map[guest.NodeID]node.Peer{nodeID(2): {Alive: true, Boot: 4}})
+		pass(time.Minute)
+		if w.starts() != 2 {
+			t.Error("it was not tried again when the target's daemon had restarted")
+		}
+		n.Peers(ctx, map[guest.NodeID]node.Peer{nodeID(2): {Alive: true, Boot: 4}})
+		pass(2 * time.Minute)
+		if w.starts() != 2 {
+			t.Error("news of the same life made it try again")
+		}
+	})
+}
+
 func TestLagging(t *testing.T) {
 	now := time.Date(2026, 11, 22, 12, 0, 30, 0, time.UTC)
 	for _, tc := range []struct {

@@ -74,7 +74,10 @@ func ClusterLine(c api.Cluster) string {
 		return "none. Start one: tandem cluster init; or join one: tandem cluster join"
 	}
 	votes := fmt.Sprintf("%d of %s (%d needed)", c.Votes, Count(c.Voters, "vote"), c.Quorum)
-	if !c.Quorate {
+	switch {
+	case c.Voters == 0: // It has just joined.
+		return "its voters are not known here yet"
+	case !c.Quorate:
 		return "NOT QUORATE, " + votes
 	}
 	return fmt.Sprintf("quorate, leader %s, %s", orDash(string(c.Leader)), votes)
@@ -184,6 +187,8 @@ func (p Printer) Log(runs []api.Run) []string {
 // outcome is a run in a few words.
 func outcome(r api.Run) string {
 	switch {
+	case r.Error != "" && r.End.IsZero():
+		return "interrupted"
 	case r.Error != "":
 		return "failed after " + took(r)
 	case r.End.IsZero():
