@@ -216,6 +216,26 @@ func Shared(pairs []Pair) (p Point, marked, ok bool) {
 	return Point{}, false, false
 }
 
+// Unchanged is the source's newest point, where nothing was written and nobody
+// made a snapshot since: what another target's sync took serves this one too.
+func Unchanged(pairs []Pair) (string, bool) {
+	source := map[guest.Volume][]Snapshot{}
+	for _, x := range pairs {
+		source[x.Volume] = x.Source.Snapshots
+	}
+	points := Points(source)
+	if len(points) == 0 || !points[0].Complete() || len(points[0].Snapshots) != len(pairs) {
+		return "", false
+	}
+	for _, x := range pairs {
+		s := ordered(x.Source.Snapshots)
+		if x.Source.Written != 0 || s[len(s)-1].GUID != points[0].Snapshots[x.Volume].GUID {
+			return "", false
+		}
+	}
+	return points[0].Name, true
+}
+
 // Current says that nothing was written since a point that the target has
 // complete, and nothing else is newer at the source: "skipped only when
 // written=0 on all volumes". It returns that point's name.

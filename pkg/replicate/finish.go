@@ -30,7 +30,7 @@ func (r *run) commit(ctx context.Context, p plan.Plan, point string) error {
 		Request: r.request(), Point: point, Property: property, Current: r.result.Kind == KindNothing,
 		Age: max(0, now.Unix()-taken.Taken),
 	}
-	if req.Current {
+	if req.Current || r.unwritten {
 		req.Age = int64(txgTimeout / time.Second)
 	}
 	spare := r.spareAtTarget(p, point, guids)

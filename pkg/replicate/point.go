@@ -48,6 +48,23 @@ func (r *run) take(ctx context.Context) (string, error) {
 	return name, r.list(ctx)
 }
 
+// newest is the newest point if it needs no new one, or empty. It is looked at
+// again under the guest's lock: another sync may have taken or cleaned one.
+func (r *run) newest(ctx context.Context) (string, error) {
+	if _, ok := plan.Unchanged(r.pairs); !ok {
+		return "", nil
+	}
+	if err := r.list(ctx); err != nil {
+		return "", err
+	}
+	if err := r.pair(ctx); err != nil {
+		return "", err
+	}
+	name, ok := plan.Unchanged(r.pairs)
+	r.unwritten = ok
+	return name, nil
+}
+
 // snapshot takes a point of all volumes at once, plans with it, and pins what is
 // to be sent. One at a time for a guest: another sync must not clean in between.
 func (r *run) snapshot(ctx context.Context) (plan.Plan, string, error) {
@@ -57,7 +74,10 @@ func (r *run) snapshot(ctx context.Context) (plan.Plan, string, error) {
 		return plan.Plan{}, "", err
 	}
 	defer release()
-	name, err := r.take(ctx)
+	name, err := r.newest(ctx)
+	if err == nil && name == "" {
+		name, err = r.take(ctx)
+	}
 	if err != nil {
 		return plan.Plan{}, "", err
 	}

@@ -172,9 +172,11 @@ type run struct {
 	names  []string // datasets of the volumes, in their order
 	zfs    string   // version
 
-	own   []zfs.Dataset
-	inv   wire.Inventory
-	pairs []plan.Pair
+	own []zfs.Dataset
+	// unwritten: the point is an older one, and nothing was written since.
+	unwritten bool
+	inv       wire.Inventory
+	pairs     []plan.Pair
 
 	mu       sync.Mutex
 	progress Progress

@@ -272,6 +272,31 @@ func twoTargets(w *world) guest.JobID {
 	return second
 }
 
+// What one job's sync took serves the other one, so that a guest which does
+// nothing costs nothing, also with two targets.
+func TestSync_TwoTargetsOfAnIdleGuestSettle(t *testing.T) {
+	w := newWorld(t)
+	second := twoTargets(w)
+	first := w.run(job)
+	equal(t, w.run(second).Point, first.Point)
+	w.same("2")
+	w.same("3")
+	for range 3 {
+		equal(t, w.run(job).Kind, replicate.KindNothing)
+		equal(t, w.run(second).Kind, replicate.KindNothing)
+	}
+	w.node("1").write(diskDS, 3, 2)
+	third := w.run(second)
+	equal(t, third.Kind, replicate.KindIncremental)
+	equal(t, w.run(job).Point, third.Point)
+	equal(t, w.run(second).Kind, replicate.KindNothing)
+	w.same("2")
+	w.same("3")
+	for _, n := range []string{"1", "2", "3"} {
+		equal(t, w.node(n).points(diskDS), 1)
+	}
+}
+
 func TestSync_TwoTargetsKeepEachOthersBase(t *testing.T) {
 	w := newWorld(t)
 	second := twoTargets(w)
