@@ -18,9 +18,13 @@ tell() { printf '  %s\n' "$@"; }
 
 # on NODE COMMAND: show it and run it there.
 on() {
-	local line
+	local line code=0
 	printf '\n%s# %s\n' "$1" "$2"
-	"${labctl[@]}" ssh "$1" "$2" 2>&1 | while IFS= read -r line; do printf '    %s\n' "$line"; done
+	"${labctl[@]}" ssh "$1" "$2" 2>&1 | while IFS= read -r line; do printf '    %s\n' "$line"; done || code=$?
+	# The exit code of `tandem status` is about what it shows.
+	if [ "$code" -ne 0 ] && [[ $2 != tandem*status ]]; then
+		return "$code"
+	fi
 }
 
 # quietly NODE COMMAND: run it there and return what it prints.
@@ -97,12 +101,12 @@ for i in 2 3; do
 	token=$(quietly n1 'tandem cluster token -o json | jq -r .token.text')
 	printf '\nn1# tandem cluster token\n    tandem cluster join 10.89.0.11:7947 %.24s...\n' "$token"
 	printf '\nn%d# tandem cluster join 10.89.0.11:7947 %.24s...\n' "$i" "$token"
-	quietly "n$i" "echo $token | tandem cluster join 10.89.0.11:7947 - | head -n 2"
+	printf '    %s\n' "$(quietly "n$i" "echo $token | tandem cluster join 10.89.0.11:7947 - | head -n 1")"
 done
-on n3 'tandem cluster status || true'
+on n3 'tandem cluster status'
 
 chapter 'Two guests on n1: the disk of a virtual machine, the files of a container'
-on n1 "zfs create -V 64M $disk && dd if=/dev/urandom of=/dev/zvol/$disk bs=1M count=64 conv=fsync status=none"
+on n1 "zfs create -V 64M $disk && udevadm settle && dd if=/dev/urandom of=/dev/zvol/$disk bs=1M count=64 conv=fsync status=none"
 on n1 "zfs create -o mountpoint=/srv/200 $tree && cp -a /etc /srv/200/ && echo 'Dear reader' >/srv/200/letter && du -sh /srv/200"
 tell '' 'The operator takes a snapshot of his own, before Tandem knows of it:'
 on n1 "zfs snapshot $tree@before-tandem"
@@ -115,7 +119,7 @@ on n1 "tandem create-local-job 100-0 n2 --schedule '*/1'"
 on n1 "tandem create-local-job 200-0 n2 --schedule '*/1'"
 tell '' 'Nobody runs anything now: the schedule does. The first sync sends everything.'
 synced "$now"
-on n1 'tandem status || true'
+on n1 'tandem status'
 on n1 'tandem log 100-0'
 
 chapter 'What is on n2'
@@ -139,7 +143,7 @@ on n2 "zfs list -t snapshot -o name,creation -s createtxg $tree"
 on n2 "zfs clone -o readonly=on -o mountpoint=/mnt/look $tree@after-the-letter tank/look && cat /mnt/look/letter && zfs destroy tank/look"
 
 chapter 'The whole cluster, asked on n3'
-on n3 'tandem status || true'
+on n3 'tandem status'
 on n1 'journalctl -u tandemd JOB=100-0 -n 6 --no-pager -o cat'
 
 finished=yes

@@ -18,7 +18,7 @@ type slow struct {
 }
 
 // slowMiB at 1 MB/s.
-const slowMiB = 32
+const slowMiB = 48
 
 // change fills the volume anew.
 func (s *slow) change(t *testing.T) {
