@@ -151,7 +151,7 @@ func TestNode_RunsOwnJobsOnSchedule(t *testing.T) {
 			t.Errorf("state %T, last sync %v", j.Job.State, j.Job.Facts.LastSync)
 		}
 		last := w.runs[len(w.runs)-1]
-		if last.Outcome != history.OK || last.Bytes != 10 || len(last.Log) != 1 || last.End.IsZero() {
+		if last.Outcome != history.OK || last.Bytes != 10 || len(last.Log) != 2 || last.End.IsZero() {
 			t.Errorf("recorded %+v", last)
 		}
 	})

@@ -2,6 +2,7 @@ package node
 
 import (
 	"context"
+	"fmt"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -105,6 +106,9 @@ func (n *Node) sync(ctx context.Context, r *run, rec *history.Run, log *zap.Logg
 	for _, w := range res.Warnings {
 		log.Warn("sync: " + w)
 		r.say(n.o.Now(), "warn", w)
+	}
+	if err == nil && res.Kind != replicate.KindNothing {
+		r.say(n.o.Now(), "info", fmt.Sprintf("done: %s, %d bytes sent; %s has %s complete", res.Kind, res.Bytes, rec.Target, res.Point))
 	}
 	ev := n.end(ctx, r, rec, log, err)
 	if err == nil {
