@@ -58,7 +58,7 @@ func (b *backend) Status(ctx context.Context, f api.Filter) (api.Status, error) 
 	if _, ok := b.d.book.Current().Guests[f.Guest]; f.Guest != 0 && !ok {
 		return api.Status{}, notFound("guest %s does not exist", f.Guest)
 	}
-	return c.status(ctx, f), nil
+	return c.overview.Status(ctx, f), nil
 }
 
 // Cluster is the members and the quorum.
@@ -67,7 +67,7 @@ func (b *backend) Cluster(ctx context.Context) (api.Cluster, error) {
 	if err != nil {
 		return api.Cluster{}, err
 	}
-	return c.describe(c.reports(ctx)), nil
+	return c.overview.Cluster(ctx), nil
 }
 
 // InitCluster founds a cluster of this node alone.

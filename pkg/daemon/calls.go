@@ -10,6 +10,7 @@ import (
 
 	"github.com/tandemd/tandem/pkg/api"
 	"github.com/tandemd/tandem/pkg/consensus"
+	"github.com/tandemd/tandem/pkg/daemon/overview"
 	"github.com/tandemd/tandem/pkg/guest"
 	"github.com/tandemd/tandem/pkg/history"
 	"github.com/tandemd/tandem/pkg/ledger"
@@ -70,11 +71,11 @@ func (d *Daemon) handlers() peer.Handlers {
 	peer.Handle(calls, pathLedger, withCluster(d, func(_ context.Context, c *cluster, _ struct{}) (*ledger.State, error) {
 		return c.d.book.Current(), nil
 	}))
-	peer.Handle(calls, pathReport, withCluster(d, func(ctx context.Context, c *cluster, _ struct{}) (report, error) {
-		return c.report(ctx), nil
+	peer.Handle(calls, pathReport, withCluster(d, func(ctx context.Context, c *cluster, _ struct{}) (overview.Report, error) {
+		return c.overview.Report(ctx), nil
 	}))
 	peer.Handle(calls, pathStorages, withCluster(d, func(ctx context.Context, c *cluster, _ struct{}) ([]api.Storage, error) {
-		return c.d.storages(ctx), nil
+		return c.d.storages.Look(ctx), nil
 	}))
 	peer.Handle(calls, pathCheckGuest, withCluster(d, func(ctx context.Context, c *cluster, g guest.Guest) (struct{}, error) {
 		return struct{}{}, c.source.Check(ctx, g)
@@ -133,6 +134,12 @@ func (d *Daemon) receive(ctx context.Context, s *peer.ReceiveStream) (any, error
 		return nil, err
 	}
 	return c.target.Receive(ctx, s.Sender(), h, s)
+}
+
+func (c *cluster) askReport(ctx context.Context, id guest.NodeID) (*overview.Report, error) {
+	var r overview.Report
+	err := c.d.peer.Call(ctx, id, pathReport, struct{}{}, &r)
+	return &r, err
 }
 
 func (c *cluster) issuer() member.Issuer {

@@ -14,6 +14,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/tandemd/tandem/pkg/consensus"
+	"github.com/tandemd/tandem/pkg/daemon/overview"
 	"github.com/tandemd/tandem/pkg/gossip"
 	"github.com/tandemd/tandem/pkg/guest"
 	"github.com/tandemd/tandem/pkg/ledger"
@@ -34,6 +35,8 @@ type cluster struct {
 	source  *replicate.Source
 	target  *replicate.Target
 	steward *member.Steward
+	// overview tells clients and other nodes how all this fares.
+	overview *overview.Overview
 
 	cancel context.CancelFunc
 	wg     sync.WaitGroup
@@ -95,6 +98,10 @@ func (c *cluster) build(known *ledger.State) error {
 	})
 	c.steward = &member.Steward{
 		Self: d.id.Node, Council: council{c.cons}, Sight: c.sightings, Logger: d.log.Named("member"),
+	}
+	c.overview = &overview.Overview{
+		Self: d.id.Node, Name: d.conf.NodeName, Storages: d.storages, Book: d.book,
+		Cons: c.cons, Gossip: c.gossip, Node: c.node, Target: c.target, Ask: c.askReport,
 	}
 	return nil
 }

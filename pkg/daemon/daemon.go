@@ -21,6 +21,7 @@ import (
 
 	"github.com/tandemd/tandem/pkg/api"
 	"github.com/tandemd/tandem/pkg/config"
+	"github.com/tandemd/tandem/pkg/daemon/overview"
 	"github.com/tandemd/tandem/pkg/guest"
 	"github.com/tandemd/tandem/pkg/history"
 	"github.com/tandemd/tandem/pkg/identity"
@@ -60,6 +61,8 @@ type Daemon struct {
 	zfs     ZFS
 	history *history.Store
 	boot    uint64
+	// storages are those of the configuration, as they are now.
+	storages overview.Storages
 
 	// cluster is set once this node is in one.
 	cluster atomic.Pointer[cluster]
@@ -100,6 +103,7 @@ func New(o Options) (*Daemon, error) {
 			return nil, err
 		}
 	}
+	d.storages = overview.Storages{Datasets: conf.Storages, ZFS: d.zfs}
 	d.peer, err = peer.New(peer.Options{
 		Node: d.id.Node, Certificate: d.id.Certificate, Trust: d.book, Resolver: resolver{d.book}, Logger: log.Named("peer"),
 	})
@@ -201,7 +205,7 @@ func (d *Daemon) Healthy() bool {
 // checkStorages tells at once what the configuration has wrong about storages;
 // it is no reason not to serve the others.
 func (d *Daemon) checkStorages(ctx context.Context) {
-	for _, s := range d.storages(ctx) {
+	for _, s := range d.storages.Look(ctx) {
 		if s.Error != "" {
 			d.log.Error("a storage of the configuration is not usable", zap.String("storage", s.Name),
 				zap.String("dataset", s.Dataset), zap.String("error", s.Error))
@@ -213,7 +217,7 @@ func (d *Daemon) checkStorages(ctx context.Context) {
 func (d *Daemon) self() ledger.Member {
 	m := ledger.Member{
 		ID: d.id.Node, Name: d.conf.NodeName, Fingerprint: d.id.Fingerprint,
-		Peer: d.conf.PeerAdvertise, Gossip: d.conf.GossipAdvertise, Storages: storageNames(d.conf),
+		Peer: d.conf.PeerAdvertise, Gossip: d.conf.GossipAdvertise, Storages: d.storages.Names(),
 	}
 	if m.Peer == "" {
 		m.Peer = d.conf.Peer

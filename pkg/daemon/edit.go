@@ -8,6 +8,7 @@ import (
 	"github.com/tandemd/tandem/pkg/api"
 	"github.com/tandemd/tandem/pkg/calendar"
 	"github.com/tandemd/tandem/pkg/consensus"
+	"github.com/tandemd/tandem/pkg/daemon/overview"
 	"github.com/tandemd/tandem/pkg/guest"
 	"github.com/tandemd/tandem/pkg/history"
 	"github.com/tandemd/tandem/pkg/ledger"
@@ -21,7 +22,7 @@ func (b *backend) edit(ctx context.Context, op ledger.Op) error {
 	}
 	err = c.propose(ctx, "operator@"+string(b.d.conf.NodeName), op)
 	if errors.Is(err, consensus.ErrNotQuorate) {
-		d := c.describe(nil)
+		d := c.overview.Votes()
 		return &api.Error{
 			Code:    api.CodeNotQuorate,
 			Message: fmt.Sprintf("not quorate: %d of %d votes, %d needed; nothing was changed", d.Votes, d.Voters, d.Quorum),
@@ -180,9 +181,9 @@ func checkJob(j guest.Job) error {
 func (c *cluster) checkTarget(ctx context.Context, j guest.Job, target ledger.Member) (warnings []string, err error) {
 	var storages []api.Storage
 	if target.ID == c.d.id.Node {
-		storages = c.d.storages(ctx)
+		storages = c.d.storages.Look(ctx)
 	} else {
-		ctx, cancel := context.WithTimeout(ctx, reportTimeout)
+		ctx, cancel := context.WithTimeout(ctx, overview.ReportTimeout)
 		defer cancel()
 		if err := c.d.peer.Call(ctx, target.ID, pathStorages, struct{}{}, &storages); err != nil {
 			return []string{fmt.Sprintf("node %s did not answer, so its storages were not checked: %v", target.Name, err)}, nil

@@ -1,4 +1,9 @@
-package daemon
+// Package overview tells how a node and the whole cluster fare: each node reports
+// what it alone knows, the asked node puts the reports together.
+//
+// It decides nothing and changes nothing; pkg/daemon fills it and serves what it
+// says.
+package overview
 
 import (
 	"context"
@@ -10,54 +15,81 @@ import (
 
 	"github.com/tandemd/tandem/pkg/api"
 	"github.com/tandemd/tandem/pkg/calendar"
-	"github.com/tandemd/tandem/pkg/config"
+	"github.com/tandemd/tandem/pkg/consensus"
 	"github.com/tandemd/tandem/pkg/gossip"
 	"github.com/tandemd/tandem/pkg/guest"
 	"github.com/tandemd/tandem/pkg/job"
 	"github.com/tandemd/tandem/pkg/ledger"
+	"github.com/tandemd/tandem/pkg/member"
 	"github.com/tandemd/tandem/pkg/node"
+	"github.com/tandemd/tandem/pkg/replicate"
+	"github.com/tandemd/tandem/pkg/zfs"
 )
 
-// report is what one node alone knows; the asked node puts those of all
-// together.
-type report struct {
-	Jobs     []api.JobStatus     `json:"jobs"`
-	Copies   map[guest.ID]copied `json:"copies"`
-	Storages []api.Storage       `json:"storages"`
-	Warnings []string            `json:"warnings"`
+// Overview is where this node looks; all fields are required.
+type Overview struct {
+	Self     guest.NodeID
+	Name     guest.NodeName
+	Storages Storages
+	Book     *member.Book
+	Cons     *consensus.Consensus
+	Gossip   *gossip.Gossip
+	Node     *node.Node
+	Target   *replicate.Target
+	// Ask fetches the report of another node.
+	Ask func(ctx context.Context, id guest.NodeID) (*Report, error)
 }
 
-// copied is how a target fares with a guest.
-type copied struct {
+// Storages are the storages of a node's configuration.
+type Storages struct {
+	// Datasets by the storages' names.
+	Datasets map[string]string
+	ZFS      interface {
+		Storage(ctx context.Context, dataset string) (zfs.Storage, error)
+	}
+}
+
+// Report is what one node alone knows; the asked node puts those of all
+// together.
+type Report struct {
+	Jobs     []api.JobStatus   `json:"jobs"`
+	Copies   map[guest.ID]Copy `json:"copies"`
+	Storages []api.Storage     `json:"storages"`
+	Warnings []string          `json:"warnings"`
+}
+
+// Copy is how a target fares with a guest.
+type Copy struct {
 	Point string `json:"point,omitempty"`
 	// Lag is in seconds, by the target's own clock; nil: it has no complete point.
 	Lag *float64 `json:"lag,omitempty"`
 }
 
-func (c *cluster) report(ctx context.Context) report {
-	r := report{Copies: map[guest.ID]copied{}, Storages: c.d.storages(ctx)}
-	st := c.node.Status()
+// Report is what this node alone knows.
+func (o *Overview) Report(ctx context.Context) Report {
+	r := Report{Copies: map[guest.ID]Copy{}, Storages: o.Storages.Look(ctx)}
+	st := o.Node.Status()
 	for _, j := range st.Jobs {
-		r.Jobs = append(r.Jobs, c.jobStatus(st.Ledger, j))
+		r.Jobs = append(r.Jobs, o.jobStatus(st.Ledger, j))
 	}
 	for _, s := range r.Storages {
 		if s.Error != "" {
-			r.Warnings = append(r.Warnings, fmt.Sprintf("node %s: storage %s: %s", c.d.conf.NodeName, s.Name, s.Error))
+			r.Warnings = append(r.Warnings, fmt.Sprintf("node %s: storage %s: %s", o.Name, s.Name, s.Error))
 		}
 	}
-	replicas, err := c.target.Replicas(ctx)
+	replicas, err := o.Target.Replicas(ctx)
 	if err != nil && len(r.Warnings) == 0 { // else it is told already
-		r.Warnings = append(r.Warnings, fmt.Sprintf("node %s: its replicas cannot be read: %v", c.d.conf.NodeName, err))
+		r.Warnings = append(r.Warnings, fmt.Sprintf("node %s: its replicas cannot be read: %v", o.Name, err))
 	}
 	for _, rep := range replicas {
 		if rep.Point == nil {
 			continue
 		}
 		lag := rep.Point.Lag(time.Now()).Seconds()
-		r.Copies[rep.Guest] = copied{Point: rep.Point.Name, Lag: &lag}
+		r.Copies[rep.Guest] = Copy{Point: rep.Point.Name, Lag: &lag}
 	}
-	if err := c.cons.Err(); err != nil {
-		r.Warnings = append(r.Warnings, fmt.Sprintf("node %s follows the ledger no longer: %v", c.d.conf.NodeName, err))
+	if err := o.Cons.Err(); err != nil {
+		r.Warnings = append(r.Warnings, fmt.Sprintf("node %s follows the ledger no longer: %v", o.Name, err))
 	}
 	return r
 }
@@ -73,7 +105,7 @@ func blankStatus(s *ledger.State, j guest.Job) api.JobStatus {
 }
 
 // jobStatus is what the owner knows of a job.
-func (c *cluster) jobStatus(s *ledger.State, j node.JobStatus) api.JobStatus {
+func (o *Overview) jobStatus(s *ledger.State, j node.JobStatus) api.JobStatus {
 	out := blankStatus(s, j.Conf)
 	if !j.Ready {
 		return out
@@ -124,49 +156,53 @@ func stateName(s job.State) string {
 	}
 }
 
-// storages is this node's storages as they are now.
-func (d *Daemon) storages(ctx context.Context) []api.Storage {
+// Look reads the storages as they are now, by name.
+func (s Storages) Look(ctx context.Context) []api.Storage {
 	var out []api.Storage
-	for _, name := range storageNames(d.conf) {
-		s := api.Storage{Name: name, Dataset: d.conf.Storages[name]}
-		got, err := d.zfs.Storage(ctx, s.Dataset)
+	for _, name := range s.Names() {
+		st := api.Storage{Name: name, Dataset: s.Datasets[name]}
+		got, err := s.ZFS.Storage(ctx, st.Dataset)
 		if err != nil {
-			s.Error = err.Error()
+			st.Error = err.Error()
 		} else {
-			s.Health, s.Available, s.Used = got.Health, got.Available, got.Used
+			st.Health, st.Available, st.Used = got.Health, got.Available, got.Used
 		}
-		out = append(out, s)
+		out = append(out, st)
 	}
 	return out
 }
 
-func storageNames(c config.Config) []string { return slices.Sorted(maps.Keys(c.Storages)) }
+// Names are the storages' names, in order.
+func (s Storages) Names() []string { return slices.Sorted(maps.Keys(s.Datasets)) }
 
 const (
-	// reportTimeout bounds how long status waits for a node: slow is not dead.
-	reportTimeout = 10 * time.Second
+	// ReportTimeout bounds how long status waits for a node: slow is not dead.
+	ReportTimeout = 10 * time.Second
 	// deadReportTimeout is the same for one that gossip calls dead: it may be wrong.
 	deadReportTimeout = time.Second
 )
 
 // reports asks all members at once; nil stands for those that did not answer.
-func (c *cluster) reports(ctx context.Context) map[guest.NodeID]*report {
-	alive := c.peers()
-	out := map[guest.NodeID]*report{}
+func (o *Overview) reports(ctx context.Context) map[guest.NodeID]*Report {
+	alive := map[guest.NodeID]bool{}
+	for _, m := range o.Gossip.Members() {
+		alive[m.Node] = m.State == gossip.Alive
+	}
+	out := map[guest.NodeID]*Report{}
 	var mu sync.Mutex
 	var wg sync.WaitGroup
-	for _, m := range c.d.book.Current().MemberList() {
+	for _, m := range o.Book.Current().MemberList() {
 		wg.Go(func() {
-			var r *report
-			if m.ID == c.d.id.Node {
-				own := c.report(ctx)
+			var r *Report
+			if m.ID == o.Self {
+				own := o.Report(ctx)
 				r = &own
 			} else {
 				timeout := deadReportTimeout
-				if alive[m.ID].Alive {
-					timeout = reportTimeout
+				if alive[m.ID] {
+					timeout = ReportTimeout
 				}
-				r = c.ask(ctx, m.ID, timeout)
+				r = o.ask(ctx, m.ID, timeout)
 			}
 			mu.Lock()
 			defer mu.Unlock()
@@ -177,22 +213,22 @@ func (c *cluster) reports(ctx context.Context) map[guest.NodeID]*report {
 	return out
 }
 
-func (c *cluster) ask(ctx context.Context, id guest.NodeID, timeout time.Duration) *report {
+func (o *Overview) ask(ctx context.Context, id guest.NodeID, timeout time.Duration) *Report {
 	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
-	var r report
-	if err := c.d.peer.Call(ctx, id, pathReport, struct{}{}, &r); err != nil {
+	r, err := o.Ask(ctx, id)
+	if err != nil {
 		return nil
 	}
-	return &r
+	return r
 }
 
-// status is the whole cluster as this node can see it.
-func (c *cluster) status(ctx context.Context, f api.Filter) api.Status {
-	s := c.d.book.Current()
-	all := c.reports(ctx)
+// Status is the whole cluster as this node can see it.
+func (o *Overview) Status(ctx context.Context, f api.Filter) api.Status {
+	s := o.Book.Current()
+	all := o.reports(ctx)
 	out := api.Status{
-		Version: api.Version, Node: c.d.conf.NodeName, Time: time.Now(), Cluster: c.describe(all),
+		Version: api.Version, Node: o.Name, Time: time.Now(), Cluster: o.describe(all),
 		Jobs: []api.JobStatus{}, Silent: []guest.NodeName{}, Warnings: []string{},
 	}
 	for _, m := range s.MemberList() {
@@ -204,20 +240,20 @@ func (c *cluster) status(ctx context.Context, f api.Filter) api.Status {
 		out.Warnings = append(out.Warnings, r.Warnings...)
 	}
 	for _, j := range s.JobList() {
-		js := c.merge(s, j, all)
+		js := o.merge(s, j, all)
 		if f.Guest != 0 && js.Guest != f.Guest || f.Node != "" && js.Source != f.Node && js.Target != f.Node {
 			continue
 		}
 		out.Jobs = append(out.Jobs, js)
 	}
 	if f == (api.Filter{}) {
-		out.Warnings = append(out.Warnings, node.Disagreements(s, c.entries())...)
+		out.Warnings = append(out.Warnings, node.Disagreements(s, o.entries())...)
 	}
 	return out
 }
 
 // merge joins what the owner and the target tell of a job.
-func (c *cluster) merge(s *ledger.State, j guest.Job, all map[guest.NodeID]*report) api.JobStatus {
+func (o *Overview) merge(s *ledger.State, j guest.Job, all map[guest.NodeID]*Report) api.JobStatus {
 	js := blankStatus(s, j)
 	if r := all[s.Guests[j.ID.Guest].Owner]; r != nil {
 		for _, own := range r.Jobs {
@@ -240,34 +276,39 @@ func (c *cluster) merge(s *ledger.State, j guest.Job, all map[guest.NodeID]*repo
 	return js
 }
 
-func (c *cluster) entries() map[guest.NodeID]map[string][]byte {
+func (o *Overview) entries() map[guest.NodeID]map[string][]byte {
 	out := map[guest.NodeID]map[string][]byte{}
-	for _, m := range c.gossip.Members() {
+	for _, m := range o.Gossip.Members() {
 		if m.State == gossip.Alive {
-			out[m.Node] = c.gossip.Entries(m.Node)
+			out[m.Node] = o.Gossip.Entries(m.Node)
 		}
 	}
 	return out
 }
 
-// describe is the cluster itself; reports, where there are any, tell of storages.
-func (c *cluster) describe(all map[guest.NodeID]*report) api.Cluster {
-	s := c.d.book.Current()
+// Cluster is the cluster itself, with what all members tell of their storages.
+func (o *Overview) Cluster(ctx context.Context) api.Cluster { return o.describe(o.reports(ctx)) }
+
+// Votes is the cluster as this node alone knows it.
+func (o *Overview) Votes() api.Cluster { return o.describe(nil) }
+
+func (o *Overview) describe(all map[guest.NodeID]*Report) api.Cluster {
+	s := o.Book.Current()
 	out := api.Cluster{
-		Version: api.Version, ID: s.Cluster, Generation: s.Generation, Index: s.Index, Quorate: c.cons.Quorate(),
+		Version: api.Version, ID: s.Cluster, Generation: s.Generation, Index: s.Index, Quorate: o.Cons.Quorate(),
 	}
-	if l := c.cons.Leader(); l != "" {
+	if l := o.Cons.Leader(); l != "" {
 		out.Leader = guest.NodeName(s.NameOf(l))
 	}
 	votes := map[guest.NodeID]bool{}
-	servers, err := c.cons.Servers()
+	servers, err := o.Cons.Servers()
 	if err == nil {
 		for _, v := range servers {
 			votes[v.Node] = v.Voter
 		}
 	}
 	seen := map[guest.NodeID]gossip.Member{}
-	for _, m := range c.gossip.Members() {
+	for _, m := range o.Gossip.Members() {
 		seen[m.Node] = m
 	}
 	for _, m := range s.MemberList() {
@@ -277,7 +318,7 @@ func (c *cluster) describe(all map[guest.NodeID]*report) api.Cluster {
 		if g, ok := seen[m.ID]; ok {
 			am.State, am.Since = string(g.State), g.Since
 		}
-		if m.ID == c.d.id.Node {
+		if m.ID == o.Self {
 			am.State = "self"
 		}
 		am.Storages = storagesOf(m, all[m.ID])
@@ -293,7 +334,7 @@ func (c *cluster) describe(all map[guest.NodeID]*report) api.Cluster {
 	return out
 }
 
-func storagesOf(m ledger.Member, r *report) []api.Storage {
+func storagesOf(m ledger.Member, r *Report) []api.Storage {
 	if r != nil && r.Storages != nil {
 		return r.Storages
 	}
