@@ -83,7 +83,7 @@ func (c *cluster) build(known *ledger.State) error {
 		Node: d.id.Node, Name: d.conf.NodeName, Storages: d.conf.Storages, ZFS: d.zfs,
 		Ledger: view{c}, Store: facts{d.state.path("facts")}, LockDir: d.state.path("locks"), Now: time.Now,
 	}
-	if c.source, err = replicate.NewSource(opts, link{d.peer}); err != nil {
+	if c.source, err = replicate.NewSource(opts, newLink(d.peer, d.conf.Limits.RateLimit)); err != nil {
 		return err
 	}
 	if c.target, err = replicate.NewTarget(opts); err != nil {

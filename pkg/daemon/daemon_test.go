@@ -32,7 +32,7 @@ type machine struct {
 	stop func()
 }
 
-func newMachine(t *testing.T, name string) *machine {
+func newMachine(t *testing.T, name string, changes ...func(*config.Config)) *machine {
 	t.Helper()
 	m := &machine{t: t, conf: config.Default(), pool: zfstest.New(zfstest.Options{Node: name})}
 	dir := t.TempDir()
@@ -41,6 +41,9 @@ func newMachine(t *testing.T, name string) *machine {
 	m.conf.StateDir, m.conf.Socket = filepath.Join(dir, "state"), filepath.Join(dir, "tandemd.sock")
 	m.conf.Storages = map[string]string{"local-zfs": "tank/guests", "lost": "tank/nowhere"}
 	m.conf.Limits.StartSpread = 0
+	for _, change := range changes {
+		change(&m.conf)
+	}
 	if err := m.pool.Create("tank/guests", 0, nil); err != nil {
 		t.Fatal(err)
 	}
@@ -94,9 +97,9 @@ func (m *machine) start() {
 }
 
 // cluster is n machines in one cluster.
-func cluster(t *testing.T, n int) []*machine {
+func cluster(t *testing.T, n int, changes ...func(*config.Config)) []*machine {
 	t.Helper()
-	first := newMachine(t, "n1")
+	first := newMachine(t, "n1", changes...)
 	if _, err := first.api.InitCluster(t.Context()); err != nil {
 		t.Fatal(err)
 	}
@@ -401,6 +404,27 @@ func TestJoin_Refusals(t *testing.T) {
 	}
 	if _, err := third.api.Status(t.Context(), api.Filter{}); err == nil {
 		t.Error("a node that was refused thinks it is in a cluster")
+	}
+}
+
+func TestCluster_TheNodesRateLimitHolds(t *testing.T) {
+	n := cluster(t, 2, func(c *config.Config) { c.Limits.RateLimit = 1 })
+	n[0].disk("vm-100-disk-0", "x")
+	noise := make([]byte, 3*mib)
+	for i := range noise {
+		noise[i] = byte(i * 7919 >> 3)
+	}
+	if err := n[0].pool.Write("tank/guests/vm-100-disk-0", 4096, noise); err != nil {
+		t.Fatal(err)
+	}
+	n[0].addGuest(100)
+	id := guest.JobID{Guest: 100}
+	if _, err := n[0].api.CreateJob(t.Context(), api.CreateJobRequest{ID: id, Target: "n2"}); err != nil {
+		t.Fatal(err)
+	}
+	// At 1 MB/s, of which a quarter goes at once, 3 MiB cannot be faster.
+	if j := n[0].syncNow(id); j.Bytes < 3*mib || j.Duration < 2.5 {
+		t.Errorf("%d bytes in %.1f s at 1 MB/s", j.Bytes, j.Duration)
 	}
 }
 
