@@ -37,7 +37,7 @@ type Timing struct {
 
 func (t Timing) withDefaults() Timing {
 	if t.Heartbeat == 0 {
-		t.Heartbeat = 2 * time.Second
+		t.Heartbeat = 4 * time.Second
 	}
 	if t.Lease == 0 {
 		t.Lease = t.Heartbeat * 3 / 4

@@ -119,6 +119,7 @@ func (c *cluster) openConsensus(generation string) error {
 	c.wire = consensus.NewTransport(layer, log)
 	c.cons, err = consensus.Open(consensus.Options{
 		Node: c.d.id.Node, Stores: stores, Transport: c.wire, Logger: log, Forward: c.forward,
+		Timing: c.d.timing,
 	})
 	return err
 }

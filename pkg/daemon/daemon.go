@@ -21,6 +21,7 @@ import (
 
 	"github.com/tandemd/tandem/pkg/api"
 	"github.com/tandemd/tandem/pkg/config"
+	"github.com/tandemd/tandem/pkg/consensus"
 	"github.com/tandemd/tandem/pkg/daemon/overview"
 	"github.com/tandemd/tandem/pkg/guest"
 	"github.com/tandemd/tandem/pkg/history"
@@ -46,6 +47,8 @@ type Options struct {
 	Logger  *zap.Logger
 	// ZFS is nil for the machine's own.
 	ZFS ZFS
+	// Timing of the agreement; zero fields take the defaults.
+	Timing consensus.Timing
 }
 
 // Daemon is one tandemd.
@@ -59,6 +62,7 @@ type Daemon struct {
 	book    *member.Book
 	peer    *peer.Peer
 	zfs     ZFS
+	timing  consensus.Timing
 	history *history.Store
 	boot    uint64
 	// storages are those of the configuration, as they are now.
@@ -83,7 +87,7 @@ func New(o Options) (*Daemon, error) {
 	if err != nil {
 		return nil, err
 	}
-	d := &Daemon{conf: conf, log: log, version: o.Version, state: state, zfs: o.ZFS}
+	d := &Daemon{conf: conf, log: log, version: o.Version, state: state, zfs: o.ZFS, timing: o.Timing}
 	if d.id, err = identity.LoadOrCreate(conf.StateDir); err != nil {
 		return nil, fmt.Errorf("the node's identity: %w", err)
 	}

@@ -16,6 +16,7 @@ import (
 
 	"github.com/tandemd/tandem/pkg/api"
 	"github.com/tandemd/tandem/pkg/config"
+	"github.com/tandemd/tandem/pkg/consensus"
 	"github.com/tandemd/tandem/pkg/daemon"
 	"github.com/tandemd/tandem/pkg/guest"
 	"github.com/tandemd/tandem/pkg/zfs/zfstest"
@@ -68,7 +69,7 @@ func (m *machine) start() {
 	if testing.Verbose() {
 		log = zaptest.NewLogger(m.t).Named(string(m.conf.NodeName))
 	}
-	d, err := daemon.New(daemon.Options{Config: m.conf, Version: "test", Logger: log, ZFS: m.pool})
+	d, err := daemon.New(daemon.Options{Config: m.conf, Version: "test", Logger: log, ZFS: m.pool, Timing: consensus.Timing{Heartbeat: time.Second}})
 	if err != nil {
 		m.t.Fatal(err)
 	}
