@@ -27,6 +27,26 @@ func (s *slow) change(t *testing.T) {
 	s.since = n(s.source).clock(t)
 }
 
+// hold lets no sync begin until launch, and waits for those that run.
+func hold(t *testing.T, guests ...*slow) {
+	t.Helper()
+	for _, s := range guests {
+		n(s.source).sh(t, "tandem disable %s", s.job)
+		eventually(t, s.job+" is disabled", 3*time.Minute, time.Second, func() (bool, string) {
+			state := n(s.source).job(t, s.job).State
+			return state == api.StateDisabled, state
+		})
+	}
+}
+
+// launch makes syncs begin together, wherever in the minute that is.
+func launch(t *testing.T, guests ...*slow) {
+	t.Helper()
+	for _, s := range guests {
+		n(s.source).sh(t, "tandem enable %[1]s && tandem schedule-now %[1]s", s.job)
+	}
+}
+
 // underway waits until the jobs are all in the middle of sending.
 func underway(t *testing.T, guests ...*slow) {
 	t.Helper()
@@ -78,12 +98,13 @@ func surviveCrashes(t *testing.T) {
 		n(s.source).sh(t, "zfs create -V %dM %s", slowMiB, s.dataset)
 		s.change(t)
 		n(s.source).sh(t, "tandem guest add %[1]s --type vm --name slow-%[1]s --volume local-zfs:vm-%[1]s-disk-0", id)
-		n(s.source).sh(t, "tandem create-local-job %s %s --schedule '*/1' --rate 1", s.job, s.target)
+		n(s.source).sh(t, "tandem create-local-job %s %s --schedule '*/1' --rate 1 --disable", s.job, s.target)
 	}
 	fromN1, fromN2, toN1 := guests[0], guests[1], guests[2]
 
 	t.Run("kill", func(t *testing.T) {
 		onFailure(t)
+		launch(t, guests...)
 		underway(t, fromN1, toN1)
 		const pid = "systemctl show -P MainPID tandemd"
 		before := n("n1").sh(t, pid)
@@ -101,8 +122,10 @@ func surviveCrashes(t *testing.T) {
 	}
 	t.Run("stop", func(t *testing.T) {
 		onFailure(t)
+		hold(t, fromN1, fromN2)
 		fromN1.change(t)
 		fromN2.change(t)
+		launch(t, fromN1, fromN2)
 		underway(t, fromN1, fromN2)
 		took := n("n2").sh(t, "a=$(date +%%s%%3N); systemctl stop tandemd; echo $(($(date +%%s%%3N) - a)); systemctl is-active tandemd || true; pgrep -a '^zfs$' || true")
 		milliseconds, rest, _ := strings.Cut(took, "\n")
