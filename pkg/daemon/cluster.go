@@ -276,13 +276,14 @@ func (c *cluster) declare(ctx context.Context) {
 	for pause(ctx, time.Second) {
 		want := c.d.self()
 		got, ok := c.cons.View().Members[want.ID]
-		if !ok || got.Peer == want.Peer && got.Gossip == want.Gossip && slices.Equal(got.Storages, want.Storages) {
+		if !ok || got.Peer == want.Peer && got.Gossip == want.Gossip && got.Format == want.Format &&
+			slices.Equal(got.Storages, want.Storages) {
 			if ok {
 				return
 			}
 			continue
 		}
-		op := ledger.SetMember{ID: want.ID, Peer: want.Peer, Gossip: want.Gossip, Storages: want.Storages}
+		op := ledger.SetMember{ID: want.ID, Peer: want.Peer, Gossip: want.Gossip, Storages: want.Storages, Format: want.Format}
 		if err := c.propose(ctx, string(want.Name), op); err != nil {
 			c.log.Warn("the cluster does not know this node's new configuration yet", zap.Error(err))
 			if !pause(ctx, catchUpEvery) {

@@ -222,6 +222,7 @@ func (d *Daemon) self() ledger.Member {
 	m := ledger.Member{
 		ID: d.id.Node, Name: d.conf.NodeName, Fingerprint: d.id.Fingerprint,
 		Peer: d.conf.PeerAdvertise, Gossip: d.conf.GossipAdvertise, Storages: d.storages.Names(),
+		Format: ledger.Format,
 	}
 	if m.Peer == "" {
 		m.Peer = d.conf.Peer

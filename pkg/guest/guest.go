@@ -12,6 +12,8 @@ import (
 	"fmt"
 	"slices"
 	"strconv"
+	"strings"
+	"unicode/utf8"
 )
 
 // MinID is the smallest ID of a guest (as in Proxmox VE, where IDs below 100
@@ -66,6 +68,9 @@ func ParseType(s string) (Type, error) {
 	}
 }
 
+// MaxConfig is the most that a guest's configuration file may hold, in bytes.
+const MaxConfig = 64 << 10
+
 // Guest is something that runs on exactly one node at a time: its owner.
 type Guest struct {
 	ID      ID       `json:"id"`
@@ -74,6 +79,8 @@ type Guest struct {
 	Volumes []Volume `json:"volumes"`
 	// Unit is the systemd unit that runs the guest; empty where Tandem only replicates.
 	Unit string `json:"unit,omitempty"`
+	// Config is the content of the guest's configuration file, which moves with it.
+	Config string `json:"config,omitempty"`
 	// Owner is the node on which the guest may run and whose data is the truth.
 	Owner NodeID `json:"owner"`
 	// Term counts owners; on volumes and streams it is compared for equality only.
@@ -93,6 +100,9 @@ func (g Guest) Validate() error {
 	}
 	if err := ValidateUnit(g.Unit); err != nil {
 		return fmt.Errorf("guest %s: %w", g.ID, err)
+	}
+	if len(g.Config) > MaxConfig || !utf8.ValidString(g.Config) || strings.ContainsRune(g.Config, 0) {
+		return fmt.Errorf("guest %s: its configuration must be text of at most %d bytes", g.ID, MaxConfig)
 	}
 	if err := g.Owner.Validate(); err != nil {
 		return fmt.Errorf("guest %s: owner: %w", g.ID, err)

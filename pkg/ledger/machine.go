@@ -61,7 +61,11 @@ func (m *Machine) Apply(index uint64, data []byte) (Outcome, error) {
 	if err := c.Op.apply(&m.state, c); err != nil {
 		out.Refused = err.Error()
 	} else if what != "" {
+		m.state.Changed = index
 		m.history = trimmed(append(m.history, Change{Index: index, At: c.At, By: c.By, What: what}))
+	}
+	if m.state.Format > Format {
+		return Outcome{}, fmt.Errorf("ledger index %d: format %d: %w", index, m.state.Format, ErrUnknownCommand)
 	}
 	m.remember(c.ID, out)
 	return out, nil

@@ -13,6 +13,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
+	"fmt"
 	"maps"
 	"slices"
 	"strings"
@@ -37,16 +38,12 @@ type Member struct {
 	Storages []string `json:"storages,omitempty"`
 	// Joined is when it was added, in seconds since 1970.
 	Joined int64 `json:"joined"`
+	// Format is the newest format of the ledger that its tandemd knows.
+	Format int `json:"format"`
 }
 
 // Has says whether the member has the storage.
 func (m Member) Has(storage string) bool { return slices.Contains(m.Storages, storage) }
-
-// GossipKey is one key that encrypts gossip, with its number.
-type GossipKey struct {
-	Number int    `json:"number"`
-	Key    []byte `json:"key"`
-}
 
 // State is what the cluster agrees on. A State that View returned is never
 // changed again.
@@ -54,20 +51,52 @@ type State struct {
 	Format     int    `json:"format"`
 	Cluster    string `json:"cluster"`
 	Generation string `json:"generation"`
-	// Index is that of the last command in the log that was applied.
+	// Lineage tells how this generation came about, oldest fork first; it is empty
+	// where quorum was never forced.
+	Lineage []Fork `json:"lineage,omitempty"`
+	// Forced is set until enough members follow a generation that was forced.
+	Forced bool `json:"forced,omitempty"`
+	// Index is that of the last command in the log that was applied, Changed that
+	// of the last one that changed something.
 	Index   uint64                    `json:"index"`
+	Changed uint64                    `json:"changed"`
 	Members map[guest.NodeID]Member   `json:"members"`
 	Guests  map[guest.ID]guest.Guest  `json:"guests"`
 	Jobs    map[guest.JobID]guest.Job `json:"jobs"`
-	Gossip  []GossipKey               `json:"gossip"`
-	Removed map[string]Removal        `json:"removed"`
+	// Gossip are the keys of gossip, the one to speak with first.
+	Gossip []GossipKey `json:"gossip"`
+	// Rotate is set while the key of gossip is to be changed.
+	Rotate bool `json:"rotate,omitempty"`
+	// Removed tells of the keys that were taken off the list.
+	Removed  map[string]Removal `json:"removed"`
+	Settings Settings           `json:"settings"`
+}
+
+// Settings are the cluster's own.
+type Settings struct {
+	// Name is what people call the cluster; it may be empty.
+	Name string `json:"name,omitempty"`
+}
+
+func (s Settings) validate() error {
+	if s.Name == "" {
+		return nil
+	}
+	if _, err := guest.ParseNodeName(s.Name); err != nil {
+		return fmt.Errorf("name of the cluster %q: must be 1 to 63 of a-z, 0-9 and inner hyphens", s.Name)
+	}
+	return nil
 }
 
 // Removal tells when and by whom a node's key was taken off the list.
 type Removal struct {
-	Node guest.NodeID `json:"node"`
-	At   int64        `json:"at"`
-	By   string       `json:"by"`
+	Node guest.NodeID   `json:"node"`
+	Name guest.NodeName `json:"name"`
+	// At is in seconds since 1970.
+	At int64  `json:"at"`
+	By string `json:"by"`
+	// Forced: it happened while the cluster ran on forced quorum.
+	Forced bool `json:"forced,omitempty"`
 }
 
 func newState() State {
@@ -86,6 +115,7 @@ func (s State) clone() State {
 	s.Jobs = maps.Clone(s.Jobs)
 	s.Removed = maps.Clone(s.Removed)
 	s.Gossip = slices.Clone(s.Gossip)
+	s.Lineage = slices.Clone(s.Lineage)
 	return s
 }
 
