@@ -14,8 +14,10 @@ type Fork struct {
 	// Generation is the new one's random ID, Parent the one that it was copied from.
 	Generation string `json:"generation"`
 	Parent     string `json:"parent"`
-	// Index is that of the last entry of the parent's log that was copied.
+	// Index is that of the last entry of the parent's log that was copied, Term its
+	// raft term: the parent acted since the fork if it has a command beyond them.
 	Index uint64 `json:"index"`
+	Term  uint64 `json:"term"`
 	// Node is the one that was forced.
 	Node guest.NodeID `json:"node"`
 	By   string       `json:"by"`
