@@ -48,6 +48,10 @@ func TestTandem(t *testing.T) {
 	}
 	t.Run("status", tellTruth)
 	t.Run("crash", surviveCrashes)
+	if t.Failed() {
+		return
+	}
+	t.Run("quorum", keepQuorum)
 }
 
 // spent are join tokens that must not open the door any more.

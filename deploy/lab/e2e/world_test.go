@@ -22,7 +22,10 @@ import (
 // These are for the hands of a person who looks into a failure.
 var (
 	keep = flag.Bool("keep", false, "leave the machines of the lab e2e up; labctl --name e2e down ends them")
-	in   = flag.String("in", "", "use the machines of this lab, which is up and fresh, and leave them up")
+	// These make it longer.
+	rounds = flag.Int("rounds", 3, "how often the power of all machines is cut")
+	seed   = flag.Uint64("seed", uint64(time.Now().UnixNano()), "what steers the faults") //nolint:gosec // any number will do
+	in     = flag.String("in", "", "use the machines of this lab, which is up and fresh, and leave them up")
 )
 
 // world is the lab with its cluster; TestMain makes it.
@@ -34,7 +37,7 @@ var world struct {
 }
 
 // whole is how long everything together may take, the image apart.
-const whole = 35 * time.Minute
+const whole = 60 * time.Minute
 
 // errSetUp is the verdict of a run whose machines did not come up.
 var errSetUp = errors.New("the lab is not ready for the tests")
