@@ -1,100 +1,23 @@
-package daemon
+package backend
 
 import (
 	"context"
-	"errors"
 	"fmt"
 
 	"github.com/tandemd/tandem/pkg/api"
 	"github.com/tandemd/tandem/pkg/calendar"
-	"github.com/tandemd/tandem/pkg/consensus"
 	"github.com/tandemd/tandem/pkg/daemon/overview"
 	"github.com/tandemd/tandem/pkg/guest"
 	"github.com/tandemd/tandem/pkg/history"
 	"github.com/tandemd/tandem/pkg/ledger"
 )
 
-// edit carries one command of an operator to the ledger.
-func (b *backend) edit(ctx context.Context, op ledger.Op) error {
-	c, err := b.cluster()
-	if err != nil {
-		return err
-	}
-	err = c.propose(ctx, "operator@"+string(b.d.conf.NodeName), op)
-	if errors.Is(err, consensus.ErrNotQuorate) {
-		d := c.overview.Votes()
-		return &api.Error{
-			Code:    api.CodeNotQuorate,
-			Message: fmt.Sprintf("not quorate: %d of %d votes, %d needed; nothing was changed", d.Votes, d.Voters, d.Quorum),
-			Hint:    "see with `tandem cluster status` which members are away, and bring them back",
-		}
-	}
-	if err != nil {
-		return b.failure(err)
-	}
-	b.d.book.Learn(c.cons.View())
-	return nil
-}
-
-// Guests is all guests, by ID.
-func (b *backend) Guests(context.Context) ([]api.Guest, error) {
-	if _, err := b.cluster(); err != nil {
-		return nil, err
-	}
-	s := b.d.book.Current()
-	out := []api.Guest{}
-	for _, g := range s.GuestList() {
-		out = append(out, guestOf(s, g))
-	}
-	return out, nil
-}
-
-func guestOf(s *ledger.State, g guest.Guest) api.Guest {
-	return api.Guest{
-		ID: g.ID, Type: g.Type, Name: g.Name, Volumes: g.Volumes, Unit: g.Unit,
-		Owner: guest.NodeName(s.NameOf(g.Owner)), Term: g.Term.String(), Digest: ledger.Digest(g),
-	}
-}
-
-// AddGuest takes a guest under Tandem's care, after its owner looked at the
-// volumes.
-func (b *backend) AddGuest(ctx context.Context, r api.AddGuestRequest) (api.Guest, error) {
-	c, err := b.cluster()
-	if err != nil {
-		return api.Guest{}, err
-	}
-	if r.Node == "" {
-		r.Node = b.d.conf.NodeName
-	}
-	owner, err := b.member(r.Node)
-	if err != nil {
-		return api.Guest{}, err
-	}
-	g := guest.Guest{ID: r.ID, Type: r.Type, Name: r.Name, Volumes: r.Volumes, Unit: r.Unit, Owner: owner.ID}
-	if err := g.Validate(); err != nil {
-		return api.Guest{}, invalid("%v", err)
-	}
-	if owner.ID == b.d.id.Node {
-		err = c.source.Check(ctx, g)
-	} else {
-		err = b.d.peer.Call(ctx, owner.ID, pathCheckGuest, g, nil)
-	}
-	if err != nil {
-		return api.Guest{}, b.failure(err)
-	}
-	if err := b.edit(ctx, ledger.AddGuest{Guest: g}); err != nil {
-		return api.Guest{}, err
-	}
-	s := b.d.book.Current()
-	return guestOf(s, s.Guests[r.ID]), nil
-}
-
 // Jobs is the configuration of all jobs, by ID.
-func (b *backend) Jobs(context.Context) ([]api.Job, error) {
+func (b *Backend) Jobs(context.Context) ([]api.Job, error) {
 	if _, err := b.cluster(); err != nil {
 		return nil, err
 	}
-	s := b.d.book.Current()
+	s := b.Book.Current()
 	out := []api.Job{}
 	for _, j := range s.JobList() {
 		out = append(out, jobOf(s, j))
@@ -110,11 +33,11 @@ func jobOf(s *ledger.State, j guest.Job) api.Job {
 	}
 }
 
-func (b *backend) job(id guest.JobID) (*ledger.State, guest.Job, error) {
+func (b *Backend) job(id guest.JobID) (*ledger.State, guest.Job, error) {
 	if _, err := b.cluster(); err != nil {
 		return nil, guest.Job{}, err
 	}
-	s := b.d.book.Current()
+	s := b.Book.Current()
 	j, ok := s.Jobs[id]
 	if !ok {
 		return nil, guest.Job{}, notFound("job %s does not exist", id)
@@ -123,7 +46,7 @@ func (b *backend) job(id guest.JobID) (*ledger.State, guest.Job, error) {
 }
 
 // Job is the configuration of one job.
-func (b *backend) Job(_ context.Context, id guest.JobID) (api.Job, error) {
+func (b *Backend) Job(_ context.Context, id guest.JobID) (api.Job, error) {
 	s, j, err := b.job(id)
 	if err != nil {
 		return api.Job{}, err
@@ -133,9 +56,8 @@ func (b *backend) Job(_ context.Context, id guest.JobID) (api.Job, error) {
 
 // CreateJob adds a job. What the target's storages cannot take is refused; a
 // target that is away can be given a job nevertheless, and the answer says so.
-func (b *backend) CreateJob(ctx context.Context, r api.CreateJobRequest) (api.Job, error) {
-	c, err := b.cluster()
-	if err != nil {
+func (b *Backend) CreateJob(ctx context.Context, r api.CreateJobRequest) (api.Job, error) {
+	if _, err := b.cluster(); err != nil {
 		return api.Job{}, err
 	}
 	target, err := b.member(r.Target)
@@ -155,14 +77,14 @@ func (b *backend) CreateJob(ctx context.Context, r api.CreateJobRequest) (api.Jo
 	if err := checkJob(j); err != nil {
 		return api.Job{}, err
 	}
-	warnings, err := c.checkTarget(ctx, j, target)
+	warnings, err := b.checkTarget(ctx, j, target)
 	if err != nil {
 		return api.Job{}, err
 	}
 	if err := b.edit(ctx, ledger.CreateJob{Job: j}); err != nil {
 		return api.Job{}, err
 	}
-	out := jobOf(b.d.book.Current(), j)
+	out := jobOf(b.Book.Current(), j)
 	out.Warnings = warnings
 	return out, nil
 }
@@ -178,14 +100,14 @@ func checkJob(j guest.Job) error {
 }
 
 // checkTarget asks the target whether its storages are there.
-func (c *cluster) checkTarget(ctx context.Context, j guest.Job, target ledger.Member) (warnings []string, err error) {
+func (b *Backend) checkTarget(ctx context.Context, j guest.Job, target ledger.Member) (warnings []string, err error) {
 	var storages []api.Storage
-	if target.ID == c.d.id.Node {
-		storages = c.d.storages.Look(ctx)
+	if target.ID == b.Self {
+		storages = b.Storages.Look(ctx)
 	} else {
 		ctx, cancel := context.WithTimeout(ctx, overview.ReportTimeout)
 		defer cancel()
-		if err := c.d.peer.Call(ctx, target.ID, pathStorages, struct{}{}, &storages); err != nil {
+		if err := b.Peers.Call(ctx, target.ID, pathStorages, struct{}{}, &storages); err != nil {
 			return []string{fmt.Sprintf("node %s did not answer, so its storages were not checked: %v", target.Name, err)}, nil
 		}
 	}
@@ -193,7 +115,7 @@ func (c *cluster) checkTarget(ctx context.Context, j guest.Job, target ledger.Me
 	for _, s := range storages {
 		broken[s.Name] = s.Error
 	}
-	for _, v := range c.d.book.Current().Guests[j.ID.Guest].Volumes {
+	for _, v := range b.Book.Current().Guests[j.ID.Guest].Volumes {
 		if why := broken[v.Storage]; why != "" {
 			return nil, &api.Error{
 				Code:    api.CodeRefused,
@@ -206,7 +128,7 @@ func (c *cluster) checkTarget(ctx context.Context, j guest.Job, target ledger.Me
 }
 
 // UpdateJob changes the settings that the request names.
-func (b *backend) UpdateJob(ctx context.Context, r api.UpdateJobRequest) (api.Job, error) {
+func (b *Backend) UpdateJob(ctx context.Context, r api.UpdateJobRequest) (api.Job, error) {
 	_, j, err := b.job(r.ID)
 	if err != nil {
 		return api.Job{}, err
@@ -240,7 +162,7 @@ func (b *backend) UpdateJob(ctx context.Context, r api.UpdateJobRequest) (api.Jo
 }
 
 // DeleteJob marks a job as being removed; its owner cleans up and drops it.
-func (b *backend) DeleteJob(ctx context.Context, r api.DeleteJobRequest) error {
+func (b *Backend) DeleteJob(ctx context.Context, r api.DeleteJobRequest) error {
 	_, j, err := b.job(r.ID)
 	if err != nil {
 		return err
@@ -251,19 +173,15 @@ func (b *backend) DeleteJob(ctx context.Context, r api.DeleteJobRequest) error {
 }
 
 // ScheduleNow makes a job due at once, on the node that runs it.
-func (b *backend) ScheduleNow(ctx context.Context, id guest.JobID) error {
+func (b *Backend) ScheduleNow(ctx context.Context, id guest.JobID) error {
 	s, _, err := b.job(id)
 	if err != nil {
 		return err
 	}
-	c, err := b.cluster()
-	if err != nil {
-		return err
-	}
-	if owner := s.Guests[id.Guest].Owner; owner != b.d.id.Node {
-		err = b.d.peer.Call(ctx, owner, pathAsk, jobRequest{Job: id}, nil)
+	if owner := s.Guests[id.Guest].Owner; owner != b.Self {
+		err = b.Peers.Call(ctx, owner, pathAsk, jobRequest{Job: id}, nil)
 	} else {
-		err = c.scheduleNow(ctx, id)
+		err = b.scheduleNow(ctx, id)
 	}
 	if err != nil {
 		return b.refusedOr(err)
@@ -272,13 +190,17 @@ func (b *backend) ScheduleNow(ctx context.Context, id guest.JobID) error {
 }
 
 // scheduleNow first tells the loop the ledger: the job may have been made just now.
-func (c *cluster) scheduleNow(ctx context.Context, id guest.JobID) error {
-	c.node.Ledger(ctx, c.d.book.Current())
-	return c.node.ScheduleNow(ctx, id)
+func (b *Backend) scheduleNow(ctx context.Context, id guest.JobID) error {
+	c, err := b.cluster()
+	if err != nil {
+		return err
+	}
+	c.Node.Ledger(ctx, b.Book.Current())
+	return c.Node.ScheduleNow(ctx, id)
 }
 
 // refusedOr is failure, but what a job's machine refuses is a refusal.
-func (b *backend) refusedOr(err error) error {
+func (b *Backend) refusedOr(err error) error {
 	f, ok := errors.AsType[*api.Error](b.failure(err))
 	if ok && f.Code == api.CodeInternal {
 		f.Code = api.CodeRefused
@@ -287,16 +209,16 @@ func (b *backend) refusedOr(err error) error {
 }
 
 // Runs is the last n runs of a job, newest first, from the node that runs it.
-func (b *backend) Runs(ctx context.Context, id guest.JobID, n int) ([]api.Run, error) {
+func (b *Backend) Runs(ctx context.Context, id guest.JobID, n int) ([]api.Run, error) {
 	s, _, err := b.job(id)
 	if err != nil {
 		return nil, err
 	}
 	var runs []history.Run
-	if owner := s.Guests[id.Guest].Owner; owner != b.d.id.Node {
-		err = b.d.peer.Call(ctx, owner, pathRuns, runsRequest{Job: id, N: n}, &runs)
+	if owner := s.Guests[id.Guest].Owner; owner != b.Self {
+		err = b.Peers.Call(ctx, owner, pathRuns, runsRequest{Job: id, N: n}, &runs)
 	} else {
-		runs, err = b.d.history.Runs(id, n)
+		runs, err = b.History.Runs(id, n)
 	}
 	if err != nil {
 		return nil, b.failure(err)
