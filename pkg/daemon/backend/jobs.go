@@ -6,7 +6,6 @@ import (
 
 	"github.com/tandemd/tandem/pkg/api"
 	"github.com/tandemd/tandem/pkg/calendar"
-	"github.com/tandemd/tandem/pkg/daemon/overview"
 	"github.com/tandemd/tandem/pkg/guest"
 	"github.com/tandemd/tandem/pkg/history"
 	"github.com/tandemd/tandem/pkg/ledger"
@@ -77,7 +76,8 @@ func (b *Backend) CreateJob(ctx context.Context, r api.CreateJobRequest) (api.Jo
 	if err := checkJob(j); err != nil {
 		return api.Job{}, err
 	}
-	warnings, err := b.checkTarget(ctx, j, target)
+	what := "job " + j.ID.String()
+	warnings, err := b.checkStorages(ctx, what, target, b.Book.Current().Guests[j.ID.Guest].Volumes)
 	if err != nil {
 		return api.Job{}, err
 	}
@@ -97,34 +97,6 @@ func checkJob(j guest.Job) error {
 		return invalid("job %s: %v", j.ID, err)
 	}
 	return nil
-}
-
-// checkTarget asks the target whether its storages are there.
-func (b *Backend) checkTarget(ctx context.Context, j guest.Job, target ledger.Member) (warnings []string, err error) {
-	var storages []api.Storage
-	if target.ID == b.Self {
-		storages = b.Storages.Look(ctx)
-	} else {
-		ctx, cancel := context.WithTimeout(ctx, overview.ReportTimeout)
-		defer cancel()
-		if err := b.Peers.Call(ctx, target.ID, pathStorages, struct{}{}, &storages); err != nil {
-			return []string{fmt.Sprintf("node %s did not answer, so its storages were not checked: %v", target.Name, err)}, nil
-		}
-	}
-	broken := map[string]string{}
-	for _, s := range storages {
-		broken[s.Name] = s.Error
-	}
-	for _, v := range b.Book.Current().Guests[j.ID.Guest].Volumes {
-		if why := broken[v.Storage]; why != "" {
-			return nil, &api.Error{
-				Code:    api.CodeRefused,
-				Message: fmt.Sprintf("job %s: storage %s of node %s, which volume %s needs, cannot be used: %s", j.ID, v.Storage, target.Name, v, why),
-				Hint:    fmt.Sprintf("make the dataset on %s, or correct [storages] in its configuration", target.Name),
-			}
-		}
-	}
-	return nil, nil
 }
 
 // UpdateJob changes the settings that the request names.
