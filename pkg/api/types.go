@@ -302,3 +302,9 @@ type Error struct {
 
 // Error is the message, without the hint.
 func (e *Error) Error() string { return e.Message }
+
+// ErrorCode is the code, for calls between daemons.
+func (e *Error) ErrorCode() string { return string(e.Code) }
+
+// ErrorHint is the hint, for calls between daemons.
+func (e *Error) ErrorHint() string { return e.Hint }

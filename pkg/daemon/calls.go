@@ -12,37 +12,24 @@ import (
 	"github.com/tandemd/tandem/pkg/consensus"
 	"github.com/tandemd/tandem/pkg/daemon/overview"
 	"github.com/tandemd/tandem/pkg/guest"
-	"github.com/tandemd/tandem/pkg/history"
 	"github.com/tandemd/tandem/pkg/ledger"
 	"github.com/tandemd/tandem/pkg/member"
 	"github.com/tandemd/tandem/pkg/peer"
 	"github.com/tandemd/tandem/pkg/replicate"
 )
 
-// The calls between daemons, besides those of pkg/replicate and pkg/member.
+// The calls between daemons, besides those of pkg/replicate, pkg/member
+// and the backends.
 const (
-	pathApply      = "/ledger/apply"
-	pathLedger     = "/ledger/view"
-	pathReport     = "/node/report"
-	pathStorages   = "/node/storages"
-	pathCheckGuest = "/node/check-guest"
-	pathRuns       = "/node/runs"
-	pathAsk        = "/node/schedule-now"
+	pathApply  = "/ledger/apply"
+	pathLedger = "/ledger/view"
+	pathReport = "/node/report"
 )
 
 const codeNotLeader = "not_leader"
 
 type applyRequest struct {
 	Command []byte `json:"command"`
-}
-
-type runsRequest struct {
-	Job guest.JobID `json:"job"`
-	N   int         `json:"n"`
-}
-
-type jobRequest struct {
-	Job guest.JobID `json:"job"`
 }
 
 // callError travels to another daemon with its code and hint.
@@ -74,18 +61,7 @@ func (d *Daemon) handlers() peer.Handlers {
 	peer.Handle(calls, pathReport, withCluster(d, func(ctx context.Context, c *cluster, _ struct{}) (overview.Report, error) {
 		return c.overview.Report(ctx), nil
 	}))
-	peer.Handle(calls, pathStorages, withCluster(d, func(ctx context.Context, c *cluster, _ struct{}) ([]api.Storage, error) {
-		return c.d.storages.Look(ctx), nil
-	}))
-	peer.Handle(calls, pathCheckGuest, withCluster(d, func(ctx context.Context, c *cluster, g guest.Guest) (struct{}, error) {
-		return struct{}{}, c.source.Check(ctx, g)
-	}))
-	peer.Handle(calls, pathRuns, withCluster(d, func(_ context.Context, c *cluster, r runsRequest) ([]history.Run, error) {
-		return c.d.history.Runs(r.Job, r.N)
-	}))
-	peer.Handle(calls, pathAsk, withCluster(d, func(ctx context.Context, c *cluster, r jobRequest) (struct{}, error) {
-		return struct{}{}, c.scheduleNow(ctx, r.Job)
-	}))
+	d.backend.Handle(calls)
 	replicaCalls(d, calls)
 	peer.Handle(join, member.PathJoin, withCluster(d, func(ctx context.Context, c *cluster, r member.JoinRequest) (member.JoinReply, error) {
 		return c.issuer().Admit(ctx, peer.CallerFingerprint(ctx), r)
@@ -148,11 +124,7 @@ func (c *cluster) issuer() member.Issuer {
 			return c.d.tokens.Redeem(time.Now(), token, fingerprint)
 		},
 		Propose: func(ctx context.Context, op ledger.Op) error {
-			if err := c.propose(ctx, string(c.d.conf.NodeName), op); err != nil {
-				return err
-			}
-			c.d.book.Learn(c.cons.View())
-			return nil
+			return c.edit(ctx, string(c.d.conf.NodeName), op)
 		},
 		View: func() *ledger.State { return c.d.book.Current() },
 		Refused: func(fingerprint string, err error) {

@@ -312,6 +312,16 @@ func (c *cluster) propose(ctx context.Context, by string, op ledger.Op) error {
 	return err
 }
 
+// edit is propose for a cluster that runs: the book has learnt of the change when
+// it returns.
+func (c *cluster) edit(ctx context.Context, by string, op ledger.Op) error {
+	if err := c.propose(ctx, by, op); err != nil {
+		return err
+	}
+	c.d.book.Learn(c.cons.View())
+	return nil
+}
+
 func (c *cluster) dropJob(ctx context.Context, id guest.JobID) error {
 	if _, ok := c.d.book.Current().Jobs[id]; !ok {
 		return nil

@@ -22,6 +22,7 @@ import (
 	"github.com/tandemd/tandem/pkg/api"
 	"github.com/tandemd/tandem/pkg/config"
 	"github.com/tandemd/tandem/pkg/consensus"
+	"github.com/tandemd/tandem/pkg/daemon/backend"
 	"github.com/tandemd/tandem/pkg/daemon/overview"
 	"github.com/tandemd/tandem/pkg/guest"
 	"github.com/tandemd/tandem/pkg/history"
@@ -67,6 +68,9 @@ type Daemon struct {
 	boot    uint64
 	// storages are those of the configuration, as they are now.
 	storages overview.Storages
+
+	// backend answers the clients.
+	backend *backend.Backend
 
 	// cluster is set once this node is in one.
 	cluster atomic.Pointer[cluster]
@@ -122,6 +126,7 @@ func New(o Options) (*Daemon, error) {
 		log.Warn("the history of runs was broken and begins anew", zap.String("set_aside", aside))
 	}
 	d.history = store
+	d.backend = d.newBackend()
 	return d, nil
 }
 
@@ -146,7 +151,7 @@ func (d *Daemon) Run(ctx context.Context, ready func()) error {
 			cancel(err)
 		}
 	}
-	srv := &http.Server{Handler: api.NewHandler(&backend{d}, d.log.Named("api")), ReadHeaderTimeout: 10 * time.Second}
+	srv := &http.Server{Handler: api.NewHandler(d.backend, d.log.Named("api")), ReadHeaderTimeout: 10 * time.Second}
 	d.wg.Go(func() { fail("serve clients", ignoreClosed(srv.Serve(clients))) })
 	if ctx.Err() == nil {
 		d.log.Info("tandemd serves", zap.String("node", string(d.conf.NodeName)), zap.String("version", d.version),

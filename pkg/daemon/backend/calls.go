@@ -1,0 +1,48 @@
+package backend
+
+import (
+	"context"
+	"net/http"
+
+	"github.com/tandemd/tandem/pkg/api"
+	"github.com/tandemd/tandem/pkg/guest"
+	"github.com/tandemd/tandem/pkg/history"
+	"github.com/tandemd/tandem/pkg/peer"
+)
+
+// The calls between the backends of the nodes.
+const (
+	pathStorages   = "/node/storages"
+	pathCheckGuest = "/node/check-guest"
+	pathRuns       = "/node/runs"
+	pathAsk        = "/node/schedule-now"
+)
+
+type runsRequest struct {
+	Job guest.JobID `json:"job"`
+	N   int         `json:"n"`
+}
+
+type jobRequest struct {
+	Job guest.JobID `json:"job"`
+}
+
+// Handle answers the other nodes' backends.
+func (b *Backend) Handle(mux *http.ServeMux) {
+	peer.Handle(mux, pathStorages, func(ctx context.Context, _ struct{}) ([]api.Storage, error) {
+		return b.Storages.Look(ctx), nil
+	})
+	peer.Handle(mux, pathCheckGuest, func(ctx context.Context, g guest.Guest) (struct{}, error) {
+		c, err := b.cluster()
+		if err != nil {
+			return struct{}{}, err
+		}
+		return struct{}{}, c.Source.Check(ctx, g)
+	})
+	peer.Handle(mux, pathRuns, func(_ context.Context, r runsRequest) ([]history.Run, error) {
+		return b.History.Runs(r.Job, r.N)
+	})
+	peer.Handle(mux, pathAsk, func(ctx context.Context, r jobRequest) (struct{}, error) {
+		return struct{}{}, b.scheduleNow(ctx, r.Job)
+	})
+}
