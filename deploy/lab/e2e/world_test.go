@@ -23,9 +23,9 @@ import (
 var (
 	keep = flag.Bool("keep", false, "leave the machines of the lab e2e up; labctl --name e2e down ends them")
 	// These make it longer.
-	rounds = flag.Int("rounds", 3, "how often the power of all machines is cut")
-	seed   = flag.Uint64("seed", uint64(time.Now().UnixNano()), "what steers the faults") //nolint:gosec // any number will do
-	in     = flag.String("in", "", "use the machines of this lab, which is up and fresh, and leave them up")
+	powerCuts = flag.Int("power-cuts", 3, "how often the power of all machines is cut")
+	seed      = flag.Uint64("seed", uint64(time.Now().UnixNano()), "what steers the faults") //nolint:gosec // any number will do
+	in        = flag.String("in", "", "use the machines of this lab, which is up and fresh, and leave them up")
 )
 
 // world is the lab with its cluster; TestMain makes it.
