@@ -1,6 +1,10 @@
 // Package consensus keeps the ledger the same on every node: hashicorp/raft
 // around pkg/ledger, with its usual stores, used as the library is meant to be.
 //
+// The ledger has generations: a node that is forced to go on without a majority
+// forks one. Consensus holds which generation's raft runs on this node and can
+// switch; its users keep one *Consensus for life.
+//
 // It is not the ledger (pkg/ledger decides what a command does), not the network
 // (the transport is given), and does not choose the voters (pkg/member does).
 // pkg/daemon opens it; pkg/node, pkg/member and pkg/api's backend use it.
@@ -15,13 +19,16 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/hashicorp/raft"
 	"go.uber.org/zap"
+	"golang.org/x/sys/unix"
 
 	"github.com/tandemd/tandem/pkg/guest"
 	"github.com/tandemd/tandem/pkg/ledger"
+	"github.com/tandemd/tandem/pkg/statefile"
 )
 
 // Timing tunes raft; zero fields take the defaults, which suit small clusters on
@@ -33,6 +40,9 @@ type Timing struct {
 	Lease time.Duration
 	// Commit is the longest time until an idle follower learns what was committed.
 	Commit time.Duration
+	// Stuck is how long a write to the state disk may take before this node falls
+	// silent, so that others can lead.
+	Stuck time.Duration
 }
 
 func (t Timing) withDefaults() Timing {
@@ -45,117 +55,196 @@ func (t Timing) withDefaults() Timing {
 	if t.Commit == 0 {
 		t.Commit = 200 * time.Millisecond
 	}
+	if t.Stuck == 0 {
+		t.Stuck = 5 * time.Second
+	}
 	return t
 }
 
-// Options say what to run; all but Timing are required.
+// Options say what to run; all are required where nothing else is said.
 type Options struct {
-	Node      guest.NodeID
-	Stores    Stores
-	Transport raft.Transport
-	// Forward hands an encoded command to the leader over the peer connection
+	Node guest.NodeID
+	// Generation is the one to start with.
+	Generation string
+	Rooms      Rooms
+	// Forward hands what ApplyHere takes to the leader over the peer connection,
 	// and returns what the leader's ApplyHere returned.
 	Forward func(ctx context.Context, leader guest.NodeID, command []byte) (ledger.Outcome, error)
-	Logger  *zap.Logger
-	Timing  Timing
+	// Clear is asked by a leader before its first command, once in each leadership,
+	// again after an error, which means that it must not act (yet). ctx ends with
+	// the leadership. nil: cleared at once.
+	Clear func(ctx context.Context) error
+	// Act is asked by a leader before each command; done is called once nothing more
+	// can become of the command. An error means that it is not taken. nil: no question.
+	Act func() (done func(), err error)
+	// Entered keeps on disk which generation this node is in; Fork and Switch call it
+	// before raft runs there. nil: nothing to keep.
+	Entered func(generation string) error
+	// Reserve is given up when the state disk is full; nil: none.
+	Reserve *statefile.Reserve
+	// Boottime is CLOCK_BOOTTIME, which it is where this is nil.
+	Boottime func() time.Duration
+	Logger   *zap.Logger
+	Timing   Timing
+}
+
+func (o Options) withDefaults() Options {
+	o.Timing = o.Timing.withDefaults()
+	if o.Boottime == nil {
+		o.Boottime = boottime
+	}
+	return o
+}
+
+func boottime() time.Duration {
+	var t unix.Timespec
+	_ = unix.ClockGettime(unix.CLOCK_BOOTTIME, &t) // never fails
+	return time.Duration(t.Nano())
 }
 
 // Consensus is this node's part in the agreement.
 type Consensus struct {
-	opts  Options
-	raft  *raft.Raft
-	fsm   *fsm
-	proxy *watch
+	opts Options
+	news *news
+
+	// current is the generation's raft that runs; nil while it is being changed.
+	current atomic.Pointer[run]
+	// shown is the ledger to show: the current one's, or the last one's.
+	shown atomic.Pointer[fsm]
+
+	// generation is the current one's, or that of the last one.
+	generation atomic.Pointer[string]
+
+	// change is held by those who change current.
+	change sync.Mutex
+	closed bool
+	// stopped tells why no raft runs, where that is not just a moment.
+	stopped atomic.Pointer[error]
 }
 
-// Open starts raft on the stores. It neither founds nor joins a cluster: an
-// empty node waits until a leader calls.
+// ErrClosed means that Close was called.
+var ErrClosed = errors.New("the ledger is closed")
+
+// errSwitching is part of what callers get while no raft runs.
+var errSwitching = errors.New("this node is changing to another generation of the cluster")
+
+// Open starts raft on the stores of the generation. It neither founds nor joins a
+// cluster: an empty node waits until a leader calls. The error is a *RoomError
+// where the stores cannot be believed.
 func Open(o Options) (*Consensus, error) {
 	if err := o.Node.Validate(); err != nil {
 		return nil, err
 	}
-	t := o.Timing.withDefaults()
-	f := newFSM()
-	conf := raft.DefaultConfig()
-	conf.LocalID = raft.ServerID(o.Node)
-	conf.HeartbeatTimeout, conf.ElectionTimeout = t.Heartbeat, t.Heartbeat
-	conf.LeaderLeaseTimeout, conf.CommitTimeout = t.Lease, t.Commit
-	conf.ShutdownOnRemove = false
-	conf.NoLegacyTelemetry = true
-	conf.Logger = raftLogger(o.Logger)
-	r, err := raft.NewRaft(conf, f, o.Stores.Log, o.Stores.Stable, o.Stores.Snapshots, o.Transport)
+	c := &Consensus{opts: o.withDefaults(), news: newNews()}
+	r, err := c.start(o.Generation)
 	if err != nil {
-		return nil, fmt.Errorf("start raft: %w", err)
+		return nil, err
 	}
-	c := &Consensus{opts: o, raft: r, fsm: f}
-	c.proxy = watchLeader(r, f.notify)
+	c.enter(r)
 	return c, nil
+}
+
+// enter makes r the one that runs; the caller holds change or is alone.
+func (c *Consensus) enter(r *run) {
+	c.generation.Store(&r.generation)
+	c.shown.Store(r.fsm)
+	c.stopped.Store(nil)
+	c.current.Store(r)
+	c.news.tell()
 }
 
 // Close stops raft and closes its stores.
 func (c *Consensus) Close() error {
-	c.proxy.close(c.raft)
-	err := c.raft.Shutdown().Error()
-	if c.opts.Stores.close != nil {
-		err = errors.Join(err, c.opts.Stores.close())
+	c.change.Lock()
+	defer c.change.Unlock()
+	c.closed = true
+	c.stopped.Store(&ErrClosed)
+	r := c.current.Swap(nil)
+	c.news.tell()
+	if r == nil {
+		return nil
 	}
-	return err
+	return r.stop()
+}
+
+// running is the raft that runs, or why there is none.
+func (c *Consensus) running() (*run, error) {
+	if r := c.current.Load(); r != nil {
+		return r, nil
+	}
+	if err := c.stopped.Load(); err != nil {
+		return nil, *err
+	}
+	return nil, errSwitching
 }
 
 // Found makes this node the only voter of a new cluster. The stores must be empty.
 func (c *Consensus) Found(ctx context.Context) error {
-	conf := raft.Configuration{Servers: []raft.Server{{
-		Suffrage: raft.Voter, ID: raft.ServerID(c.opts.Node), Address: raft.ServerAddress(c.opts.Node),
-	}}}
-	if err := c.raft.BootstrapCluster(conf).Error(); err != nil {
+	r, err := c.running()
+	if err != nil {
 		return fmt.Errorf("found a cluster: %w", err)
 	}
-	for c.raft.State() != raft.Leader {
-		if err := c.wait(ctx); err != nil {
-			return fmt.Errorf("found a cluster: become its leader: %w", err)
+	if err := r.raft.BootstrapCluster(c.alone()).Error(); err != nil {
+		return fmt.Errorf("found a cluster: %w", err)
+	}
+	for !r.leads() {
+		select {
+		case <-c.news.next():
+		case <-time.After(50 * time.Millisecond):
+		case <-ctx.Done():
+			return fmt.Errorf("found a cluster: become its leader: %w", context.Cause(ctx))
 		}
 	}
 	return nil
 }
 
-// wait returns at the next change of leadership or ledger.
-func (c *Consensus) wait(ctx context.Context) error {
-	select {
-	case <-c.fsm.next():
-		return nil
-	case <-time.After(50 * time.Millisecond):
-		return nil
-	case <-ctx.Done():
-		return context.Cause(ctx)
-	}
+// alone is the configuration with this node as the only voter.
+func (c *Consensus) alone() raft.Configuration {
+	return raft.Configuration{Servers: []raft.Server{{
+		Suffrage: raft.Voter, ID: raft.ServerID(c.opts.Node), Address: raft.ServerAddress(c.opts.Node),
+	}}}
 }
 
 // View is the ledger as this node has applied it; it never changes.
-func (c *Consensus) View() *ledger.State { return c.fsm.view() }
+func (c *Consensus) View() *ledger.State { return c.shown.Load().view() }
 
 // History is the last changes of the ledger, oldest first.
-func (c *Consensus) History() []ledger.Change { return c.fsm.history() }
+func (c *Consensus) History() []ledger.Change { return c.shown.Load().history() }
 
-// Changed gets a token after the ledger or the leader changed; many changes may
-// share one.
-func (c *Consensus) Changed() <-chan struct{} { return c.fsm.changed }
+// Changed gets a token after the ledger, the leader or the generation changed;
+// many changes may share one.
+func (c *Consensus) Changed() <-chan struct{} { return c.news.changed }
 
-// Err tells why this node stopped following the ledger; nil while it follows.
-func (c *Consensus) Err() error { return c.fsm.err() }
+// Err tells why this node does not follow the ledger; nil while it does, and for
+// the moment in which it changes its generation.
+func (c *Consensus) Err() error {
+	if err := c.stopped.Load(); err != nil {
+		return *err
+	}
+	return c.shown.Load().err()
+}
 
 // Leader is the node that leads as far as this one knows; "" for none.
 func (c *Consensus) Leader() guest.NodeID {
-	_, id := c.raft.LeaderWithID()
-	return guest.NodeID(id)
+	if r, err := c.running(); err == nil {
+		return r.leader()
+	}
+	return ""
 }
 
 // IsLeader says whether this node leads.
-func (c *Consensus) IsLeader() bool { return c.raft.State() == raft.Leader }
+func (c *Consensus) IsLeader() bool {
+	r, err := c.running()
+	return err == nil && r.leads()
+}
 
 // Quorate says whether this node is in contact with a leader that a majority of
 // the voters follows: raft's leaders step down without one, and followers forget
 // a leader that is silent.
-func (c *Consensus) Quorate() bool { return c.Leader() != "" && c.Err() == nil }
+func (c *Consensus) Quorate() bool {
+	r, err := c.running()
+	return err == nil && r.quorate()
+}
 
 // Server is one entry of raft's configuration.
 type Server struct {
@@ -165,7 +254,11 @@ type Server struct {
 
 // Servers is raft's configuration as this node knows it.
 func (c *Consensus) Servers() ([]Server, error) {
-	f := c.raft.GetConfiguration()
+	r, err := c.running()
+	if err != nil {
+		return nil, fmt.Errorf("read raft's configuration: %w", err)
+	}
+	f := r.raft.GetConfiguration()
 	if err := f.Error(); err != nil {
 		return nil, fmt.Errorf("read raft's configuration: %w", err)
 	}
@@ -181,32 +274,77 @@ const changeTimeout = 10 * time.Second
 
 // AddNonvoter lets a node follow the ledger. Only the leader can.
 func (c *Consensus) AddNonvoter(node guest.NodeID) error {
-	return c.raft.AddNonvoter(raft.ServerID(node), raft.ServerAddress(node), 0, changeTimeout).Error()
+	return c.configure(func(r *raft.Raft) raft.Future {
+		return r.AddNonvoter(raft.ServerID(node), raft.ServerAddress(node), 0, changeTimeout)
+	})
 }
 
 // Promote gives a node a vote. Only the leader can.
 func (c *Consensus) Promote(node guest.NodeID) error {
-	return c.raft.AddVoter(raft.ServerID(node), raft.ServerAddress(node), 0, changeTimeout).Error()
+	return c.configure(func(r *raft.Raft) raft.Future {
+		return r.AddVoter(raft.ServerID(node), raft.ServerAddress(node), 0, changeTimeout)
+	})
 }
 
 // Demote takes a node's vote. Only the leader can.
 func (c *Consensus) Demote(node guest.NodeID) error {
-	return c.raft.DemoteVoter(raft.ServerID(node), 0, changeTimeout).Error()
+	return c.configure(func(r *raft.Raft) raft.Future { return r.DemoteVoter(raft.ServerID(node), 0, changeTimeout) })
 }
 
 // Remove ends a node's following. Only the leader can.
 func (c *Consensus) Remove(node guest.NodeID) error {
-	return c.raft.RemoveServer(raft.ServerID(node), 0, changeTimeout).Error()
+	return c.configure(func(r *raft.Raft) raft.Future { return r.RemoveServer(raft.ServerID(node), 0, changeTimeout) })
 }
 
-// WaitApplied returns once this node has applied the ledger up to index.
-func (c *Consensus) WaitApplied(ctx context.Context, index uint64) error {
-	for {
-		next := c.fsm.next()
-		if err := c.Err(); err != nil {
-			return err
+func (c *Consensus) configure(change func(*raft.Raft) raft.Future) error {
+	ctx, cancel := context.WithTimeout(context.Background(), 2*changeTimeout)
+	defer cancel()
+	return c.order(ctx, change)
+}
+
+// TransferLeadership hands the leadership to the voter that is furthest, before
+// this leader is removed or demoted.
+func (c *Consensus) TransferLeadership(ctx context.Context) error {
+	return c.order(ctx, func(r *raft.Raft) raft.Future { return r.LeadershipTransfer() })
+}
+
+// order gives raft an order that only leaders can carry out.
+func (c *Consensus) order(ctx context.Context, give func(*raft.Raft) raft.Future) error {
+	r, err := c.running()
+	switch {
+	case err != nil:
+		return fmt.Errorf("%w: %w", ErrNotLeader, err)
+	case !r.leads():
+		return ErrNotLeader
+	}
+	if err := await(ctx, give(r.raft), nil); err != nil {
+		if errors.Is(err, raft.ErrNotLeader) {
+			return fmt.Errorf("%w: %w", ErrNotLeader, err)
 		}
-		if c.fsm.view().Index >= index {
+		return err
+	}
+	return nil
+}
+
+// WaitApplied returns once this node has applied the ledger of the generation in
+// which it is up to index.
+func (c *Consensus) WaitApplied(ctx context.Context, index uint64) error {
+	r, err := c.running()
+	if err != nil {
+		return err
+	}
+	return c.waitApplied(ctx, r, index)
+}
+
+func (c *Consensus) waitApplied(ctx context.Context, r *run, index uint64) error {
+	for {
+		next := c.news.next()
+		switch {
+		case c.current.Load() != r:
+			return errSwitching
+		case r.fsm.err() != nil:
+			return r.fsm.err()
+		case r.fsm.view().Index >= index:
 			return nil
 		}
 		select {
@@ -215,42 +353,4 @@ func (c *Consensus) WaitApplied(ctx context.Context, index uint64) error {
 			return fmt.Errorf("ledger index %d is not here yet: %w", index, context.Cause(ctx))
 		}
 	}
-}
-
-// watch turns raft's observations of leadership into notifications.
-type watch struct {
-	observer *raft.Observer
-	done     chan struct{}
-	wg       sync.WaitGroup
-}
-
-func watchLeader(r *raft.Raft, notify func()) *watch {
-	ch := make(chan raft.Observation, 16)
-	w := &watch{done: make(chan struct{})}
-	w.observer = raft.NewObserver(ch, false, func(o *raft.Observation) bool {
-		switch o.Data.(type) {
-		case raft.LeaderObservation, raft.RaftState, raft.PeerObservation:
-			return true
-		default:
-			return false
-		}
-	})
-	r.RegisterObserver(w.observer)
-	w.wg.Go(func() {
-		for {
-			select {
-			case <-ch:
-				notify()
-			case <-w.done:
-				return
-			}
-		}
-	})
-	return w
-}
-
-func (w *watch) close(r *raft.Raft) {
-	r.DeregisterObserver(w.observer)
-	close(w.done)
-	w.wg.Wait()
 }

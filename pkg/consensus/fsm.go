@@ -13,36 +13,80 @@ import (
 // maxSnapshot bounds what a peer can make this node read into memory.
 const maxSnapshot = 256 << 20
 
+// news tells that the ledger or the leader changed.
+type news struct {
+	changed chan struct{}
+
+	mu     sync.Mutex
+	signal chan struct{}
+}
+
+func newNews() *news {
+	return &news{changed: make(chan struct{}, 1), signal: make(chan struct{})}
+}
+
+func (n *news) tell() {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	close(n.signal)
+	n.signal = make(chan struct{})
+	select {
+	case n.changed <- struct{}{}:
+	default: // one is waiting already
+	}
+}
+
+// next is closed at the next change.
+func (n *news) next() <-chan struct{} {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.signal
+}
+
 // fsm applies committed commands to the ledger. Once a command cannot be
 // applied it applies nothing more: a node never skips a command.
 type fsm struct {
-	changed chan struct{}
+	news *news
 
 	mu      sync.Mutex
 	machine *ledger.Machine
 	failed  error
-	signal  chan struct{}
+	stopped bool
 }
 
-func newFSM() *fsm {
-	return &fsm{changed: make(chan struct{}, 1), machine: ledger.NewMachine(), signal: make(chan struct{})}
+func newFSM(n *news) *fsm {
+	return &fsm{news: n, machine: ledger.NewMachine()}
 }
 
 // Apply is called by raft for each committed command, in order.
 func (f *fsm) Apply(l *raft.Log) any {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	if f.failed != nil {
-		return f.failed
-	}
-	out, err := f.machine.Apply(l.Index, l.Data)
+	out, err := f.apply(l)
+	f.news.tell()
 	if err != nil {
-		f.failed = err
-		f.notifyLocked()
 		return err
 	}
-	f.notifyLocked()
 	return out
+}
+
+func (f *fsm) apply(l *raft.Log) (ledger.Outcome, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	switch {
+	case f.stopped:
+		return ledger.Outcome{}, errStopped
+	case f.failed != nil:
+		return ledger.Outcome{}, f.failed
+	}
+	out, err := f.machine.Apply(l.Index, l.Data)
+	f.failed = err
+	return out, err
+}
+
+// stop ends the applying: what raft reads while it is being closed may be wrong.
+func (f *fsm) stop() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.stopped = true
 }
 
 // Snapshot is called by raft when its log has grown.
@@ -61,44 +105,26 @@ func (f *fsm) Snapshot() (raft.FSMSnapshot, error) {
 
 // Restore is called by raft with a snapshot of its own or of the leader.
 func (f *fsm) Restore(r io.ReadCloser) error {
-	b, err := io.ReadAll(io.LimitReader(r, maxSnapshot+1))
-	if err != nil {
-		return fmt.Errorf("read the ledger's snapshot: %w", err)
-	}
-	if len(b) > maxSnapshot {
-		return fmt.Errorf("the ledger's snapshot is larger than %d MiB", maxSnapshot>>20)
-	}
-	m, err := ledger.DecodeMachine(b)
+	m, err := readMachine(r)
 	if err != nil {
 		return err
 	}
 	f.mu.Lock()
-	defer f.mu.Unlock()
 	f.machine, f.failed = m, nil
-	f.notifyLocked()
+	f.mu.Unlock()
+	f.news.tell()
 	return nil
 }
 
-func (f *fsm) notify() {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	f.notifyLocked()
-}
-
-func (f *fsm) notifyLocked() {
-	close(f.signal)
-	f.signal = make(chan struct{})
-	select {
-	case f.changed <- struct{}{}:
-	default: // one is waiting already
+func readMachine(r io.Reader) (*ledger.Machine, error) {
+	b, err := io.ReadAll(io.LimitReader(r, maxSnapshot+1))
+	if err != nil {
+		return nil, fmt.Errorf("read the ledger's snapshot: %w", err)
 	}
-}
-
-// next is closed at the next change.
-func (f *fsm) next() <-chan struct{} {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	return f.signal
+	if len(b) > maxSnapshot {
+		return nil, fmt.Errorf("the ledger's snapshot is larger than %d MiB", maxSnapshot>>20)
+	}
+	return ledger.DecodeMachine(b)
 }
 
 func (f *fsm) view() *ledger.State {

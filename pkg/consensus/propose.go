@@ -1,11 +1,13 @@
 package consensus
 
 import (
+	"bytes"
 	"context"
 	"crypto/rand"
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/hashicorp/raft"
@@ -46,8 +48,9 @@ func NewCommandID() string {
 // Propose carries a command to the leader, wherever it is, and returns where it
 // stands in the log once it is confirmed and, within 5 s, applied here. The
 // command is sent again under the same ID while ctx lasts, which the ledger
-// answers with the first outcome. The error is *RefusedError, ErrNotQuorate,
-// ErrUnknownOutcome, or this node's own trouble with the command.
+// answers with the first outcome, but only within the generation in which it was
+// first sent. The error is *RefusedError, ErrNotQuorate, ErrUnknownOutcome, or
+// this node's own trouble with the command.
 func (c *Consensus) Propose(ctx context.Context, cmd ledger.Command) (uint64, error) {
 	if cmd.ID == "" {
 		cmd.ID = NewCommandID()
@@ -56,14 +59,14 @@ func (c *Consensus) Propose(ctx context.Context, cmd ledger.Command) (uint64, er
 	if err != nil {
 		return 0, err
 	}
-	out, err := c.deliver(ctx, data)
+	out, r, err := c.deliver(ctx, data)
 	if err != nil {
 		return 0, err
 	}
 	visible, cancel := context.WithTimeout(ctx, visibleTimeout)
 	defer cancel()
 	// Done is done: that it is not visible here yet is no failure of the command.
-	_ = c.WaitApplied(visible, out.Index)
+	_ = c.waitApplied(visible, r, out.Index)
 	if out.Refused != "" {
 		return out.Index, &RefusedError{Reason: out.Refused}
 	}
@@ -77,61 +80,106 @@ func (c *Consensus) Confirm(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	out, err := c.deliver(ctx, data)
+	out, r, err := c.deliver(ctx, data)
 	if err != nil {
 		return err
 	}
-	return c.WaitApplied(ctx, out.Index)
+	return c.waitApplied(ctx, r, out.Index)
 }
 
-func (c *Consensus) deliver(ctx context.Context, data []byte) (ledger.Outcome, error) {
-	sent := false
+// deliver returns the outcome and the raft whose generation it belongs to.
+func (c *Consensus) deliver(ctx context.Context, data []byte) (ledger.Outcome, *run, error) {
+	sentIn := "" // the generation
 	for {
-		out, err := c.once(ctx, data)
-		if err == nil {
-			return out, nil
+		next := c.news.next()
+		r, err := c.running()
+		if err == nil && sentIn != "" && r.generation != sentIn {
+			return ledger.Outcome{}, nil, fmt.Errorf("%w (%w)", ErrUnknownOutcome, errSwitching)
 		}
-		if !errors.Is(err, ErrNotLeader) {
-			sent = true
+		if err == nil {
+			var out ledger.Outcome
+			out, err = c.once(ctx, r, data)
+			if err == nil && c.current.Load() == r {
+				return out, r, nil
+			}
+			if err == nil {
+				err = errSwitching
+			}
+			if !errors.Is(err, ErrNotLeader) {
+				sentIn = r.generation
+			}
+		}
+		if errors.Is(err, ErrClosed) {
+			return ledger.Outcome{}, nil, unsent(sentIn, err)
 		}
 		select {
-		case <-c.fsm.next():
+		case <-next:
 		case <-time.After(retryPause):
 		case <-ctx.Done():
-			if sent {
-				return ledger.Outcome{}, fmt.Errorf("%w (%w)", ErrUnknownOutcome, err)
-			}
-			return ledger.Outcome{}, ErrNotQuorate
+			return ledger.Outcome{}, nil, unsent(sentIn, err)
 		}
 	}
 }
 
-func (c *Consensus) once(ctx context.Context, data []byte) (ledger.Outcome, error) {
-	switch leader := c.Leader(); leader {
+// unsent is the error of a command that was given up.
+func unsent(sentIn string, err error) error {
+	switch {
+	case sentIn != "":
+		return fmt.Errorf("%w (%w)", ErrUnknownOutcome, err)
+	case err == ErrNotLeader: //nolint:errorlint // the bare one says nothing more
+		return ErrNotQuorate
+	default:
+		return fmt.Errorf("%w: %w", ErrNotQuorate, err)
+	}
+}
+
+func (c *Consensus) once(ctx context.Context, r *run, data []byte) (ledger.Outcome, error) {
+	bound := slices.Concat([]byte(r.generation), []byte{'\n'}, data)
+	switch leader := r.leader(); leader {
 	case "":
 		return ledger.Outcome{}, ErrNotLeader
 	case c.opts.Node:
-		return c.ApplyHere(ctx, data)
+		return c.ApplyHere(ctx, bound)
 	default:
-		return c.opts.Forward(ctx, leader, data)
+		return c.opts.Forward(ctx, leader, bound)
 	}
 }
 
-// ApplyHere puts an encoded command on the log; only the leader can. ErrNotLeader
-// says that it was not taken, any other error that its outcome is unknown.
-func (c *Consensus) ApplyHere(ctx context.Context, data []byte) (ledger.Outcome, error) {
+// ApplyHere puts a command on the log as Forward was given it: bound to the
+// generation of the node that sent it. Only the leader can. ErrNotLeader says that
+// it was not taken, any other error that its outcome is unknown.
+func (c *Consensus) ApplyHere(ctx context.Context, bound []byte) (ledger.Outcome, error) {
+	generation, data, ok := bytes.Cut(bound, []byte{'\n'})
+	if !ok {
+		return ledger.Outcome{}, fmt.Errorf("%w: the command names no generation", ErrNotLeader)
+	}
 	if _, err := ledger.DecodeCommand(data); err != nil {
 		return ledger.Outcome{}, err
 	}
-	if c.raft.State() != raft.Leader {
+	r, err := c.running()
+	switch {
+	case err != nil:
+		return ledger.Outcome{}, fmt.Errorf("%w: %w", ErrNotLeader, err)
+	case r.generation != string(generation):
+		return ledger.Outcome{}, fmt.Errorf("%w of generation %s: this node is in %s", ErrNotLeader, generation, r.generation)
+	case !r.leads():
 		return ledger.Outcome{}, ErrNotLeader
+	}
+	if err := r.mayAct(ctx, c.opts.Clear); err != nil {
+		return ledger.Outcome{}, err
+	}
+	done := func() {}
+	if c.opts.Act != nil {
+		if done, err = c.opts.Act(); err != nil {
+			return ledger.Outcome{}, fmt.Errorf("%w: %w", ErrNotLeader, err)
+		}
 	}
 	timeout := visibleTimeout
 	if at, ok := ctx.Deadline(); ok {
 		timeout = max(time.Until(at), time.Millisecond)
 	}
-	f := c.raft.Apply(data, timeout)
-	if err := await(ctx, f); err != nil {
+	f := r.raft.Apply(data, timeout)
+	if err := await(ctx, f, done); err != nil {
 		if errors.Is(err, raft.ErrNotLeader) || errors.Is(err, raft.ErrEnqueueTimeout) ||
 			errors.Is(err, raft.ErrLeadershipTransferInProgress) {
 			return ledger.Outcome{}, fmt.Errorf("%w: %w", ErrNotLeader, err)
@@ -148,10 +196,16 @@ func (c *Consensus) ApplyHere(ctx context.Context, data []byte) (ledger.Outcome,
 	}
 }
 
-// await is f.Error, but no longer than ctx.
-func await(ctx context.Context, f raft.Future) error {
+// await is f.Error, but no longer than ctx. then is called once f is decided.
+func await(ctx context.Context, f raft.Future, then func()) error {
 	done := make(chan error, 1)
-	go func() { done <- f.Error() }()
+	go func() {
+		err := f.Error()
+		if then != nil {
+			then()
+		}
+		done <- err
+	}()
 	select {
 	case err := <-done:
 		return err

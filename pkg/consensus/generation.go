@@ -1,0 +1,199 @@
+package consensus
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/hashicorp/raft"
+	"go.uber.org/zap"
+
+	"github.com/tandemd/tandem/pkg/ledger"
+)
+
+// Generation is the one in which this node is.
+func (c *Consensus) Generation() string {
+	return *c.generation.Load()
+}
+
+// Switch goes over to another generation: its stores are made where there are
+// none. Where that fails this node is in the old one again.
+func (c *Consensus) Switch(ctx context.Context, generation string) error {
+	if r := c.current.Load(); r != nil && r.generation == generation {
+		return nil
+	}
+	return c.changeTo(ctx, generation, "go over to generation "+generation, func() error { return nil })
+}
+
+// SetAside puts the stores of the generation aside, because others remember more
+// than they hold, and starts anew with empty ones: the leader fills them. Until
+// this node has caught up as a follower without a vote it does not vote.
+func (c *Consensus) SetAside(ctx context.Context) error {
+	generation := c.Generation()
+	return c.changeTo(ctx, generation, "set this node's copy of the ledger aside", func() error {
+		draft, err := c.opts.Rooms.Draft(generation)
+		if err != nil {
+			return err
+		}
+		if err := errors.Join(draft.Stable.SetUint64([]byte(keyVoteless), 1), draft.close()); err != nil {
+			return err
+		}
+		if err := c.opts.Rooms.SetAside(generation); err != nil {
+			return err
+		}
+		return c.opts.Rooms.Settle(generation)
+	})
+}
+
+// Fork makes the generation that f names from this node's ledger, its unconfirmed
+// end included, with this node as the only voter, and goes over to it. f.Index and
+// f.Term are filled in. The old generation's stores are only read. Where it fails
+// this node is in the old one again.
+func (c *Consensus) Fork(ctx context.Context, f ledger.Fork) error {
+	parent := c.Generation()
+	return c.changeTo(ctx, f.Generation, "fork generation "+f.Generation, func() error {
+		old, err := c.opts.Rooms.Open(parent)
+		if err != nil {
+			return err
+		}
+		if err := errors.Join(c.copyTo(f, old), old.close()); err != nil {
+			return err
+		}
+		return c.opts.Rooms.Settle(f.Generation)
+	})
+}
+
+// changeTo stops the raft that runs, does the work between, and starts that of the
+// generation. On any failure the old one runs again.
+func (c *Consensus) changeTo(ctx context.Context, generation, what string, between func() error) error {
+	c.change.Lock()
+	defer c.change.Unlock()
+	if c.closed {
+		return fmt.Errorf("%s: %w", what, ErrClosed)
+	}
+	if err := ctx.Err(); err != nil {
+		return fmt.Errorf("%s: %w", what, context.Cause(ctx))
+	}
+	old := c.Generation()
+	if r := c.current.Swap(nil); r != nil {
+		c.news.tell()
+		if err := r.stop(); err != nil {
+			return c.back(old, fmt.Errorf("%s: %w", what, err))
+		}
+	}
+	if err := between(); err != nil {
+		return c.back(old, fmt.Errorf("%s: %w", what, err))
+	}
+	if c.opts.Entered != nil && generation != old {
+		if err := c.opts.Entered(generation); err != nil {
+			return c.back(old, fmt.Errorf("%s: %w", what, err))
+		}
+	}
+	r, err := c.start(generation)
+	if err != nil {
+		if c.opts.Entered != nil && generation != old {
+			err = errors.Join(err, c.opts.Entered(old))
+		}
+		return c.back(old, fmt.Errorf("%s: %w", what, err))
+	}
+	c.enter(r)
+	c.opts.Logger.Info("in another generation of the ledger", zap.String("generation", generation), zap.String("before", old))
+	return nil
+}
+
+// back starts the old generation again after a change failed with err.
+func (c *Consensus) back(old string, err error) error {
+	r, again := c.start(old)
+	if again != nil {
+		err = errors.Join(err, fmt.Errorf("go back to generation %s: %w", old, again))
+		c.stopped.Store(&err)
+		c.news.tell()
+		return err
+	}
+	c.enter(r)
+	return err
+}
+
+// copyTo writes what the old stores hold into a draft of the new generation, as
+// one snapshot: raft's own RecoverCluster, which reads the old log and snapshots
+// and writes the new ones.
+func (c *Consensus) copyTo(f ledger.Fork, old Stores) error {
+	found, err := inspect(old)
+	if err != nil {
+		return err
+	}
+	if found.empty {
+		return errors.New("this node has no ledger to go on with")
+	}
+	f.Index, f.Term = found.last.index, found.last.term
+	draft, err := c.opts.Rooms.Draft(f.Generation)
+	if err != nil {
+		return err
+	}
+	logs := raft.LogStore(readOnly{old.Log})
+	if found.superseded {
+		logs = raft.NewInmemStore()
+	}
+	_, nowhere := raft.NewInmemTransport(raft.ServerAddress(c.opts.Node))
+	machine := &forker{fsm: newFSM(newNews()), fork: f}
+	err = raft.RecoverCluster(c.config(), machine, logs, old.Stable, redirected{old.Snapshots, draft.Snapshots}, nowhere, c.alone())
+	if err == nil {
+		err = draft.Stable.SetUint64([]byte(keyCurrentTerm), found.term)
+	}
+	return errors.Join(err, draft.close())
+}
+
+// forker is the ledger while it is copied.
+type forker struct {
+	*fsm
+	fork ledger.Fork
+}
+
+// Snapshot gives the ledger of the new generation.
+func (f *forker) Snapshot() (raft.FSMSnapshot, error) {
+	if err := f.err(); err != nil {
+		return nil, err
+	}
+	if err := f.machine.Fork(f.fork); err != nil {
+		return nil, err
+	}
+	return f.fsm.Snapshot()
+}
+
+// readOnly is a log from which nothing is removed.
+type readOnly struct{ raft.LogStore }
+
+// DeleteRange leaves everything as it is.
+func (readOnly) DeleteRange(uint64, uint64) error { return nil }
+
+// redirected reads the snapshots of one store and writes to another.
+type redirected struct {
+	raft.SnapshotStore
+	to raft.SnapshotStore
+}
+
+// Create implements raft.SnapshotStore.
+func (r redirected) Create(version raft.SnapshotVersion, index, term uint64, servers raft.Configuration,
+	serversIndex uint64, trans raft.Transport,
+) (raft.SnapshotSink, error) {
+	return r.to.Create(version, index, term, servers, serversIndex, trans)
+}
+
+// Mark is where a generation's stores end, before raft runs on them.
+type Mark struct {
+	Term, LastIndex uint64
+}
+
+// Look reads where a generation's stores end, for those who must know before Open.
+// The error is a *RoomError where the stores cannot be believed.
+func Look(rooms Rooms, generation string) (Mark, error) {
+	s, err := rooms.Open(generation)
+	if err != nil {
+		return Mark{}, err
+	}
+	found, err := inspect(s)
+	if err = errors.Join(err, s.close()); err != nil {
+		return Mark{}, err
+	}
+	return Mark{Term: found.term, LastIndex: found.last.index}, nil
+}

@@ -1,0 +1,138 @@
+package consensus
+
+import (
+	"errors"
+	"fmt"
+	"sync"
+
+	"github.com/hashicorp/raft"
+
+	"github.com/tandemd/tandem/pkg/ledger"
+)
+
+// guardedLog is raft's log behind the guard. It knows the last command that
+// stands in the log, confirmed or not.
+type guardedLog struct {
+	raft.LogStore
+	guard *guard
+
+	mu      sync.Mutex
+	command entryID
+}
+
+// entryID is where an entry stands in the log; zero for none.
+type entryID struct{ term, index uint64 }
+
+// isCommand says whether an entry is a command of the ledger that may change something.
+func isCommand(l *raft.Log) bool {
+	if l.Type != raft.LogCommand {
+		return false
+	}
+	c, err := ledger.DecodeCommand(l.Data)
+	if err != nil {
+		return true // of a newer format
+	}
+	_, ask := c.Op.(ledger.Ask)
+	return !ask
+}
+
+// lastCommand finds the last command in a log, from index down.
+func lastCommand(logs raft.LogStore, first, index uint64) (entryID, error) {
+	for i := index; i >= first && i > 0; i-- {
+		var l raft.Log
+		if err := logs.GetLog(i, &l); err != nil {
+			return entryID{}, err
+		}
+		if isCommand(&l) {
+			return entryID{l.Term, l.Index}, nil
+		}
+	}
+	return entryID{}, nil
+}
+
+func (l *guardedLog) last() entryID {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.command
+}
+
+// IsMonotonic tells raft whether the log takes no holes.
+func (l *guardedLog) IsMonotonic() bool {
+	m, ok := l.LogStore.(raft.MonotonicLogStore)
+	return ok && m.IsMonotonic()
+}
+
+// StoreLog implements raft.LogStore.
+func (l *guardedLog) StoreLog(e *raft.Log) error { return l.StoreLogs([]*raft.Log{e}) }
+
+// StoreLogs implements raft.LogStore.
+func (l *guardedLog) StoreLogs(entries []*raft.Log) error {
+	l.mu.Lock()
+	for _, e := range entries {
+		if isCommand(e) {
+			l.command = entryID{e.Term, e.Index}
+		}
+	}
+	l.mu.Unlock()
+	return l.guard.do("write the ledger's log", func() error { return l.LogStore.StoreLogs(entries) })
+}
+
+// DeleteRange implements raft.LogStore.
+func (l *guardedLog) DeleteRange(from, to uint64) error {
+	err := l.guard.do("shorten the ledger's log", func() error { return l.LogStore.DeleteRange(from, to) })
+	if err != nil {
+		return err
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.command.index < from || l.command.index > to {
+		return nil
+	}
+	first, err1 := l.LogStore.FirstIndex()
+	last, err2 := l.LogStore.LastIndex()
+	found, err3 := lastCommand(l.LogStore, first, min(last, from-1))
+	if errors.Join(err1, err2, err3) == nil {
+		l.command = found
+	}
+	return nil
+}
+
+// GetLog implements raft.LogStore. Raft panics where an entry that it wrote cannot
+// be read, so that such a read waits like a write.
+func (l *guardedLog) GetLog(index uint64, out *raft.Log) error {
+	err := l.read(index, out)
+	if err == nil || errors.Is(err, raft.ErrLogNotFound) {
+		return err
+	}
+	err = l.guard.do("read the ledger's log", func() error {
+		var entry raft.Log
+		if err := l.read(index, &entry); err != nil {
+			if errors.Is(err, raft.ErrLogNotFound) {
+				*out = raft.Log{}
+				return nil
+			}
+			return err
+		}
+		*out = entry
+		return nil
+	})
+	switch {
+	case errors.Is(err, errStopped):
+		// Raft is being closed, mute already, and applies nothing any more.
+		*out = raft.Log{Index: index, Type: raft.LogNoop}
+		return nil
+	case out.Index == 0:
+		return raft.ErrLogNotFound
+	}
+	return err
+}
+
+func (l *guardedLog) read(index uint64, out *raft.Log) error {
+	if err := l.LogStore.GetLog(index, out); err != nil {
+		return err
+	}
+	if out.Index != index {
+		return fmt.Errorf("entry %d stands where %d is expected", out.Index, index)
+	}
+	return nil
+}

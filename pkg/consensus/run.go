@@ -1,0 +1,284 @@
+package consensus
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/hashicorp/raft"
+	"go.uber.org/zap"
+
+	"github.com/tandemd/tandem/pkg/guest"
+)
+
+// run is raft of one generation, from its start to its end.
+type run struct {
+	generation string
+	raft       *raft.Raft
+	fsm        *fsm
+	guard      *guard
+	wire       *wire
+	log        *guardedLog
+	stable     raft.StableStore
+	snapshots  *snapshotNote
+	stores     Stores
+	contact    contact
+
+	observer *raft.Observer
+	clear    clearance
+	life     context.Context
+	end      context.CancelFunc
+	wg       sync.WaitGroup
+}
+
+// keyVoteless marks stores that took the place of others which were set aside. An
+// empty log would give its vote to anybody, although this node acknowledged
+// entries before: it does not vote until the cluster has made it a follower
+// without a vote and it has caught up.
+const keyVoteless = "TandemVoteless"
+
+// start opens the stores of a generation and starts raft on them.
+func (c *Consensus) start(generation string) (_ *run, err error) {
+	stores, err := c.opts.Rooms.Open(generation)
+	if err != nil {
+		return nil, err
+	}
+	r := &run{generation: generation, stores: stores, fsm: newFSM(c.news), snapshots: &snapshotNote{}}
+	r.life, r.end = context.WithCancel(context.Background())
+	r.contact.now, r.contact.gap = c.opts.Boottime, 3*c.opts.Timing.Heartbeat
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, r.abandon())
+		}
+	}()
+	found, err := inspect(stores)
+	if err != nil {
+		return nil, err
+	}
+	if err := r.settle(found); err != nil {
+		return nil, err
+	}
+	trans, err := c.opts.Rooms.Transport(generation)
+	if err != nil {
+		return nil, err
+	}
+	if r.wire, err = newWire(trans); err != nil {
+		return nil, err
+	}
+	r.guard = newGuard(stores.Where, c.opts.Timing.Stuck, func(muted bool) {
+		r.wire.setMuted(muted)
+		c.news.tell()
+	}, c.opts.Reserve, c.opts.Logger)
+	r.log = &guardedLog{LogStore: stores.Log, guard: r.guard, command: found.command}
+	r.stable = guardedVotes{stores.Stable, r.guard}
+	mark, err := stores.Stable.GetUint64([]byte(keyVoteless))
+	if err != nil && err.Error() != "not found" {
+		return nil, err
+	}
+	r.wire.voteless.Store(mark != 0)
+	snaps := guardedSnapshots{stores.Snapshots, r.guard, r.snapshots}
+	if r.raft, err = raft.NewRaft(c.config(), r.fsm, r.log, r.stable, snaps, r.wire); err != nil {
+		return nil, fmt.Errorf("start raft: %w", err)
+	}
+	r.watch(c)
+	return r, nil
+}
+
+func (c *Consensus) config() *raft.Config {
+	t := c.opts.Timing
+	conf := raft.DefaultConfig()
+	conf.LocalID = raft.ServerID(c.opts.Node)
+	conf.HeartbeatTimeout, conf.ElectionTimeout = t.Heartbeat, t.Heartbeat
+	conf.LeaderLeaseTimeout, conf.CommitTimeout = t.Lease, t.Commit
+	conf.ShutdownOnRemove = false
+	conf.NoLegacyTelemetry = true
+	conf.Logger = raftLogger(c.opts.Logger)
+	return conf
+}
+
+// settle finishes what a crash left between a snapshot of the leader and the
+// removal of the log that it replaced: raft's log takes no holes.
+func (r *run) settle(f findings) error {
+	if !f.superseded {
+		return nil
+	}
+	first, err1 := r.stores.Log.FirstIndex()
+	last, err2 := r.stores.Log.LastIndex()
+	if err := errors.Join(err1, err2); err != nil {
+		return err
+	}
+	return r.stores.Log.DeleteRange(first, last)
+}
+
+// stopTimeout bounds how long raft may take to end; a write that hangs in the
+// kernel cannot be ended.
+const stopTimeout = 10 * time.Second
+
+// stop ends raft and closes its stores. Others hear nothing of it from now on.
+func (r *run) stop() error {
+	r.end()
+	r.clear.close()
+	r.wire.finish()
+	r.fsm.stop()
+	r.guard.close()
+	r.raft.DeregisterObserver(r.observer)
+	done := make(chan error, 1)
+	go func() {
+		r.wg.Wait()
+		err := r.raft.Shutdown().Error()
+		done <- errors.Join(err, r.stores.close())
+	}()
+	select {
+	case err := <-done:
+		return err
+	case <-time.After(stopTimeout):
+		return fmt.Errorf("raft of generation %s does not end: a write in %s hangs", r.generation, r.stores.Where)
+	}
+}
+
+// abandon closes what start opened before it failed.
+func (r *run) abandon() error {
+	r.end()
+	var errs []error
+	if r.guard != nil {
+		r.guard.close()
+	}
+	if r.wire != nil {
+		errs = append(errs, r.wire.Close())
+	}
+	return errors.Join(append(errs, r.stores.close())...)
+}
+
+// watch turns raft's observations into news, and keeps what depends on who leads.
+func (r *run) watch(c *Consensus) {
+	events := make(chan raft.Observation, 16)
+	r.observer = raft.NewObserver(events, false, func(o *raft.Observation) bool {
+		switch o.Data.(type) {
+		case raft.LeaderObservation, raft.RaftState, raft.PeerObservation:
+			return true
+		default:
+			return false
+		}
+	})
+	r.raft.RegisterObserver(r.observer)
+	if c.opts.Reserve != nil {
+		r.wg.Go(func() { r.keepReserve(c) })
+	}
+	r.wg.Go(func() {
+		tick := time.NewTicker(c.opts.Timing.Heartbeat)
+		defer tick.Stop()
+		for {
+			select {
+			case <-events:
+				c.news.tell()
+			case <-tick.C:
+			case <-r.life.Done():
+				return
+			}
+			r.look(c)
+		}
+	})
+}
+
+// look is what watch does at each event, and once in a while.
+func (r *run) look(c *Consensus) {
+	r.contact.see(r.quorate())
+	if r.leads() && c.opts.Clear != nil {
+		r.clear.begin(r, c.opts.Clear)
+	} else {
+		r.clear.drop()
+	}
+	if r.wire.voteless.Load() && r.caughtUp(c.opts.Node) {
+		if err := r.stable.SetUint64([]byte(keyVoteless), 0); err != nil {
+			return // being closed
+		}
+		r.wire.voteless.Store(false)
+		c.opts.Logger.Info("this node has caught up after its ledger was set aside: it may vote again")
+	}
+}
+
+// keepReserve makes the reserve again once there is room.
+func (r *run) keepReserve(c *Consensus) {
+	tick := time.NewTicker(c.opts.Timing.Heartbeat)
+	defer tick.Stop()
+	for {
+		select {
+		case <-tick.C:
+		case <-r.life.Done():
+			return
+		}
+		if c.opts.Reserve.Held() || r.guard.trouble() != nil {
+			continue
+		}
+		if err := c.opts.Reserve.Renew(); err == nil {
+			c.opts.Logger.Info("the state disk has room again: its reserve is back", zap.Int64("bytes", c.opts.Reserve.Size()))
+		}
+	}
+}
+
+// caughtUp says whether the cluster knows that this node has no vote, and this
+// node all that the leader told was confirmed.
+func (r *run) caughtUp(self guest.NodeID) bool {
+	commit := r.wire.commit.Load()
+	if commit == 0 || r.raft.AppliedIndex() < commit || r.raft.CommitIndex() < commit {
+		return false
+	}
+	f := r.raft.GetConfiguration()
+	if f.Error() != nil {
+		return false
+	}
+	for _, s := range f.Configuration().Servers {
+		if s.ID == raft.ServerID(self) {
+			return s.Suffrage != raft.Voter
+		}
+	}
+	return false
+}
+
+// leader is who leads as far as this node knows; "" for none, or while it is mute:
+// raft hangs in a write then and does not notice that others have elected.
+func (r *run) leader() guest.NodeID {
+	if r.wire.isMuted() {
+		return ""
+	}
+	_, id := r.raft.LeaderWithID()
+	return guest.NodeID(id)
+}
+
+func (r *run) leads() bool { return r.raft.State() == raft.Leader && !r.wire.isMuted() }
+
+func (r *run) quorate() bool { return r.leader() != "" && r.fsm.err() == nil }
+
+// contact measures for how long this node has been quorate without a break.
+type contact struct {
+	now func() time.Duration
+	gap time.Duration // longer than that between two looks is a break: the machine slept
+
+	mu      sync.Mutex
+	quorate bool
+	since   time.Duration
+	seen    time.Duration
+}
+
+func (c *contact) see(quorate bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	now := c.now()
+	if quorate && (!c.quorate || now-c.seen > c.gap) {
+		c.since = now
+	}
+	c.quorate, c.seen = quorate, now
+}
+
+// lasts is for how long; 0: not quorate.
+func (c *contact) lasts(quorate bool) time.Duration {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	now := c.now()
+	if !quorate || !c.quorate || now-c.seen > c.gap {
+		return 0
+	}
+	return now - c.since
+}

@@ -1,0 +1,263 @@
+package consensus
+
+import (
+	"errors"
+	"io"
+	"sync"
+	"sync/atomic"
+
+	"github.com/hashicorp/raft"
+)
+
+var (
+	errMute    = errors.New("this node's state disk does not take writes: it is silent until it does")
+	errNoVotes = errors.New("this node's ledger was set aside: it does not vote until it has caught up")
+)
+
+// wire is raft's transport with a switch: mute, it neither asks others nor answers
+// them. Raft's own goroutine may hang in a write then, while its heartbeats would
+// go on and keep the others from electing.
+type wire struct {
+	raft.Transport
+	prevote raft.WithPreVote
+	calls   chan raft.RPC
+
+	mu       sync.Mutex
+	muted    bool
+	changed  chan struct{} // closed and replaced when muted changes
+	finished bool          // mute for good
+
+	// voteless keeps a node from voting and from standing for election.
+	voteless atomic.Bool
+	// commit is the highest commit index that a leader told.
+	commit atomic.Uint64
+
+	done chan struct{}
+	wg   sync.WaitGroup
+}
+
+// newWire wraps a transport, which must know pre-votes: raft would do without them.
+func newWire(t raft.Transport) (*wire, error) {
+	p, ok := t.(raft.WithPreVote)
+	if !ok {
+		return nil, errors.New("raft's transport does not know pre-votes")
+	}
+	w := &wire{
+		Transport: t, prevote: p, calls: make(chan raft.RPC),
+		changed: make(chan struct{}), done: make(chan struct{}),
+	}
+	w.wg.Go(w.pump)
+	return w, nil
+}
+
+func (w *wire) setMuted(muted bool) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.finished || w.muted == muted {
+		return
+	}
+	w.muted = muted
+	close(w.changed)
+	w.changed = make(chan struct{})
+}
+
+// finish mutes for good.
+func (w *wire) finish() {
+	w.setMuted(true)
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.finished = true
+}
+
+func (w *wire) state() (muted bool, changed <-chan struct{}) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.muted, w.changed
+}
+
+func (w *wire) isMuted() bool {
+	muted, _ := w.state()
+	return muted
+}
+
+// check is what a call to another node must pass.
+func (w *wire) check() error {
+	if w.isMuted() {
+		return errMute
+	}
+	return nil
+}
+
+// pump carries the calls of others to raft.
+func (w *wire) pump() {
+	for {
+		select {
+		case rpc := <-w.Transport.Consumer():
+			w.deliver(rpc)
+		case <-w.done:
+			return
+		}
+	}
+}
+
+func (w *wire) deliver(rpc raft.RPC) {
+	if err := w.admits(rpc); err != nil {
+		refuse(rpc, err)
+		return
+	}
+	for {
+		muted, changed := w.state()
+		if muted {
+			refuse(rpc, errMute)
+			return
+		}
+		select {
+		case w.calls <- rpc:
+			return
+		case <-changed:
+		case <-w.done:
+			refuse(rpc, errMute)
+			return
+		}
+	}
+}
+
+// admits notes what a call tells, and refuses votes that must not be given.
+func (w *wire) admits(rpc raft.RPC) error {
+	switch c := rpc.Command.(type) {
+	case *raft.AppendEntriesRequest:
+		for old := w.commit.Load(); c.LeaderCommitIndex > old && !w.commit.CompareAndSwap(old, c.LeaderCommitIndex); {
+			old = w.commit.Load()
+		}
+	case *raft.RequestVoteRequest, *raft.RequestPreVoteRequest, *raft.TimeoutNowRequest:
+		if w.voteless.Load() {
+			return errNoVotes
+		}
+	}
+	return nil
+}
+
+// refuse answers a call that raft does not get. The answer has the type that the
+// transports expect beside the error.
+func refuse(rpc raft.RPC, err error) {
+	var answer any
+	switch rpc.Command.(type) {
+	case *raft.AppendEntriesRequest:
+		answer = &raft.AppendEntriesResponse{}
+	case *raft.RequestVoteRequest:
+		answer = &raft.RequestVoteResponse{}
+	case *raft.RequestPreVoteRequest:
+		answer = &raft.RequestPreVoteResponse{}
+	case *raft.InstallSnapshotRequest:
+		answer = &raft.InstallSnapshotResponse{}
+		// The snapshot follows on the same connection: it must be read before the
+		// next call can be. This ends with the connection.
+		go func() {
+			_, _ = io.Copy(io.Discard, rpc.Reader)
+			rpc.Respond(answer, err)
+		}()
+		return
+	case *raft.TimeoutNowRequest:
+		answer = &raft.TimeoutNowResponse{}
+	}
+	rpc.Respond(answer, err)
+}
+
+// Close implements raft.WithClose.
+func (w *wire) Close() error {
+	w.finish()
+	close(w.done)
+	w.wg.Wait()
+	if c, ok := w.Transport.(raft.WithClose); ok {
+		return c.Close()
+	}
+	return nil
+}
+
+// Consumer implements raft.Transport.
+func (w *wire) Consumer() <-chan raft.RPC { return w.calls }
+
+// SetHeartbeatHandler implements raft.Transport.
+func (w *wire) SetHeartbeatHandler(handle func(raft.RPC)) {
+	w.Transport.SetHeartbeatHandler(func(rpc raft.RPC) {
+		if err := w.check(); err != nil {
+			refuse(rpc, err)
+			return
+		}
+		handle(rpc)
+	})
+}
+
+// AppendEntriesPipeline implements raft.Transport.
+func (w *wire) AppendEntriesPipeline(id raft.ServerID, to raft.ServerAddress) (raft.AppendPipeline, error) {
+	if err := w.check(); err != nil {
+		return nil, err
+	}
+	p, err := w.Transport.AppendEntriesPipeline(id, to)
+	if err != nil {
+		return nil, err
+	}
+	return &pipeline{AppendPipeline: p, wire: w}, nil
+}
+
+type pipeline struct {
+	raft.AppendPipeline
+	wire *wire
+}
+
+// AppendEntries implements raft.AppendPipeline.
+func (p *pipeline) AppendEntries(args *raft.AppendEntriesRequest, resp *raft.AppendEntriesResponse) (raft.AppendFuture, error) {
+	if err := p.wire.check(); err != nil {
+		return nil, err
+	}
+	return p.AppendPipeline.AppendEntries(args, resp)
+}
+
+// AppendEntries implements raft.Transport.
+func (w *wire) AppendEntries(id raft.ServerID, to raft.ServerAddress, args *raft.AppendEntriesRequest, resp *raft.AppendEntriesResponse) error {
+	if err := w.check(); err != nil {
+		return err
+	}
+	return w.Transport.AppendEntries(id, to, args, resp)
+}
+
+// RequestVote implements raft.Transport.
+func (w *wire) RequestVote(id raft.ServerID, to raft.ServerAddress, args *raft.RequestVoteRequest, resp *raft.RequestVoteResponse) error {
+	if err := w.mayVote(); err != nil {
+		return err
+	}
+	return w.Transport.RequestVote(id, to, args, resp)
+}
+
+// RequestPreVote implements raft.WithPreVote.
+func (w *wire) RequestPreVote(id raft.ServerID, to raft.ServerAddress, args *raft.RequestPreVoteRequest, resp *raft.RequestPreVoteResponse) error {
+	if err := w.mayVote(); err != nil {
+		return err
+	}
+	return w.prevote.RequestPreVote(id, to, args, resp)
+}
+
+func (w *wire) mayVote() error {
+	if w.voteless.Load() {
+		return errNoVotes
+	}
+	return w.check()
+}
+
+// InstallSnapshot implements raft.Transport.
+func (w *wire) InstallSnapshot(id raft.ServerID, to raft.ServerAddress, args *raft.InstallSnapshotRequest,
+	resp *raft.InstallSnapshotResponse, data io.Reader,
+) error {
+	if err := w.check(); err != nil {
+		return err
+	}
+	return w.Transport.InstallSnapshot(id, to, args, resp, data)
+}
+
+// TimeoutNow implements raft.Transport.
+func (w *wire) TimeoutNow(id raft.ServerID, to raft.ServerAddress, args *raft.TimeoutNowRequest, resp *raft.TimeoutNowResponse) error {
+	if err := w.check(); err != nil {
+		return err
+	}
+	return w.Transport.TimeoutNow(id, to, args, resp)
+}
