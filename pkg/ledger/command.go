@@ -73,8 +73,25 @@ func DecodeCommand(b []byte) (Command, error) {
 // ops is one of each operation that this version knows.
 func ops() []Op {
 	return []Op{
-		Found{}, AddMember{}, SetMember{}, RemoveMember{}, InstallKey{}, UseKey{}, DropKey{}, EndForced{}, RaiseFormat{},
-		SetSettings{}, AddGuest{}, SetGuest{}, RemoveGuest{}, ChangeOwner{}, Retain{}, CreateJob{}, UpdateJob{}, DropJob{}, Ask{},
+		Found{},
+		AddMember{},
+		SetMember{},
+		RemoveMember{},
+		InstallKey{},
+		UseKey{},
+		DropKey{},
+		EndForced{},
+		RaiseFormat{},
+		SetSettings{},
+		AddGuest{},
+		SetGuest{},
+		RemoveGuest{},
+		ChangeOwner{},
+		Retain{},
+		CreateJob{},
+		UpdateJob{},
+		DropJob{},
+		Ask{},
 	}
 }
 

@@ -11,11 +11,13 @@ import (
 
 	"github.com/tandemd/tandem/pkg/guest"
 	"github.com/tandemd/tandem/pkg/ledger"
+	"github.com/tandemd/tandem/pkg/member/rules"
 )
 
 // Book is the ledger as far as this node knows it from any source: what raft
 // applied here, what was cached on disk before a restart, what another member
-// told. The one with the highest index holds; all must be of one generation.
+// told. The one with the highest index holds; all must be of one generation,
+// until Switch.
 //
 // It exists because after a restart raft applies nothing until a leader tells
 // what is committed, while a node must know whose key to trust before it can
@@ -49,6 +51,18 @@ func (b *Book) Learn(s *ledger.State) bool {
 	}
 	b.put(s)
 	return true
+}
+
+// Switch takes the state of another generation of the same cluster, when this
+// node goes over to it or forces quorum.
+func (b *Book) Switch(s *ledger.State) error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if !s.Founded() || b.state.Founded() && s.Cluster != b.state.Cluster {
+		return fmt.Errorf("generation %s is not one of this cluster", rules.Short(s.Generation))
+	}
+	b.put(s)
+	return nil
 }
 
 func (b *Book) put(s *ledger.State) {

@@ -17,6 +17,8 @@ type JoinRequest struct {
 	Token string `json:"token"`
 	// Member describes the joiner; its fingerprint is filled in by the issuer.
 	Member ledger.Member `json:"member"`
+	// Force insists on it while the cluster runs on forced quorum.
+	Force bool `json:"force,omitempty"`
 }
 
 // JoinReply is all that a new member needs to begin.
@@ -39,14 +41,15 @@ type Issuer struct {
 // ErrNoEntry is all that a stranger without a good token learns.
 var ErrNoEntry = errors.New("the token was not accepted: make a new one with tandem cluster token on a member")
 
-// Admit takes a node in. The token is burnt before anything else happens.
+// Admit takes a node in, one that was removed and comes again with its old ID and
+// key included. The token is burnt before anything else happens.
 func (i Issuer) Admit(ctx context.Context, fingerprint string, r JoinRequest) (JoinReply, error) {
 	if err := i.Redeem(r.Token, fingerprint); err != nil {
 		i.Refused(fingerprint, err)
 		return JoinReply{}, ErrNoEntry
 	}
 	r.Member.Fingerprint = fingerprint
-	if err := i.Propose(ctx, ledger.AddMember{Member: r.Member}); err != nil {
+	if err := i.Propose(ctx, ledger.AddMember{Member: r.Member, Force: r.Force}); err != nil {
 		return JoinReply{}, fmt.Errorf("%s was not taken in (the token is used up; make a new one to try again): %w", r.Member.Name, err)
 	}
 	view := i.View()
