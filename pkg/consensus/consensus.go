@@ -74,9 +74,8 @@ type Options struct {
 	// again after an error, which means that it must not act (yet). ctx ends with
 	// the leadership. nil: cleared at once.
 	Clear func(ctx context.Context) error
-	// Act is asked by a leader before each command; done is called once nothing more
-	// can become of the command. An error means that it is not taken. nil: no question.
-	Act func() (done func(), err error)
+	// Hold has Open start no raft; Start does, once it is known that it may.
+	Hold bool
 	// Entered keeps on disk which generation this node is in; Fork and Switch call it
 	// before raft runs there. nil: nothing to keep.
 	Entered func(generation string) error
@@ -91,12 +90,13 @@ type Options struct {
 func (o Options) withDefaults() Options {
 	o.Timing = o.Timing.withDefaults()
 	if o.Boottime == nil {
-		o.Boottime = boottime
+		o.Boottime = Boottime
 	}
 	return o
 }
 
-func boottime() time.Duration {
+// Boottime is CLOCK_BOOTTIME: it runs on in sleep and is never set.
+func Boottime() time.Duration {
 	var t unix.Timespec
 	_ = unix.ClockGettime(unix.CLOCK_BOOTTIME, &t) // never fails
 	return time.Duration(t.Nano())
@@ -104,8 +104,9 @@ func boottime() time.Duration {
 
 // Consensus is this node's part in the agreement.
 type Consensus struct {
-	opts Options
-	news *news
+	opts  Options
+	news  *news
+	leave leave
 
 	// current is the generation's raft that runs; nil while it is being changed.
 	current atomic.Pointer[run]
@@ -136,12 +137,38 @@ func Open(o Options) (*Consensus, error) {
 		return nil, err
 	}
 	c := &Consensus{opts: o.withDefaults(), news: newNews()}
+	if o.Hold {
+		c.generation.Store(&o.Generation)
+		c.shown.Store(newFSM(c.news))
+		return c, nil
+	}
 	r, err := c.start(o.Generation)
 	if err != nil {
 		return nil, err
 	}
 	c.enter(r)
 	return c, nil
+}
+
+// Start starts raft where Open held it back, unless it runs meanwhile. Where that
+// fails Err tells why from then on; Fork, Switch and SetAside may help.
+func (c *Consensus) Start() error {
+	c.change.Lock()
+	defer c.change.Unlock()
+	switch {
+	case c.closed:
+		return ErrClosed
+	case c.current.Load() != nil:
+		return nil
+	}
+	r, err := c.start(c.Generation())
+	if err != nil {
+		c.stopped.Store(&err)
+		c.news.tell()
+		return err
+	}
+	c.enter(r)
+	return nil
 }
 
 // enter makes r the one that runs; the caller holds change or is alone.

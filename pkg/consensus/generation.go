@@ -74,19 +74,20 @@ func (c *Consensus) changeTo(ctx context.Context, generation, what string, betwe
 	if err := ctx.Err(); err != nil {
 		return fmt.Errorf("%s: %w", what, context.Cause(ctx))
 	}
-	old := c.Generation()
+	old, held := c.Generation(), true
 	if r := c.current.Swap(nil); r != nil {
+		held = false
 		c.news.tell()
 		if err := r.stop(); err != nil {
-			return c.back(old, fmt.Errorf("%s: %w", what, err))
+			return c.back(old, held, fmt.Errorf("%s: %w", what, err))
 		}
 	}
 	if err := between(); err != nil {
-		return c.back(old, fmt.Errorf("%s: %w", what, err))
+		return c.back(old, held, fmt.Errorf("%s: %w", what, err))
 	}
 	if c.opts.Entered != nil && generation != old {
 		if err := c.opts.Entered(generation); err != nil {
-			return c.back(old, fmt.Errorf("%s: %w", what, err))
+			return c.back(old, held, fmt.Errorf("%s: %w", what, err))
 		}
 	}
 	r, err := c.start(generation)
@@ -94,15 +95,19 @@ func (c *Consensus) changeTo(ctx context.Context, generation, what string, betwe
 		if c.opts.Entered != nil && generation != old {
 			err = errors.Join(err, c.opts.Entered(old))
 		}
-		return c.back(old, fmt.Errorf("%s: %w", what, err))
+		return c.back(old, held, fmt.Errorf("%s: %w", what, err))
 	}
 	c.enter(r)
 	c.opts.Logger.Info("in another generation of the ledger", zap.String("generation", generation), zap.String("before", old))
 	return nil
 }
 
-// back starts the old generation again after a change failed with err.
-func (c *Consensus) back(old string, err error) error {
+// back starts the old generation again after a change failed with err, unless no
+// raft ran before.
+func (c *Consensus) back(old string, held bool, err error) error {
+	if held {
+		return err
+	}
 	r, again := c.start(old)
 	if again != nil {
 		err = errors.Join(err, fmt.Errorf("go back to generation %s: %w", old, again))

@@ -168,11 +168,9 @@ func (c *Consensus) ApplyHere(ctx context.Context, bound []byte) (ledger.Outcome
 	if err := r.mayAct(ctx, c.opts.Clear); err != nil {
 		return ledger.Outcome{}, err
 	}
-	done := func() {}
-	if c.opts.Act != nil {
-		if done, err = c.opts.Act(); err != nil {
-			return ledger.Outcome{}, fmt.Errorf("%w: %w", ErrNotLeader, err)
-		}
+	done, err := c.leave.take()
+	if err != nil {
+		return ledger.Outcome{}, err
 	}
 	timeout := visibleTimeout
 	if at, ok := ctx.Deadline(); ok {

@@ -146,6 +146,10 @@ func (c council) Change(ch member.Change) error {
 		return c.Demote(ch.Node)
 	case member.Drop:
 		return c.Remove(ch.Node)
+	case member.HandOver:
+		ctx, cancel := context.WithTimeout(context.Background(), proposeTimeout)
+		defer cancel()
+		return c.TransferLeadership(ctx)
 	default:
 		return fmt.Errorf("change %q of the voters is not known", ch.Kind)
 	}
@@ -177,7 +181,7 @@ func gossipKeys(s *ledger.State) gossip.Keys {
 
 func (c *cluster) meta(s *ledger.State) gossip.Meta {
 	return gossip.Meta{
-		Name: c.d.conf.NodeName, Peer: c.d.self().Peer, Generation: s.Generation, Applied: s.Index, Version: c.d.version,
+		Name: c.d.conf.NodeName, Peer: c.d.self().Peer, Generation: s.Generation, Applied: c.cons.View().Index, Version: c.d.version,
 		Boot: c.d.boot,
 	}
 }
@@ -204,9 +208,12 @@ func (c *cluster) peers() map[guest.NodeID]node.Peer {
 
 // sightings is who is alive and how far, for the steward.
 func (c *cluster) sightings() map[guest.NodeID]member.Sighting {
-	out := map[guest.NodeID]member.Sighting{}
+	out, heard := map[guest.NodeID]member.Sighting{}, c.convener.Heard()
 	for _, m := range c.gossip.Members() {
-		out[m.Node] = member.Sighting{Alive: m.State == gossip.Alive, Since: m.Since, Applied: m.Meta.Applied}
+		out[m.Node] = member.Sighting{
+			Alive: m.State == gossip.Alive, Since: m.Since, Generation: m.Meta.Generation, Applied: m.Meta.Applied,
+			SetAside: heard[m.Node].SetAside,
+		}
 	}
 	return out
 }

@@ -61,6 +61,11 @@ func (d *Daemon) handlers() peer.Handlers {
 	peer.Handle(calls, pathReport, withCluster(d, func(ctx context.Context, c *cluster, _ struct{}) (overview.Report, error) {
 		return c.overview.Report(ctx), nil
 	}))
+	for _, mux := range []*http.ServeMux{calls, join} {
+		peer.Handle(mux, member.PathClaim, withCluster(d, func(ctx context.Context, c *cluster, _ struct{}) (member.Answer, error) {
+			return c.answer(ctx)
+		}))
+	}
 	d.backend.Handle(calls)
 	replicaCalls(d, calls)
 	peer.Handle(join, member.PathJoin, withCluster(d, func(ctx context.Context, c *cluster, r member.JoinRequest) (member.JoinReply, error) {

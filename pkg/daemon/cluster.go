@@ -8,9 +8,9 @@ import (
 	"maps"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
-	"github.com/hashicorp/raft"
 	"go.uber.org/zap"
 
 	"github.com/tandemd/tandem/pkg/consensus"
@@ -28,34 +28,55 @@ import (
 type cluster struct {
 	d       *Daemon
 	log     *zap.Logger
+	rooms   *consensus.DiskRooms
 	cons    *consensus.Consensus
-	wire    *raft.NetworkTransport
 	gossip  *gossip.Gossip
 	node    *node.Node
 	source  *replicate.Source
 	target  *replicate.Target
 	steward *member.Steward
+	// convener meets other generations, gate holds raft back at the start, memory is
+	// what was heard of other nodes.
+	convener *member.Convener
+	gate     *member.Gate
+	memory   *member.Memory
+	// wake has the steward look at once.
+	wake chan struct{}
+	// admitted is set once the gate is passed, boots counts the starts of the daemon.
+	admitted atomic.Bool
+	boots    atomic.Uint64
 	// overview tells clients and other nodes how all this fares.
 	overview *overview.Overview
 
 	cancel context.CancelFunc
 	wg     sync.WaitGroup
 
+	// files is held while cluster.json is written.
+	files    sync.Mutex
+	saved    *ledger.State // what is in it
+	entering *ledger.State // the generation that goTo goes to
+
 	// The rest belongs to follow alone.
 	acted      *ledger.State // what learnt acted on last
-	saved      uint64        // the ledger index on disk in cluster.json
 	announced  map[string][]byte
 	membership map[guest.NodeID]ledger.Member
 }
 
 func (d *Daemon) newCluster() *cluster {
-	return &cluster{d: d, log: d.log, announced: map[string][]byte{}}
+	c := &cluster{
+		d: d, log: d.log, announced: map[string][]byte{}, wake: make(chan struct{}, 1),
+		rooms:  consensus.NewRooms(d.state.path("raft"), d.raftLayer, d.log.Named("consensus")),
+		memory: member.NewMemory(facts{d.state.path("facts")}, d.log.Named("member")),
+	}
+	c.boots.Store(d.boot)
+	c.convener = c.newConvener()
+	return c
 }
 
 // startCluster starts the parts that need a cluster; the book says which.
 func (d *Daemon) startCluster(c *cluster) error {
 	known := d.book.Current()
-	c.saved = known.Index
+	c.saved = known
 	if err := c.build(known); err != nil {
 		return errors.Join(err, c.close())
 	}
@@ -66,12 +87,15 @@ func (d *Daemon) startCluster(c *cluster) error {
 
 func (c *cluster) build(known *ledger.State) error {
 	d := c.d
+	var err error
+	if c.gate, err = c.newGate(known); err != nil && !c.admitted.Load() {
+		d.log.Error("the ledger's folder cannot be read", zap.Error(err), zap.String("hint", hintOf(err)))
+	}
 	if c.cons == nil { // not just founded
 		if err := c.openConsensus(known.Generation); err != nil {
 			return err
 		}
 	}
-	var err error
 	c.gossip, err = gossip.Start(gossip.Options{
 		Node: d.id.Node, Cluster: known.Cluster, Bind: d.conf.Gossip, Advertise: d.conf.GossipAdvertise,
 		Keys: gossipKeys(known), Boot: d.boot, Meta: c.meta(known), Peers: c.gossipPeers, Logger: d.log.Named("gossip"),
@@ -97,7 +121,10 @@ func (c *cluster) build(known *ledger.State) error {
 		Syncer: c.source, History: d.history, Drop: c.dropJob, Logger: d.log, Now: time.Now,
 	})
 	c.steward = &member.Steward{
-		Self: d.id.Node, Council: council{c.cons}, Sight: c.sightings, Logger: d.log.Named("member"),
+		Self: d.id.Node, Council: council{c.cons}, Sight: c.sightings, Logger: d.log.Named("member"), Wake: c.wake,
+		Propose: func(ctx context.Context, op ledger.Op) error {
+			return c.propose(ctx, "leader "+string(d.conf.NodeName), op)
+		},
 	}
 	c.overview = &overview.Overview{
 		Self: d.id.Node, Name: d.conf.NodeName, Storages: d.storages, Book: d.book,
@@ -106,20 +133,13 @@ func (c *cluster) build(known *ledger.State) error {
 	return nil
 }
 
-func (c *cluster) openConsensus(generation string) error {
-	log := c.d.log.Named("consensus")
-	stores, err := consensus.OpenStores(c.d.state.raft(generation), log)
-	if err != nil {
-		return err
-	}
-	layer, err := c.d.peer.RaftLayer(generation)
-	if err != nil {
-		return err
-	}
-	c.wire = consensus.NewTransport(layer, log)
+// openConsensus makes this node's part in the agreement, whose raft is not started
+// yet.
+func (c *cluster) openConsensus(generation string) (err error) {
 	c.cons, err = consensus.Open(consensus.Options{
-		Node: c.d.id.Node, Stores: stores, Transport: c.wire, Logger: log, Forward: c.forward,
-		Timing: c.d.timing,
+		Node: c.d.id.Node, Generation: generation, Rooms: c.rooms, Forward: c.forward, Hold: true, Entered: c.entered,
+		Clear:   c.convener.Cleared,
+		Reserve: c.d.reserve, Logger: c.d.log.Named("consensus"), Timing: c.d.timing,
 	})
 	return err
 }
@@ -133,6 +153,12 @@ func (c *cluster) run() {
 	c.wg.Go(func() { c.catchUp(ctx) })
 	c.wg.Go(func() { c.declare(ctx) })
 	c.wg.Go(func() { c.steward.Run(ctx) })
+	c.wg.Go(func() {
+		if !c.admitted.Load() {
+			c.admit(ctx)
+		}
+		c.convener.Run(ctx)
+	})
 	c.wg.Go(func() {
 		if err := c.gossip.Run(ctx); err != nil {
 			c.log.Error("gossip ended", zap.Error(err))
@@ -151,14 +177,10 @@ func (c *cluster) stop() {
 }
 
 func (c *cluster) close() error {
-	var errs []error
-	if c.wire != nil {
-		errs = append(errs, c.wire.Close())
+	if c.cons == nil {
+		return nil
 	}
-	if c.cons != nil {
-		errs = append(errs, c.cons.Close())
-	}
-	return errors.Join(errs...)
+	return c.cons.Close()
 }
 
 // follow carries news of the ledger and of gossip to those who need them.
@@ -169,6 +191,9 @@ func (c *cluster) follow(ctx context.Context) {
 		if s := c.d.book.Current(); s != c.acted {
 			c.acted = s
 			c.learnt(ctx, s)
+		}
+		if err := c.gossip.SetMeta(c.meta(c.acted)); err != nil {
+			c.log.Warn("gossip what this node is", zap.Error(err))
 		}
 		c.node.Peers(ctx, c.peers())
 		if err := c.cons.Err(); err != nil {
@@ -190,14 +215,15 @@ func (c *cluster) learnt(ctx context.Context, s *ledger.State) {
 	c.save()
 	if !maps.EqualFunc(c.membership, s.Members, sameMember) {
 		c.membership = s.Members
+		select {
+		case c.wake <- struct{}{}:
+		default: // the steward looks already
+		}
 		c.d.peer.Recheck()
 		c.gossip.Rejoin()
 	}
 	c.target.EndStale()
 	c.announce(s)
-	if err := c.gossip.SetMeta(c.meta(s)); err != nil {
-		c.log.Warn("gossip what this node is", zap.Error(err))
-	}
 	c.node.Ledger(ctx, s)
 }
 
@@ -207,15 +233,17 @@ func sameMember(a, b ledger.Member) bool {
 
 // save keeps the ledger for the next start: see member.Book.
 func (c *cluster) save() {
+	c.files.Lock()
+	defer c.files.Unlock()
 	s := c.d.book.Current()
-	if s.Index <= c.saved {
+	if s.Generation == c.saved.Generation && s.Index <= c.saved.Index {
 		return
 	}
 	if err := c.d.state.saveCluster(s); err != nil {
 		c.log.Error("the ledger cannot be kept for the next start", zap.Error(err))
 		return
 	}
-	c.saved = s.Index
+	c.saved = s
 }
 
 // announce gossips which guests this node owns.

@@ -17,6 +17,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/hashicorp/raft"
 	"go.uber.org/zap"
 
 	"github.com/tandemd/tandem/pkg/api"
@@ -31,6 +32,7 @@ import (
 	"github.com/tandemd/tandem/pkg/member"
 	"github.com/tandemd/tandem/pkg/peer"
 	"github.com/tandemd/tandem/pkg/replicate"
+	"github.com/tandemd/tandem/pkg/statefile"
 	"github.com/tandemd/tandem/pkg/zfs"
 )
 
@@ -66,6 +68,7 @@ type Daemon struct {
 	timing  consensus.Timing
 	history *history.Store
 	boot    uint64
+	reserve *statefile.Reserve
 	// storages are those of the configuration, as they are now.
 	storages overview.Storages
 
@@ -80,6 +83,10 @@ type Daemon struct {
 	life context.Context //nolint:containedctx // see above
 	wg   sync.WaitGroup
 }
+
+// reserveSize is what is kept free for the daemon's own state on a disk that
+// something else fills.
+const reserveSize = 16 << 20
 
 // stopTimeout is how long Run waits for its parts; systemd waits 10 s.
 const stopTimeout = 8 * time.Second
@@ -110,6 +117,9 @@ func New(o Options) (*Daemon, error) {
 		if d.zfs, err = zfs.New(zfs.Options{}); err != nil {
 			return nil, err
 		}
+	}
+	if d.reserve, err = statefile.OpenReserve(state.path("reserve"), reserveSize); err != nil {
+		log.Warn("no space is kept in reserve in the state folder", zap.Error(err))
 	}
 	d.storages = overview.Storages{Datasets: conf.Storages, ZFS: d.zfs}
 	d.peer, err = peer.New(peer.Options{
@@ -245,6 +255,11 @@ type resolver struct{ book *member.Book }
 func (r resolver) ResolvePeer(id guest.NodeID) (peer.Target, error) {
 	addr, fp, err := r.book.Locate(id)
 	return peer.Target{Address: addr, Fingerprint: fp}, err
+}
+
+// raftLayer makes the connections of one generation's raft.
+func (d *Daemon) raftLayer(generation string) (raft.StreamLayer, error) {
+	return d.peer.RaftLayer(generation)
 }
 
 func ignoreClosed(err error) error {

@@ -63,7 +63,11 @@ func (d *Daemon) found(ctx context.Context, op ledger.Found) (*cluster, error) {
 	if err := c.openConsensus(op.Generation); err != nil {
 		return nil, errors.Join(err, c.close())
 	}
-	err := c.cons.Found(ctx)
+	c.admitted.Store(true) // there is nobody to ask
+	err := c.cons.Start()
+	if err == nil {
+		err = c.cons.Found(ctx)
+	}
 	if err == nil {
 		err = c.propose(ctx, string(d.conf.NodeName), op)
 	}
