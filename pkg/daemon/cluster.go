@@ -29,7 +29,6 @@ type cluster struct {
 	d       *Daemon
 	log     *zap.Logger
 	cons    *consensus.Consensus
-	wire    *raft.NetworkTransport
 	gossip  *gossip.Gossip
 	node    *node.Node
 	source  *replicate.Source
@@ -108,18 +107,11 @@ func (c *cluster) build(known *ledger.State) error {
 
 func (c *cluster) openConsensus(generation string) error {
 	log := c.d.log.Named("consensus")
-	stores, err := consensus.OpenStores(c.d.state.raft(generation), log)
-	if err != nil {
-		return err
-	}
-	layer, err := c.d.peer.RaftLayer(generation)
-	if err != nil {
-		return err
-	}
-	c.wire = consensus.NewTransport(layer, log)
+	layer := func(generation string) (raft.StreamLayer, error) { return c.d.peer.RaftLayer(generation) }
+	var err error
 	c.cons, err = consensus.Open(consensus.Options{
-		Node: c.d.id.Node, Stores: stores, Transport: c.wire, Logger: log, Forward: c.forward,
-		Timing: c.d.timing,
+		Node: c.d.id.Node, Generation: generation, Rooms: consensus.NewRooms(c.d.state.path("raft"), layer, log),
+		Forward: c.forward, Logger: log, Timing: c.d.timing,
 	})
 	return err
 }
@@ -152,9 +144,6 @@ func (c *cluster) stop() {
 
 func (c *cluster) close() error {
 	var errs []error
-	if c.wire != nil {
-		errs = append(errs, c.wire.Close())
-	}
 	if c.cons != nil {
 		errs = append(errs, c.cons.Close())
 	}

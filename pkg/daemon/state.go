@@ -30,10 +30,6 @@ func (f folder) path(elem ...string) string {
 	return filepath.Join(append([]string{string(f)}, elem...)...)
 }
 
-// raft is the folder of raft's stores. The generation is hex, checked when the
-// ledger that names it was made or read.
-func (f folder) raft(generation string) string { return f.path("raft", filepath.Base(generation)) }
-
 // cluster is the ledger as it was last known here; nil: not in a cluster.
 func (f folder) cluster() (*ledger.State, error) {
 	var s ledger.State
