@@ -30,8 +30,7 @@ type Disk struct {
 	life  *life
 	delay time.Duration
 
-	failAfter  int // writes that still work; with failure
-	failure    error
+	failure    func() error // what a write answers; nil: it works
 	crashAfter int // writes that still work; 0: no crash is planned
 	crashKeep  func(int) int
 	hung       chan struct{} // closed when writes go on; nil: they do not hang
@@ -121,13 +120,23 @@ func (d *Disk) CrashAt(n int, keep func(n int) int) {
 }
 
 // Fail makes every write fail, until Fail(nil).
-func (d *Disk) Fail(err error) { d.FailAfter(0, err) }
+func (d *Disk) Fail(err error) { d.FailWith(func() error { return err }) }
 
 // FailAfter makes every write fail after n that work.
 func (d *Disk) FailAfter(n int, err error) {
+	d.FailWith(func() error {
+		if n--; n >= 0 {
+			return nil
+		}
+		return err
+	})
+}
+
+// FailWith asks for each write, one after the other, how it fails; nil: it works.
+func (d *Disk) FailWith(failure func() error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	d.failAfter, d.failure = n, err
+	d.failure = failure
 }
 
 // Hang makes every write hang until resume is called, or the disk crashes.
@@ -332,10 +341,9 @@ func (d *Disk) write(l *life, n int, keep func(n int)) error {
 	}
 	l.under = slices.DeleteFunc(l.under, func(o *write) bool { return o == w })
 	if d.failure != nil {
-		if d.failAfter == 0 {
-			return d.failure
+		if err := d.failure(); err != nil {
+			return err
 		}
-		d.failAfter--
 	}
 	keep(n)
 	return nil

@@ -12,8 +12,9 @@ import (
 // without a sync: what it says after a power cut may be old, which is still true.
 // It is lowered with one, before entries are removed.
 type mark struct {
-	file  *os.File
-	index uint64
+	file   *os.File
+	index  uint64
+	raised bool // since it was synced
 }
 
 func markLine(index uint64) string {
@@ -45,7 +46,7 @@ func openMark(path string) (*mark, error) {
 // less, never something wrong.
 func (m *mark) raise(index uint64) {
 	if _, err := m.file.WriteAt([]byte(markLine(index)), 0); err == nil {
-		m.index = index
+		m.index, m.raised = index, true
 	}
 }
 
@@ -54,10 +55,14 @@ func (m *mark) lower(index uint64) error {
 	if err := writeSynced(m.file, []byte(markLine(index)), 0); err != nil {
 		return err
 	}
-	m.index = index
+	m.index, m.raised = index, false
 	return nil
 }
 
 func (m *mark) close() error {
-	return errors.Join(m.file.Sync(), m.file.Close())
+	var err error
+	if m.raised {
+		err = m.file.Sync()
+	}
+	return errors.Join(err, m.file.Close())
 }
