@@ -18,11 +18,9 @@ import (
 // Seat is this node's part in the agreement, as the Convener needs it.
 type Seat interface {
 	// Claim is what this node can say of itself by the facts: all but Ages,
-	// Outlived, Left and Yielding, which the Convener adds. It is cheap.
+	// Outlived, Left and Yielding, which the Convener adds. It is cheap, and
+	// does not call the Convener.
 	Claim() rules.Claim
-	// Refuse has commands refused here, for that reason, until Refuse(nil), and
-	// returns when none is on its way to the log any more.
-	Refuse(reason error)
 	// Yield takes this node into the generation of the state: the book, raft,
 	// the key of gossip. The old folder stays.
 	Yield(ctx context.Context, to *ledger.State) error
@@ -64,6 +62,8 @@ type Convener struct {
 	ages     *rules.Ages
 	outlives rules.Outliving
 	yielding string
+	acting   int           // commands under way
+	quiet    chan struct{} // closed when there are none, where somebody waits for it
 	left     []string
 	leader   guest.NodeID // the last other one of this generation; this node itself once it was cleared
 	of       string       // the generation to which leader belongs
@@ -247,7 +247,7 @@ func (c *Convener) ask(ctx context.Context, nodes []guest.NodeID) round {
 	r.Ours.Outlived = c.outlives.Forks()
 	r.Leader = c.leader
 	if known := c.o.Book.Current(); known.Generation == r.Ours.Generation {
-		r.Known = max(r.Ours.Index, known.Index)
+		r.Known = known.Index
 	}
 	return r
 }

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"sync"
 	"time"
 
 	"go.uber.org/zap"
@@ -15,22 +16,20 @@ import (
 	"github.com/tandemd/tandem/pkg/member/rules"
 )
 
-// fetchTimeout bounds the fetching of a ledger from one member.
+// fetchTimeout bounds the fetching of a ledger from one member, and the wait for
+// commands under way.
 const fetchTimeout = 10 * time.Second
 
 // goOver takes this node into the generation that was decided on. From here on it
 // acts no more; it asks once again when it has said so, so that never two sides
 // give way to each other, and nothing that was done meanwhile is lost.
-func (c *Convener) goOver(ctx context.Context, d rules.Decision) (err error) {
+func (c *Convener) goOver(ctx context.Context, d rules.Decision) error {
 	to := d.Verdict.Winner
 	c.setYielding(to)
-	c.o.Seat.Refuse(rules.Refuse("try again in some seconds", "%s", d.Verdict.Reason))
-	defer func() {
-		c.setYielding("")
-		if err != nil {
-			c.o.Seat.Refuse(nil)
-		}
-	}()
+	defer c.setYielding("")
+	if err := c.quiesce(ctx); err != nil {
+		return err
+	}
 	r := c.ask(ctx, c.members())
 	if again := r.Decide(); !d.ByPerson && (!again.Goes || again.Verdict.Winner != to) {
 		return fmt.Errorf("it is otherwise now: %s", cmp.Or(again.Verdict.Reason, "the other generation is out of reach"))
@@ -54,6 +53,48 @@ func (c *Convener) goOver(ctx context.Context, d rules.Decision) (err error) {
 	c.status.Alarm, c.status.Reason = "", d.Verdict.Reason
 	c.restless = true
 	return nil
+}
+
+// Act is asked before each command, and before a guest is started: it refuses
+// while this node goes over to another generation. done is called when nothing
+// more can become of the command.
+func (c *Convener) Act() (done func(), err error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.yielding != "" {
+		return nil, rules.Refuse("try again in some seconds", "this node is going over to generation %s", rules.Short(c.yielding))
+	}
+	c.acting++
+	return sync.OnceFunc(func() {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		if c.acting--; c.acting == 0 && c.quiet != nil {
+			close(c.quiet)
+			c.quiet = nil
+		}
+	}), nil
+}
+
+// quiesce waits until no command is under way.
+func (c *Convener) quiesce(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, fetchTimeout)
+	defer cancel()
+	c.mu.Lock()
+	if c.acting == 0 {
+		c.mu.Unlock()
+		return nil
+	}
+	if c.quiet == nil {
+		c.quiet = make(chan struct{})
+	}
+	quiet := c.quiet
+	c.mu.Unlock()
+	select {
+	case <-quiet:
+		return nil
+	case <-ctx.Done():
+		return errors.New("commands are still under way")
+	}
 }
 
 func (c *Convener) setYielding(to string) {
