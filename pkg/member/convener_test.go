@@ -341,8 +341,14 @@ func TestConvener_TriesAgain(t *testing.T) {
 			t.Fatalf("it failed to go over, and takes no commands: %v", err)
 		}
 		done()
-		time.Sleep(10 * time.Second)
+		if got := n2.convener.Status().Alarm; !strings.Contains(got, "generation g yields") || !strings.Contains(got, "cannot go over: go over to generation x: disk full") {
+			t.Errorf("the status shows %q", got)
+		}
+		time.Sleep(15 * time.Second)
 		wantGenerations(t, w, map[int]string{1: "x", 2: "x"})
+		if got := n2.convener.Status().Alarm; got != "" {
+			t.Errorf("the status still shows %q", got)
+		}
 	})
 }
 
@@ -388,6 +394,52 @@ func TestConvener_ClearedMeetsTheForcedOneInTime(t *testing.T) {
 			t.Errorf("got %v", err)
 		}
 	})
+}
+
+func TestConvener_ANodeThatTheOtherGenerationDoesNotListStays(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld()
+		n1, n3 := w.node(1, forked(state(50, 1, 2), "x", 1)), w.node(3, state(50, 1, 2, 3))
+		n1.set(acts)
+		w.run(t)
+		time.Sleep(time.Minute)
+		wantGenerations(t, w, map[int]string{1: "x", 3: "g"})
+		if got := n3.convener.Status().Alarm; !strings.Contains(got, "it does not list this node with its key") {
+			t.Errorf("the status shows %q", got)
+		}
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		if w.asked[1] > 80 {
+			t.Errorf("in a minute n1 was asked %d times", w.asked[1])
+		}
+	})
+}
+
+// Two operators who choose at the same time never make the two sides change places.
+func TestConvener_TwoNeverGiveWayToEachOther(t *testing.T) {
+	for offset := range 12 {
+		synctest.Test(t, func(t *testing.T) {
+			s := state(50, 1, 2)
+			w := newWorld()
+			n1, n2 := w.node(1, forked(s, "x", 1)), w.node(2, s)
+			n1.set(acts)
+			n2.set(acts)
+			var wg sync.WaitGroup
+			errs := make([]error, 2)
+			wg.Go(func() { errs[0] = n1.convener.Yield(t.Context(), "g") })
+			wg.Go(func() {
+				time.Sleep(time.Duration(offset) * time.Millisecond)
+				errs[1] = n2.convener.Yield(t.Context(), "x")
+			})
+			wg.Wait()
+			if n1.generation() == "g" && n2.generation() == "x" {
+				t.Errorf("%d ms apart they changed places: %v", offset, errs)
+			}
+			if n1.generation() == "x" && n2.generation() == "g" && (errs[0] == nil || errs[1] == nil) {
+				t.Errorf("%d ms apart: %v, and nobody yielded", offset, errs)
+			}
+		})
+	}
 }
 
 // late adds a node while others run.

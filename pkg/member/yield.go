@@ -32,11 +32,11 @@ func (c *Convener) goOver(ctx context.Context, d rules.Decision) error {
 	}
 	r := c.ask(ctx, c.members())
 	if again := r.Decide(); !d.ByPerson && (!again.Goes || again.Verdict.Winner != to) {
-		return fmt.Errorf("it is otherwise now: %s", cmp.Or(again.Verdict.Reason, "the other generation is out of reach"))
+		return fmt.Errorf("%w: %s", errChanged, cmp.Or(again.Verdict.Reason, "the other generation is out of reach"))
 	}
 	nodes := r.In(to)
 	if slices.ContainsFunc(nodes, func(n guest.NodeID) bool { return r.Answers[n].Claim.Yielding != "" }) {
-		return errYieldingToo
+		return fmt.Errorf("%w: generation %s is going over to this one", errChanged, rules.Short(to))
 	}
 	state, err := c.fetch(ctx, nodes, to)
 	if err != nil {
@@ -50,7 +50,7 @@ func (c *Convener) goOver(ctx context.Context, d rules.Decision) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.left = append(slices.DeleteFunc(c.left, func(g string) bool { return g == to || g == old }), old)
-	c.status.Alarm, c.status.Reason = "", d.Verdict.Reason
+	c.trouble, c.status.Alarm, c.status.Reason = "", "", d.Verdict.Reason
 	c.restless = true
 	return nil
 }
@@ -154,11 +154,9 @@ func (c *Convener) Yield(ctx context.Context, generation string) error {
 	}
 	d.ByPerson = true
 	d.Verdict = rules.Verdict{Kind: rules.Yield, Winner: to, Reason: fmt.Sprintf("generation %s yields to generation %s: an operator chose so", rules.Short(r.Ours.Generation), rules.Short(to))}
-	if err := c.goOver(ctx, d); err != nil {
-		if errors.Is(err, errYieldingToo) {
-			return rules.Refuse("see `tandem cluster status`", "nothing was changed: generation %s is going over to this one", rules.Short(to))
-		}
-		return err
+	err = c.goOver(ctx, d)
+	if errors.Is(err, errChanged) {
+		return rules.Refuse("see `tandem cluster status`", "nothing was changed: generation %s is going over to this one", rules.Short(to))
 	}
-	return nil
+	return err
 }
