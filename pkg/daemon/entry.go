@@ -12,6 +12,7 @@ import (
 
 	"github.com/tandemd/tandem/pkg/api"
 	"github.com/tandemd/tandem/pkg/daemon/backend"
+	"github.com/tandemd/tandem/pkg/guest"
 	"github.com/tandemd/tandem/pkg/identity"
 	"github.com/tandemd/tandem/pkg/ledger"
 	"github.com/tandemd/tandem/pkg/member"
@@ -44,7 +45,7 @@ func (e door) Init(ctx context.Context) error {
 		return err
 	}
 	found := ledger.Found{
-		Cluster: randomHex(16), Generation: randomHex(8), Member: d.self(),
+		Cluster: randomHex(16), Generation: randomHex(guest.GenerationLen / 2), Member: d.self(),
 		Gossip: ledger.GossipKey{Number: 1, Key: make([]byte, ledger.GossipKeyLen)},
 	}
 	_, _ = rand.Read(found.Gossip.Key) // never fails

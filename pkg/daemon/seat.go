@@ -133,7 +133,7 @@ func (c *cluster) Expected(ctx context.Context, votes int, by string) (warnings 
 	if err := rules.CheckExpected(votes, facts); err != nil {
 		return nil, err
 	}
-	fork := rules.NewFork(s, c.d.id.Node, by, time.Now())
+	fork := member.NewFork(s, c.d.id.Node, by, time.Now())
 	to := *s
 	to.Generation, to.Lineage, to.Forced = fork.Generation, append(slices.Clone(s.Lineage), fork), true
 	if err := c.goTo(&to, func() error { return c.cons.Fork(ctx, fork) }); err != nil {

@@ -257,7 +257,7 @@ func ParseTerm(s string) (Term, error) {
 			continue
 		}
 		n, err := strconv.ParseUint(s[:i], 10, 64)
-		if err != nil || strconv.FormatUint(n, 10) != s[:i] || !isHex(s[i+1:], generationLen) {
+		if err != nil || strconv.FormatUint(n, 10) != s[:i] || !isHex(s[i+1:], GenerationLen) {
 			break
 		}
 		return Term{N: n, Generation: s[i+1:]}, nil

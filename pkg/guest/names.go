@@ -10,10 +10,12 @@ import (
 	"unicode/utf8"
 )
 
+// GenerationLen is how many hex digits name a generation of the ledger.
+const GenerationLen = 16
+
 const (
-	nodeIDLen     = 32
-	generationLen = 16
-	maxLabel      = 63
+	nodeIDLen = 32
+	maxLabel  = 63
 )
 
 // NodeID identifies a node for ever: 128 random bits in hex.

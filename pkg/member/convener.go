@@ -1,8 +1,10 @@
 package member
 
 import (
+	"cmp"
 	"context"
 	"errors"
+	"fmt"
 	"maps"
 	"slices"
 	"sync"
@@ -18,11 +20,9 @@ import (
 // Seat is this node's part in the agreement, as the Convener needs it.
 type Seat interface {
 	// Claim is what this node can say of itself by the facts: all but Ages,
-	// Outlived, Left and Yielding, which the Convener adds. It is cheap.
+	// Outlived, Left and Yielding, which the Convener adds. It is cheap, and
+	// does not call the Convener.
 	Claim() rules.Claim
-	// Refuse has commands refused here, for that reason, until Refuse(nil), and
-	// returns when none is on its way to the log any more.
-	Refuse(reason error)
 	// Yield takes this node into the generation of the state: the book, raft,
 	// the key of gossip. The old folder stays.
 	Yield(ctx context.Context, to *ledger.State) error
@@ -64,14 +64,18 @@ type Convener struct {
 	ages     *rules.Ages
 	outlives rules.Outliving
 	yielding string
+	acting   int           // commands under way
+	quiet    chan struct{} // closed when there are none, where somebody waits for it
 	left     []string
 	leader   guest.NodeID // the last other one of this generation; this node itself once it was cleared
 	of       string       // the generation to which leader belongs
 	ever     map[guest.NodeID]bool
 	heard    map[guest.NodeID]rules.Claim
-	patient  bool // the wait after the start is over
-	restless bool // the last look found something to settle
-	next     int  // whose turn it is to be asked while all is calm
+	patient  bool   // the wait after the start is over
+	restless bool   // the last look found something to settle
+	next     int    // whose turn it is to be asked while all is calm
+	trouble  string // why this node cannot go over
+	troubled time.Time
 	status   Status
 }
 
@@ -104,6 +108,8 @@ const (
 	// askedWhenCalm is how many of them, in turn, while there is nothing to settle:
 	// gossip tells at once of another generation.
 	askedWhenCalm = 4
+	// retryAfter is how long after a failure this node tries again to go over.
+	retryAfter = 5 * time.Second
 	// bootPatience is how long the first leader after a start waits for members
 	// that were not heard yet.
 	bootPatience = 15 * time.Second
@@ -247,7 +253,7 @@ func (c *Convener) ask(ctx context.Context, nodes []guest.NodeID) round {
 	r.Ours.Outlived = c.outlives.Forks()
 	r.Leader = c.leader
 	if known := c.o.Book.Current(); known.Generation == r.Ours.Generation {
-		r.Known = max(r.Ours.Index, known.Index)
+		r.Known = known.Index
 	}
 	return r
 }
@@ -264,12 +270,35 @@ func (c *Convener) look(ctx context.Context) {
 	}
 	d := r.Decide()
 	c.note(r, d)
-	if !d.Goes || ctx.Err() != nil {
+	if !d.Goes || ctx.Err() != nil || c.resting() {
 		return
 	}
-	if err := c.goOver(ctx, d); err != nil {
-		c.o.Logger.Warn("this node could not go over to the other generation", zap.String("generation", d.Verdict.Winner), zap.Error(err))
+	switch err := c.goOver(ctx, d); {
+	case err == nil:
+	case errors.Is(err, errChanged):
+		c.o.Logger.Info("this node stays in its generation for now", zap.Error(err))
+	default:
+		c.failed(d, err)
 	}
+}
+
+// resting says whether the last failure to go over is too fresh to try again.
+func (c *Convener) resting() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.trouble != "" && time.Since(c.troubled) < retryAfter
+}
+
+// failed keeps why this node could not go over, for the status.
+func (c *Convener) failed(d rules.Decision, err error) {
+	text := fmt.Sprintf("%s; but this node cannot go over: %v", d.Verdict.Reason, err)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.troubled = time.Now()
+	if c.trouble != text {
+		c.o.Logger.Error("this node cannot go over to the other generation", zap.String("generation", d.Verdict.Winner), zap.Error(err))
+	}
+	c.trouble, c.status.Alarm = text, text
 }
 
 // take waits for the turn to decide.
@@ -296,13 +325,17 @@ func (c *Convener) note(r round, d rules.Decision) {
 		}
 	}
 	c.mu.Lock()
+	if !d.Goes {
+		c.trouble = ""
+	}
+	s.Alarm = cmp.Or(s.Alarm, c.trouble)
 	old := c.status
 	c.status, c.restless = s, r.Restless() || !r.Ours.Quorate
 	c.mu.Unlock()
 	if s.Removed != nil && old.Removed == nil {
 		c.o.Logger.Error(s.Removed.Reason(), zap.String("hint", s.Removed.Hint()))
 	}
-	if s.Alarm != old.Alarm && s.Alarm != "" {
+	if s.Alarm != old.Alarm && d.Verdict.Kind == rules.Alarm {
 		c.o.Logger.Error("generations of this cluster are in conflict", zap.String("reason", s.Alarm))
 	}
 	if s.Reason != old.Reason && s.Reason != "" && s.Alarm == "" {
@@ -346,5 +379,5 @@ func (c *Convener) waitsFor(silent []guest.NodeID, waited time.Duration) bool {
 	return !c.patient
 }
 
-// errYieldingToo ends a decision that the other side has made as well.
-var errYieldingToo = errors.New("the other generation is going over to this one")
+// errChanged ends a decision that the second look does not confirm.
+var errChanged = errors.New("the second look came to another end")

@@ -9,7 +9,6 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
-	"pgregory.net/rapid"
 
 	"github.com/tandemd/tandem/pkg/guest"
 	"github.com/tandemd/tandem/pkg/ledger"
@@ -63,90 +62,27 @@ func TestBook_TheHighestIndexHolds(t *testing.T) {
 	}
 }
 
-func TestNextChange(t *testing.T) {
-	now := time.Unix(1_800_000_000, 0)
-	ago := func(d time.Duration) time.Time { return now.Add(-d) }
-	voter := func(n int) member.Standing {
-		return member.Standing{Node: nodeID(n), Listed: true, Follows: true, Votes: true, ReadySince: ago(time.Hour)}
+func TestBook_AnotherGenerationComesByASwitchOnly(t *testing.T) {
+	b := member.NewBook(state(9, 1, 2))
+	other := state(4, 1, 3)
+	other.Generation = "h"
+	if b.Learn(other) {
+		t.Error("learnt from another generation")
 	}
-	follower := func(n int, ready time.Duration) member.Standing {
-		return member.Standing{Node: nodeID(n), Listed: true, Follows: true, ReadySince: ago(ready)}
+	if err := b.Switch(other); err != nil {
+		t.Error(err)
 	}
-	dead := func(s member.Standing, d time.Duration) member.Standing {
-		s.ReadySince, s.DeadSince = time.Time{}, ago(d)
-		return s
+	if _, ok := b.NodeByFingerprint("key3"); !ok || b.Current().Generation != "h" {
+		t.Error("the switch changed nothing")
 	}
-	for _, tc := range []struct {
-		name string
-		in   []member.Standing
-		want member.Change
-	}{
-		{"alone", []member.Standing{voter(1)}, member.Change{}},
-		{"joined", []member.Standing{voter(1), {Node: nodeID(2), Listed: true}}, member.Change{Kind: member.AddFollower, Node: nodeID(2)}},
-		{"not long enough", []member.Standing{voter(1), follower(2, 9*time.Second)}, member.Change{}},
-		{"caught up", []member.Standing{voter(1), follower(2, 10*time.Second)}, member.Change{Kind: member.Promote, Node: nodeID(2)}},
-		{"a fourth only follows", []member.Standing{voter(1), voter(2), voter(3), follower(4, time.Hour)}, member.Change{}},
-		{"a voter dead for a while", []member.Standing{voter(1), dead(voter(2), 9*time.Minute), voter(3), follower(4, time.Hour)}, member.Change{}},
-		{"a voter dead for long", []member.Standing{voter(1), dead(voter(2), 10*time.Minute), voter(3), follower(4, time.Hour)}, member.Change{Kind: member.Promote, Node: nodeID(4)}},
-		{"then it loses its vote", []member.Standing{voter(1), dead(voter(2), 10*time.Minute), voter(3), voter(4)}, member.Change{Kind: member.Demote, Node: nodeID(2)}},
-		{"nobody to replace it", []member.Standing{voter(1), dead(voter(2), time.Hour), voter(3)}, member.Change{}},
-		{"taken off the list", []member.Standing{voter(1), {Node: nodeID(2), Follows: true, Votes: true}}, member.Change{Kind: member.Drop, Node: nodeID(2)}},
-	} {
-		t.Run(tc.name, func(t *testing.T) {
-			if d := cmp.Diff(tc.want, member.NextChange(tc.in, now)); d != "" {
-				t.Error(d)
-			}
-		})
+	if b.Learn(state(10, 1, 2)) {
+		t.Error("learnt from the generation that was left")
 	}
-}
-
-// Carrying out changes until none is due ends, with the number of voters that
-// the table asks for where enough are fit, and never with fewer than before.
-func TestNextChange_Settles(t *testing.T) {
-	now := time.Unix(1_800_000_000, 0)
-	rapid.Check(t, func(t *rapid.T) {
-		var all []member.Standing
-		fit, before := 0, 0
-		for n := range rapid.IntRange(1, 9).Draw(t, "members") {
-			s := member.Standing{Node: nodeID(n), Listed: true}
-			s.Follows = rapid.Bool().Draw(t, "follows")
-			s.Votes = s.Follows && rapid.Bool().Draw(t, "votes")
-			if rapid.Bool().Draw(t, "fit") {
-				s.ReadySince = now.Add(-time.Hour)
-			} else {
-				s.DeadSince = now.Add(-time.Hour)
-			}
-			if s.Votes {
-				before++
-			}
-			if s.Votes || !s.ReadySince.IsZero() {
-				fit++
-			}
-			all = append(all, s)
-		}
-		for range 100 {
-			c := member.NextChange(all, now)
-			if c.Kind == member.NoChange {
-				votes := 0
-				for _, s := range all {
-					if s.Votes {
-						votes++
-					}
-				}
-				if want := min(member.Voters(len(all)), fit); votes < want || votes < min(before, member.Voters(len(all))) {
-					t.Fatalf("%d voters, want %d: %+v", votes, want, all)
-				}
-				return
-			}
-			for i := range all {
-				if all[i].Node == c.Node {
-					all[i].Follows = c.Kind != member.Drop
-					all[i].Votes = c.Kind == member.Promote
-				}
-			}
-		}
-		t.Fatal("the changes never end")
-	})
+	strange := state(20, 1)
+	strange.Cluster = "d"
+	if err := b.Switch(strange); err == nil || b.Learn(strange) {
+		t.Error("another cluster was taken")
+	}
 }
 
 func TestIssuer_BurnsTheTokenFirst(t *testing.T) {
@@ -190,5 +126,18 @@ func TestJoinReply_Check(t *testing.T) {
 		if r.Check(self) == nil {
 			t.Errorf("%s: accepted", name)
 		}
+	}
+}
+
+func TestNewFork(t *testing.T) {
+	s, at := state(90, 1, 2, 3), time.Unix(1_800_000_000, 0)
+	a, b := member.NewFork(s, nodeID(1), "root@n1", at), member.NewFork(s, nodeID(1), "root@n1", at)
+	if a.Generation == b.Generation || len(a.Generation) != 32 {
+		t.Errorf("generations %s and %s", a.Generation, b.Generation)
+	}
+	b.Generation = a.Generation
+	want := ledger.Fork{Generation: a.Generation, Parent: "g", Node: nodeID(1), By: "root@n1", At: at.Unix()}
+	if d := cmp.Diff(want, a); d != "" {
+		t.Error(d)
 	}
 }

@@ -3,6 +3,7 @@ package member
 import (
 	"errors"
 	"io/fs"
+	"maps"
 	"slices"
 	"sync"
 	"time"
@@ -30,7 +31,7 @@ const (
 type kept struct {
 	Nodes map[guest.NodeID]rules.Record `json:"nodes"`
 	// BootID is that of the machine's boot to whose clock Forks belong.
-	BootID string      `json:"boot_id"`
+	BootID string            `json:"boot_id"`
 	Forks  []rules.ForkSight `json:"forks,omitempty"`
 }
 
@@ -123,10 +124,8 @@ func (m *Memory) Keep(now time.Time) {
 		return
 	}
 	m.written, m.changed = now, false
-	copied := kept{Nodes: make(map[guest.NodeID]rules.Record, len(m.kept.Nodes)), BootID: m.kept.BootID, Forks: m.kept.Forks}
-	for node, r := range m.kept.Nodes {
-		copied.Nodes[node] = r
-	}
+	copied := m.kept
+	copied.Nodes = maps.Clone(m.kept.Nodes)
 	m.mu.Unlock()
 	if err := m.store.Write(memoryName, copied); err != nil {
 		m.log.Warn("what this node heard of others cannot be kept", zap.Error(err))

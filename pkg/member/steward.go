@@ -27,7 +27,7 @@ type Sighting struct {
 	Alive bool
 	// Since is when it entered that state, as this node saw it.
 	Since time.Time
-	// Generation is the one it is in, Applied how far raft has applied the ledger there.
+	// Generation is the one it is in, empty where it has not told; Applied is how far raft has applied the ledger there.
 	Generation string
 	Applied    uint64
 	// SetAside: see Claim.
@@ -145,19 +145,10 @@ func nextCommand(view *ledger.State, all []rules.Standing, p rules.KeyProgress, 
 	if view.Forced && rules.Complete(all) {
 		return ledger.EndForced{Generation: view.Generation}
 	}
-	if known := commonFormat(view); known > view.Format {
-		return ledger.RaiseFormat{Format: view.Format + 1}
+	if next := rules.NextFormat(view, ledger.Format); next > view.Format {
+		return ledger.RaiseFormat{Format: next}
 	}
 	return nil
-}
-
-// commonFormat is the newest format of the ledger that every member knows.
-func commonFormat(view *ledger.State) int {
-	known := ledger.Format
-	for _, m := range view.Members {
-		known = min(known, m.Format)
-	}
-	return known
 }
 
 // rotating tells how far the change of the gossip key has come.
@@ -183,7 +174,9 @@ func (s *Steward) applied(view *ledger.State, sight map[guest.NodeID]Sighting, i
 }
 
 // follows: it is alive, and applies this ledger.
-func (s Sighting) follows(view *ledger.State) bool { return s.Alive && s.Generation == view.Generation }
+func (s Sighting) follows(view *ledger.State) bool {
+	return s.Alive && (s.Generation == view.Generation || s.Generation == "")
+}
 
 func (s *Steward) standings(view *ledger.State, sight map[guest.NodeID]Sighting, suffrage map[guest.NodeID]bool, now time.Time) []rules.Standing {
 	ready, absent, joined := map[guest.NodeID]time.Time{}, map[guest.NodeID]time.Time{}, map[guest.NodeID]uint64{}

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"sync"
 	"time"
 
 	"go.uber.org/zap"
@@ -15,29 +16,27 @@ import (
 	"github.com/tandemd/tandem/pkg/member/rules"
 )
 
-// fetchTimeout bounds the fetching of a ledger from one member.
+// fetchTimeout bounds the fetching of a ledger from one member, and the wait for
+// commands under way.
 const fetchTimeout = 10 * time.Second
 
 // goOver takes this node into the generation that was decided on. From here on it
 // acts no more; it asks once again when it has said so, so that never two sides
 // give way to each other, and nothing that was done meanwhile is lost.
-func (c *Convener) goOver(ctx context.Context, d rules.Decision) (err error) {
+func (c *Convener) goOver(ctx context.Context, d rules.Decision) error {
 	to := d.Verdict.Winner
 	c.setYielding(to)
-	c.o.Seat.Refuse(rules.Refuse("try again in some seconds", "%s", d.Verdict.Reason))
-	defer func() {
-		c.setYielding("")
-		if err != nil {
-			c.o.Seat.Refuse(nil)
-		}
-	}()
+	defer c.setYielding("")
+	if err := c.quiesce(ctx); err != nil {
+		return err
+	}
 	r := c.ask(ctx, c.members())
 	if again := r.Decide(); !d.ByPerson && (!again.Goes || again.Verdict.Winner != to) {
-		return fmt.Errorf("it is otherwise now: %s", cmp.Or(again.Verdict.Reason, "the other generation is out of reach"))
+		return fmt.Errorf("%w: %s", errChanged, cmp.Or(again.Verdict.Reason, "the other generation is out of reach"))
 	}
 	nodes := r.In(to)
 	if slices.ContainsFunc(nodes, func(n guest.NodeID) bool { return r.Answers[n].Claim.Yielding != "" }) {
-		return errYieldingToo
+		return fmt.Errorf("%w: generation %s is going over to this one", errChanged, rules.Short(to))
 	}
 	state, err := c.fetch(ctx, nodes, to)
 	if err != nil {
@@ -51,9 +50,51 @@ func (c *Convener) goOver(ctx context.Context, d rules.Decision) (err error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.left = append(slices.DeleteFunc(c.left, func(g string) bool { return g == to || g == old }), old)
-	c.status.Alarm, c.status.Reason = "", d.Verdict.Reason
+	c.trouble, c.status.Alarm, c.status.Reason = "", "", d.Verdict.Reason
 	c.restless = true
 	return nil
+}
+
+// Act is asked before each command, and before a guest is started: it refuses
+// while this node goes over to another generation. done is called when nothing
+// more can become of the command.
+func (c *Convener) Act() (done func(), err error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.yielding != "" {
+		return nil, rules.Refuse("try again in some seconds", "this node is going over to generation %s", rules.Short(c.yielding))
+	}
+	c.acting++
+	return sync.OnceFunc(func() {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		if c.acting--; c.acting == 0 && c.quiet != nil {
+			close(c.quiet)
+			c.quiet = nil
+		}
+	}), nil
+}
+
+// quiesce waits until no command is under way.
+func (c *Convener) quiesce(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, fetchTimeout)
+	defer cancel()
+	c.mu.Lock()
+	if c.acting == 0 {
+		c.mu.Unlock()
+		return nil
+	}
+	if c.quiet == nil {
+		c.quiet = make(chan struct{})
+	}
+	quiet := c.quiet
+	c.mu.Unlock()
+	select {
+	case <-quiet:
+		return nil
+	case <-ctx.Done():
+		return errors.New("commands are still under way")
+	}
 }
 
 func (c *Convener) setYielding(to string) {
@@ -113,11 +154,9 @@ func (c *Convener) Yield(ctx context.Context, generation string) error {
 	}
 	d.ByPerson = true
 	d.Verdict = rules.Verdict{Kind: rules.Yield, Winner: to, Reason: fmt.Sprintf("generation %s yields to generation %s: an operator chose so", rules.Short(r.Ours.Generation), rules.Short(to))}
-	if err := c.goOver(ctx, d); err != nil {
-		if errors.Is(err, errYieldingToo) {
-			return rules.Refuse("see `tandem cluster status`", "nothing was changed: generation %s is going over to this one", rules.Short(to))
-		}
-		return err
+	err = c.goOver(ctx, d)
+	if errors.Is(err, errChanged) {
+		return rules.Refuse("see `tandem cluster status`", "nothing was changed: generation %s is going over to this one", rules.Short(to))
 	}
-	return nil
+	return err
 }

@@ -124,4 +124,3 @@ func olderThan(own Own, r Record) string {
 		return ""
 	}
 }
-

@@ -1,12 +1,9 @@
 package rules
 
 import (
-	"crypto/rand"
-	"encoding/hex"
 	"fmt"
 	"maps"
 	"slices"
-	"time"
 
 	"github.com/tandemd/tandem/pkg/guest"
 	"github.com/tandemd/tandem/pkg/ledger"
@@ -118,12 +115,4 @@ func ExpectedWarnings(f ExpectedFacts) []string {
 	}
 	return append(out, "what was confirmed elsewhere and has not reached this node is not part of the new generation",
 		"until enough members follow again, changes of members and storages and new guests need --force")
-}
-
-// NewFork begins a generation on this node; Index and Term are filled in when the
-// log is copied.
-func NewFork(s *ledger.State, self guest.NodeID, by string, at time.Time) ledger.Fork {
-	var id [8]byte
-	_, _ = rand.Read(id[:]) // never fails
-	return ledger.Fork{Generation: hex.EncodeToString(id[:]), Parent: s.Generation, Node: self, By: by, At: at.Unix()}
 }

@@ -64,15 +64,21 @@ func TestDecide(t *testing.T) {
 	}{
 		{"one generation", []rules.Claim{in("A", 1), in("A", 2)}, "A", ""},
 		{
-			"two dead nodes return, the forced one has worked", []rules.Claim{in("A", 2), in("A", 3), in("AX", 1, command(acted))}, "X",
+			"two dead nodes return, the forced one has worked",
+			[]rules.Claim{in("A", 2), in("A", 3), in("AX", 1, command(acted))},
+			"X",
 			"generation A yields: it has acted on nothing since they parted at ledger index 100, and generation X has",
 		},
 		{
-			"they saw each other first and acted", []rules.Claim{in("A", 2, command(acted)), in("A", 3), in("AX", 1, command(acted))}, "",
+			"they saw each other first and acted",
+			[]rules.Claim{in("A", 2, command(acted)), in("A", 3), in("AX", 1, command(acted))},
+			"",
 			"generations A and X of this cluster have all changed since they parted",
 		},
 		{
-			"a forced node comes back to a healthy majority that was idle", []rules.Claim{in("A", 2, outlived("X")), in("A", 3), in("AX", 1, command(acted))}, "A",
+			"a forced node comes back to a healthy majority that was idle",
+			[]rules.Claim{in("A", 2, outlived("X")), in("A", 3), in("AX", 1, command(acted))},
+			"A",
 			"generation X yields: generation A, from which it was forked, has been quorate without a break since before that",
 		},
 		{"a forced node comes back to a healthy majority that worked", []rules.Claim{in("A", 2, outlived("X"), command(acted)), in("AX", 1, command(acted))}, "A", "yields"},
@@ -90,15 +96,18 @@ func TestDecide(t *testing.T) {
 		{"outlived by a fork that itself yields", []rules.Claim{in("AX", 3, outlived("Y")), in("AXY", 1, command(acted)), in("A", 2, outlived("X"))}, "A", "yields"},
 		{
 			"the majority confirmed other commands at the same indexes, in a later term",
-			[]rules.Claim{in("A", 2, termed(5, 98)), in("AX", 1, termed(4, 100), forkedAt(4, 100))}, "A", "generation X yields: it has acted on nothing",
+			[]rules.Claim{in("A", 2, termed(5, 98)), in("AX", 1, termed(4, 100), forkedAt(4, 100))},
+			"A", "generation X yields: it has acted on nothing",
 		},
 		{
 			"commands of an earlier term are part of the fork",
-			[]rules.Claim{in("A", 2, termed(3, 98)), in("AX", 1, termed(4, 100), forkedAt(4, 100))}, "X", "generation A yields",
+			[]rules.Claim{in("A", 2, termed(3, 98)), in("AX", 1, termed(4, 100), forkedAt(4, 100))},
+			"X", "generation A yields",
 		},
 		{
 			"forked later, with what was confirmed between",
-			[]rules.Claim{in("AX", 2, command(60), forkedAt(0, 60)), in("AY", 1, command(50), forkedAt(0, 50))}, "X", "generation Y yields: it has acted on nothing since they parted at ledger index 50",
+			[]rules.Claim{in("AX", 2, command(60), forkedAt(0, 60)), in("AY", 1, command(50), forkedAt(0, 50))},
+			"X", "generation Y yields: it has acted on nothing since they parted at ledger index 50",
 		},
 		{"another cluster", []rules.Claim{in("A", 1), {Node: nodeID(2), Cluster: "d", Generation: "B", LastCommand: 1000}}, "A", ""},
 		{"a claim that contradicts itself", []rules.Claim{in("A", 1), in("AX", 2, command(acted), func(c *rules.Claim) { c.Generation = "Z" })}, "A", ""},

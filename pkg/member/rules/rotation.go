@@ -64,3 +64,12 @@ func NextRotation(s *ledger.State, p KeyProgress, now time.Time) Rotation {
 		return Rotation{}
 	}
 }
+
+// NextFormat is the format to which the ledger is raised, one at a time, once
+// every member knows it, this node (known) included; else the one that it has.
+func NextFormat(s *ledger.State, known int) int {
+	for _, m := range s.Members {
+		known = min(known, m.Format)
+	}
+	return min(max(known, s.Format), s.Format+1)
+}

@@ -16,8 +16,8 @@ type Scene struct {
 	Self    guest.NodeID
 	Ours    Claim
 	Answers map[guest.NodeID]Answer
-	// Leader is the last one that this node followed in its generation, Known how
-	// much of its ledger it has from any source.
+	// Leader is the last one that this node followed in its generation, Known the
+	// index of the newest state of its ledger that it has from any source.
 	Leader guest.NodeID
 	Known  uint64
 }
@@ -161,4 +161,3 @@ func (s Scene) Choose(generation string, names *ledger.State) (string, error) {
 		return fit[0], nil
 	}
 }
-

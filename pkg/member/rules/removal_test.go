@@ -1,0 +1,150 @@
+package rules_test
+
+import (
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/tandemd/tandem/pkg/guest"
+	"github.com/tandemd/tandem/pkg/ledger"
+	"github.com/tandemd/tandem/pkg/member/rules"
+)
+
+func set(nodes ...int) map[guest.NodeID]bool {
+	out := map[guest.NodeID]bool{}
+	for _, n := range nodes {
+		out[nodeID(n)] = true
+	}
+	return out
+}
+
+// housed is a cluster of n members with guest 100 on n1, replicated to n3.
+func housed(n int) *ledger.State {
+	s := members(n)
+	v, _ := guest.ParseVolume("local-zfs:vm-100-disk-0")
+	s.Guests[100] = guest.Guest{ID: 100, Owner: nodeID(1), Volumes: []guest.Volume{v}}
+	j := guest.JobID{Guest: 100}
+	s.Jobs[j] = guest.Job{ID: j, Target: nodeID(3)}
+	return s
+}
+
+func TestPlanRemoval_Refuses(t *testing.T) {
+	all := rules.RemovalFacts{Quorate: true, Leader: nodeID(2), Alive: set(1, 2, 3), Voters: set(1, 2, 3)}
+	forced := housed(3)
+	forced.Forced = true
+	for _, tc := range []struct {
+		name       string
+		s          *ledger.State
+		node       guest.NodeName
+		f          func(*rules.RemovalFacts)
+		want, hint string
+	}{
+		{"unknown", housed(3), "n9", nil, "node n9 is not a member", "the members are n1, n2, n3"},
+		{"the last one", members(1), "n1", nil, "n1 is the last member", "stop tandemd"},
+		{"no majority", housed(3), "n2", func(f *rules.RemovalFacts) { f.Quorate = false }, "this node is not quorate", "tandem cluster expected"},
+		{"it owns guests", housed(3), "n1", nil, "n1 owns guests: 100", "move them"},
+		{"a dead one owns guests", housed(3), "n1", func(f *rules.RemovalFacts) { f.Alive = set(2, 3) }, "n1 owns guests: 100", "recover them"},
+		{"alive, with jobs", housed(3), "n3", nil, "n3 is alive, and jobs replicate to it: 100-0", "`tandem delete 100-0`"},
+		{"on forced quorum", forced, "n2", nil, "runs on forced quorum", "--force"},
+		{"the majority would be gone", housed(3), "n2", func(f *rules.RemovalFacts) { f.Alive = set(1, 2) }, "without n2 1 of 2 votes would be alive, and 2 needed", "remove first what is dead: n3"},
+		{"the last living voter", housed(4), "n2", func(f *rules.RemovalFacts) { f.Voters, f.Alive = set(2), set(2, 4) }, "n2 is the last voter that is alive", "another voter"},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			f := all
+			if tc.f != nil {
+				tc.f(&f)
+			}
+			p := rules.PlanRemoval(tc.s, tc.node, f)
+			if p.Refusal == nil {
+				t.Fatalf("planned: %+v", p)
+			}
+			checkRefusal(t, p.Refusal, tc.want, tc.hint)
+			if len(p.Steps) > 0 {
+				t.Errorf("refused, and yet: %q", p.Steps)
+			}
+		})
+	}
+}
+
+func TestPlanRemoval_TellsWhatIsDoneAndLeft(t *testing.T) {
+	p := rules.PlanRemoval(housed(3), "n3", rules.RemovalFacts{Quorate: true, Leader: nodeID(3), Alive: set(1, 2), Voters: set(1, 2, 3)})
+	want := rules.RemovalPlan{
+		Steps: []string{
+			"n3 leads: another voter takes over first",
+			"drop job 100-0, which replicates guest 100 to n3",
+			"take n3 off the member list: its key is refused from then on",
+			"change the gossip key, which it knows",
+			"n3 loses its vote: of 2 members 2 vote",
+		},
+		Leaves: []string{
+			"on n3: the replica of guest 100 (local-zfs:vm-100-disk-0), read-only; Tandem forgets it there",
+			"on n3: its key, its state folder and its volumes, with which it can join again by a new token",
+		},
+		HandOver: true,
+		Op:       ledger.RemoveMember{ID: nodeID(3), DropJobs: true},
+	}
+	if d := cmp.Diff(want, p); d != "" {
+		t.Error(d)
+	}
+}
+
+func TestPlanRemoval_ADeadNodeOfTwoWhileForced(t *testing.T) {
+	s := members(2)
+	s.Forced = true
+	p := rules.PlanRemoval(s, "n2", rules.RemovalFacts{Quorate: true, Leader: nodeID(1), Alive: set(1), Voters: set(1), Force: true})
+	if p.Refusal != nil || !p.Op.Force || !strings.Contains(strings.Join(p.Leaves, "\n"), "removed on forced quorum") {
+		t.Errorf("got %+v", p)
+	}
+}
+
+func TestAttempts(t *testing.T) {
+	now := time.Unix(1_800_000_000, 0)
+	var a rules.Attempts
+	take := func(n int, format string) (last time.Duration) {
+		for range n {
+			last = a.Take(format, now)
+		}
+		return last
+	}
+	if wait := take(5, "192.0.2.1:5000"); wait != 0 {
+		t.Errorf("five attempts: wait %v", wait)
+	}
+	if wait := take(1, "192.0.2.1:6000"); wait != 10*time.Second {
+		t.Errorf("the sixth, from another port: wait %v", wait)
+	}
+	if wait := take(1, "192.0.2.2:5000"); wait != 0 {
+		t.Errorf("another host: wait %v", wait)
+	}
+	take(5, "[2001:db8::1]:5000")
+	if wait := take(1, "[2001:db8::ffff]:5000"); wait == 0 {
+		t.Error("another address of the same IPv6 network may go on")
+	}
+	now = now.Add(10 * time.Second)
+	if wait := take(1, "192.0.2.1:5000"); wait != 0 {
+		t.Errorf("after 10 s: wait %v", wait)
+	}
+	now = now.Add(-20_000 * time.Hour)
+	if wait := take(1, "192.0.2.1:5000"); wait != 0 {
+		t.Errorf("the clock was set back: wait %v", wait)
+	}
+}
+
+func TestAttempts_ManyAddressesTakeNoMoreMemory(t *testing.T) {
+	now := time.Unix(1_800_000_000, 0)
+	var a rules.Attempts
+	refused := 0
+	for i := range 5_000 {
+		addr := "[2001:db8:" + string("0123456789abcdef"[i>>8&15]) + string("0123456789abcdef"[i>>4&15]) + ":" + string("0123456789abcdef"[i&15]) + string("0123456789abcdef"[i>>12&15]) + "::1]:1"
+		if a.Take(addr, now) > 0 {
+			refused++
+		}
+	}
+	if refused == 0 {
+		t.Error("5,000 addresses at once are all remembered")
+	}
+	if wait := a.Take("192.0.2.1:5000", now.Add(time.Minute)); wait != 0 {
+		t.Errorf("a minute later: wait %v", wait)
+	}
+}
