@@ -429,44 +429,35 @@ func TestClear_WhereAnotherGenerationWinsNothingIsTaken(t *testing.T) {
 	})
 }
 
-func TestAct_IsAskedForEachCommandAndToldTheEnd(t *testing.T) {
+func TestRefuse_TakesNoCommandAndWaitsForThoseUnderWay(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRig(t)
-		var under, total atomic.Int32
-		var yields error
-		r.options = func(_ int, o *consensus.Options) {
-			o.Act = func() (func(), error) {
-				if yields != nil {
-					return nil, yields
-				}
-				under.Add(1)
-				total.Add(1)
-				return func() { under.Add(-1) }, nil
-			}
-		}
 		r.found(1)
 		defer r.close()
-		r.must(r.node(1), addGuest(100))
-		if under.Load() != 0 || total.Load() != 2 {
-			t.Errorf("%d under way, %d in all, want 0 and 2", under.Load(), total.Load())
-		}
-		yields = errors.New("this node yields")
-		if err := r.propose(r.node(1), addGuest(101), time.Second); !errors.Is(err, consensus.ErrNotQuorate) || !errors.Is(err, yields) {
+		yields := errors.New("this node yields")
+		r.node(1).Refuse(yields)
+		if err := r.propose(r.node(1), addGuest(100), time.Second); !errors.Is(err, consensus.ErrNotQuorate) || !errors.Is(err, yields) {
 			t.Errorf("got %v, want ErrNotQuorate with the reason", err)
 		}
+		r.node(1).Refuse(nil)
+		r.must(r.node(1), addGuest(100))
 		// A command whose caller went away is under way until it is decided.
-		yields = nil
 		resume := r.disks[nodeID(1)].Hang()
-		if err := r.propose(r.node(1), addGuest(102), time.Second); !errors.Is(err, consensus.ErrUnknownOutcome) {
+		if err := r.propose(r.node(1), addGuest(101), time.Second); !errors.Is(err, consensus.ErrUnknownOutcome) {
 			t.Errorf("got %v, want ErrUnknownOutcome", err)
 		}
-		if under.Load() == 0 {
+		var refused atomic.Bool
+		done := make(chan struct{})
+		go func() {
+			defer close(done)
+			r.node(1).Refuse(yields)
+			refused.Store(true)
+		}()
+		time.Sleep(time.Second)
+		if refused.Load() {
 			t.Error("a command that hangs in the disk is told to be over")
 		}
 		resume()
-		time.Sleep(10 * time.Second)
-		if under.Load() != 0 {
-			t.Errorf("%d commands are still under way", under.Load())
-		}
+		<-done
 	})
 }

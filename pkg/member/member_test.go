@@ -132,7 +132,7 @@ func TestJoinReply_Check(t *testing.T) {
 func TestNewFork(t *testing.T) {
 	s, at := state(90, 1, 2, 3), time.Unix(1_800_000_000, 0)
 	a, b := member.NewFork(s, nodeID(1), "root@n1", at), member.NewFork(s, nodeID(1), "root@n1", at)
-	if a.Generation == b.Generation || len(a.Generation) != 32 {
+	if a.Generation == b.Generation || len(a.Generation) != guest.GenerationLen {
 		t.Errorf("generations %s and %s", a.Generation, b.Generation)
 	}
 	b.Generation = a.Generation

@@ -31,7 +31,7 @@ type Disk struct {
 	delay time.Duration
 
 	failure    func() error // what a write answers; nil: it works
-	crashAfter int // writes that still work; 0: no crash is planned
+	crashAfter int          // writes that still work; 0: no crash is planned
 	crashKeep  func(int) int
 	hung       chan struct{} // closed when writes go on; nil: they do not hang
 }
