@@ -1,6 +1,7 @@
 package gossip
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -13,10 +14,7 @@ import (
 	"github.com/tandemd/tandem/pkg/guest"
 )
 
-const (
-	keySize     = 32 // AES-256
-	retransmits = 4
-)
+const retransmits = 4
 
 // Options of Start.
 type Options struct {
@@ -31,16 +29,13 @@ type Options struct {
 	// Boot grows with each start of the daemon, and is at least 1.
 	Boot uint64
 	Meta Meta
-	// Peers are the members to keep contact with. It answers from memory.
-	Peers  func() []Peer
+	// Peers are the members, to keep contact with; nobody else is heard. It answers
+	// from memory.
+	Peers func() []Peer
+	// Fetch carries a request over the peer connection to another node's Serve.
+	Fetch  func(ctx context.Context, node guest.NodeID, request []byte) ([]byte, error)
 	Logger *zap.Logger
 	Timing Timing
-}
-
-// Keys are the cluster's gossip keys, 32 bytes each.
-type Keys struct {
-	Primary []byte   // to send with
-	Others  [][]byte // understood too, while the key is being changed
 }
 
 // Meta is what a node says of itself all the time.
@@ -66,6 +61,8 @@ type Timing struct {
 	Exchange time.Duration
 	// Connect bounds a connection for that (3 s).
 	Connect time.Duration
+	// Fetch bounds fetching from one node what differs (10 s).
+	Fetch time.Duration
 	// Rejoin is how often nodes that are away are looked for (15 s).
 	Rejoin time.Duration
 	// Meta is how often changed metadata is sent at most (1 s).
@@ -81,6 +78,7 @@ func (o Options) withDefaults() (Options, error) {
 		&o.Timing.Spread:   200 * time.Millisecond,
 		&o.Timing.Exchange: 30 * time.Second,
 		&o.Timing.Connect:  3 * time.Second,
+		&o.Timing.Fetch:    10 * time.Second,
 		&o.Timing.Rejoin:   15 * time.Second,
 		&o.Timing.Meta:     time.Second,
 		&o.Timing.Leave:    time.Second,
@@ -94,25 +92,13 @@ func (o Options) withDefaults() (Options, error) {
 		return o, fmt.Errorf("cluster ID %q: must have 1 to %d bytes", o.Cluster, memberlist.LabelMaxSize)
 	case o.Boot == 0:
 		return o, errors.New("the boot counter must be at least 1")
-	case o.Peers == nil || o.Logger == nil:
-		return o, errors.New("no Peers or no Logger given")
+	case o.Peers == nil || o.Fetch == nil || o.Logger == nil:
+		return o, errors.New("no Peers, no Fetch or no Logger given")
 	}
 	if o.Advertise == "" {
 		o.Advertise = o.Bind
 	}
 	return o, o.Node.Validate()
-}
-
-func (k Keys) ring() (*memberlist.Keyring, error) {
-	if len(k.Primary) == 0 {
-		return nil, errors.New("no key given, and without one it does not start")
-	}
-	for _, key := range append([][]byte{k.Primary}, k.Others...) {
-		if len(key) != keySize {
-			return nil, fmt.Errorf("a key of %d bytes, must have %d", len(key), keySize)
-		}
-	}
-	return memberlist.NewKeyring(k.Others, k.Primary)
 }
 
 func (m Meta) encode() ([]byte, error) {
@@ -127,11 +113,7 @@ func (m Meta) encode() ([]byte, error) {
 }
 
 // memberlist translates the options.
-func (o Options) memberlist(keys *memberlist.Keyring, g *Gossip) (*memberlist.Config, error) {
-	bind, err := netip.ParseAddrPort(o.Bind)
-	if err != nil {
-		return nil, fmt.Errorf("address %q to listen on: must be IP:PORT", o.Bind)
-	}
+func (o Options) memberlist(g *Gossip) (*memberlist.Config, error) {
 	advertise, err := netip.ParseAddrPort(o.Advertise)
 	if err != nil {
 		return nil, fmt.Errorf("address %q to tell others: must be IP:PORT", o.Advertise)
@@ -139,12 +121,15 @@ func (o Options) memberlist(keys *memberlist.Keyring, g *Gossip) (*memberlist.Co
 	c := memberlist.DefaultLANConfig()
 	c.Name = string(o.Node)
 	c.Label = o.Cluster
-	c.BindAddr, c.BindPort = bind.Addr().String(), int(bind.Port())
-	c.AdvertisePort = int(advertise.Port())
+	c.Transport = g.guard
+	c.BindPort, c.AdvertisePort = g.guard.GetAutoBindPort(), int(advertise.Port())
+	if c.AdvertisePort == 0 {
+		c.AdvertisePort = c.BindPort
+	}
 	if !advertise.Addr().IsUnspecified() {
 		c.AdvertiseAddr = advertise.Addr().String()
 	}
-	c.Keyring = keys
+	c.Keyring = g.keys
 	c.EnableCompression = false
 	c.ProbeInterval, c.ProbeTimeout = o.Timing.Probe, o.Timing.Answer
 	c.SuspicionMult = 6
@@ -156,6 +141,6 @@ func (o Options) memberlist(keys *memberlist.Keyring, g *Gossip) (*memberlist.Co
 	c.DeadNodeReclaimTime = time.Second
 	c.Delegate = delegate{g}
 	c.Events = events{g}
-	c.LogOutput = newLineLog(o.Logger)
+	c.Alive = door{g}
 	return c, nil
 }
