@@ -74,7 +74,8 @@ func (c *cluster) build(known *ledger.State) error {
 	var err error
 	c.gossip, err = gossip.Start(gossip.Options{
 		Node: d.id.Node, Cluster: known.Cluster, Bind: d.conf.Gossip, Advertise: d.conf.GossipAdvertise,
-		Keys: gossipKeys(known), Boot: d.boot, Meta: c.meta(known), Peers: c.gossipPeers, Logger: d.log.Named("gossip"),
+		Keys: gossipKeys(known), Boot: d.boot, Meta: c.meta(known), Peers: c.gossipPeers, Fetch: c.fetchGossip,
+		Logger: d.log.Named("gossip"),
 	})
 	if err != nil {
 		return fmt.Errorf("start gossip on %s: %w", d.conf.Gossip, err)
@@ -171,6 +172,7 @@ func (c *cluster) follow(ctx context.Context) {
 			c.learnt(ctx, s)
 		}
 		c.node.Peers(ctx, c.peers())
+		c.overview.Observe(time.Now())
 		if err := c.cons.Err(); err != nil {
 			c.log.Error("this node follows the ledger no longer", zap.Error(err))
 		}
@@ -192,6 +194,9 @@ func (c *cluster) learnt(ctx context.Context, s *ledger.State) {
 		c.membership = s.Members
 		c.d.peer.Recheck()
 		c.gossip.Rejoin()
+	}
+	if err := c.gossip.SetKeys(gossipKeys(s)); err != nil {
+		c.log.Error("change the gossip key", zap.Error(err))
 	}
 	c.target.EndStale()
 	c.announce(s)
