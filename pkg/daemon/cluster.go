@@ -44,6 +44,7 @@ type cluster struct {
 	// The rest belongs to follow alone.
 	acted      *ledger.State // what learnt acted on last
 	saved      uint64        // the ledger index on disk in cluster.json
+	saveDue    <-chan time.Time
 	announced  map[string][]byte
 	membership map[guest.NodeID]ledger.Member
 }
@@ -180,6 +181,8 @@ func (c *cluster) follow(ctx context.Context) {
 		case <-ctx.Done():
 			c.save()
 			return
+		case <-c.saveDue:
+			c.save()
 		case <-c.cons.Changed():
 		case <-c.d.book.Changed():
 		case <-c.gossip.Changed():
@@ -187,10 +190,18 @@ func (c *cluster) follow(ctx context.Context) {
 	}
 }
 
+// saveEvery bounds how often the ledger is kept for changes on which trust does not
+// depend: after a restart the log brings them again.
+const saveEvery = 5 * time.Second
+
 // learnt acts on a newer ledger.
 func (c *cluster) learnt(ctx context.Context, s *ledger.State) {
-	c.save()
-	if !maps.EqualFunc(c.membership, s.Members, sameMember) {
+	if maps.EqualFunc(c.membership, s.Members, sameMember) {
+		if c.saveDue == nil {
+			c.saveDue = time.After(saveEvery)
+		}
+	} else {
+		c.save()
 		c.membership = s.Members
 		c.d.peer.Recheck()
 		c.gossip.Rejoin()
@@ -212,6 +223,7 @@ func sameMember(a, b ledger.Member) bool {
 
 // save keeps the ledger for the next start: see member.Book.
 func (c *cluster) save() {
+	c.saveDue = nil
 	s := c.d.book.Current()
 	if s.Index <= c.saved {
 		return

@@ -15,7 +15,6 @@ import (
 // that was away for a while, not those of a whole cluster that meets another half.
 const passOn = 64
 
-
 // maxQueue is how many news wait to be passed on. What is beyond it comes with the
 // next exchange.
 const maxQueue = 4096
@@ -78,10 +77,12 @@ func (g *Gossip) merge(entries []entry) {
 		return
 	}
 	poke(g.changed)
-	if len(news) <= passOn {
-		for _, e := range news {
-			g.passOn(e)
-		}
+	if len(news) > passOn {
+		g.crowded.Store(true)
+		return
+	}
+	for _, e := range news {
+		g.passOn(e)
 	}
 }
 
@@ -89,6 +90,7 @@ func (g *Gossip) passOn(e entry) {
 	g.queue.QueueBroadcast(broadcast(e))
 	if g.queue.NumQueued() > maxQueue {
 		g.queue.Prune(maxQueue)
+		g.crowded.Store(true)
 	}
 }
 

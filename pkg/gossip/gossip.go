@@ -73,6 +73,7 @@ type Gossip struct {
 	queue     memberlist.TransmitLimitedQueue
 	strangers strangers
 	alive     atomic.Int32
+	crowded   atomic.Bool // there is more news than broadcasts carry
 	changed   chan struct{}
 	rejoin    chan struct{}
 	offered   chan struct{}
@@ -118,7 +119,7 @@ func Start(opts Options) (*Gossip, error) {
 		return nil, fmt.Errorf("gossip: %w", err)
 	}
 	g.queue.RetransmitMult = retransmits
-	g.queue.NumNodes = func() int { return max(1, int(g.alive.Load())) }
+	g.queue.NumNodes = func() int { return max(10, int(g.alive.Load())) }
 	g.recall(opts.Peers())
 	// The mark makes void what others remember of our life before this one.
 	g.mu.Lock()
@@ -166,6 +167,8 @@ func (g *Gossip) Run(ctx context.Context) error {
 	defer rejoin.Stop()
 	meta := time.NewTicker(g.opts.Timing.Meta)
 	defer meta.Stop()
+	crowd := time.NewTicker(g.opts.Timing.Crowd)
+	defer crowd.Stop()
 	var joining errgroup.Group
 	joining.SetLimit(16)
 	var fetching sync.WaitGroup
@@ -180,6 +183,10 @@ func (g *Gossip) Run(ctx context.Context) error {
 			g.join(ctx, &joining)
 		case <-meta.C:
 			g.sendMeta()
+		case <-crowd.C:
+			if g.crowded.CompareAndSwap(true, false) {
+				g.exchange(&joining)
+			}
 		}
 	}
 	g.leave()
@@ -199,13 +206,35 @@ func (g *Gossip) join(ctx context.Context, group *errgroup.Group) {
 		if p.Node == g.opts.Node || g.isAlive(p.Node) || ctx.Err() != nil {
 			continue
 		}
-		group.TryGo(func() error {
-			if _, err := g.list.Join([]string{p.Address}); err != nil {
-				g.log.Debug("gossip: a node does not answer", zap.String("node", string(p.Node)), zap.String("address", p.Address), zap.Error(err))
-			}
-			return nil
-		})
+		g.contact(group, p)
 	}
+}
+
+// exchange compares with some nodes at once, instead of with one after a while.
+func (g *Gossip) exchange(group *errgroup.Group) {
+	const some = 3
+	members := g.Members()
+	rand.Shuffle(len(members), func(i, j int) { members[i], members[j] = members[j], members[i] })
+	left := some
+	for _, m := range members {
+		if left == 0 {
+			return
+		}
+		if m.Node != g.opts.Node && m.State == Alive {
+			g.contact(group, Peer{Node: m.Node, Address: m.Address})
+			left--
+		}
+	}
+}
+
+// contact compares with one node, unless all places are taken.
+func (g *Gossip) contact(group *errgroup.Group, p Peer) {
+	group.TryGo(func() error {
+		if _, err := g.list.Join([]string{p.Address}); err != nil {
+			g.log.Debug("gossip: a node does not answer", zap.String("node", string(p.Node)), zap.String("address", p.Address), zap.Error(err))
+		}
+		return nil
+	})
 }
 
 // recall takes over who the members are, and forgets what the others have said.

@@ -58,6 +58,7 @@ func (g *Gossip) SetKeys(k Keys) error {
 	if err := g.guard.SetKeys(want); err != nil {
 		return fmt.Errorf("gossip: change the keys: %w", err)
 	}
+	g.Rejoin() // who had missed the change can be heard again
 	return nil
 }
 

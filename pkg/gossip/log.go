@@ -25,7 +25,9 @@ func newQuiet(to *zap.Logger) *quiet {
 	return &quiet{log: to, limit: rate.NewLimiter(0.1, 10)}
 }
 
-func (q *quiet) warn(message string, fields ...zap.Field) { q.say(zapcore.WarnLevel, message, fields...) }
+func (q *quiet) warn(message string, fields ...zap.Field) {
+	q.say(zapcore.WarnLevel, message, fields...)
+}
 
 func (q *quiet) say(level zapcore.Level, message string, fields ...zap.Field) {
 	q.mu.Lock()

@@ -14,7 +14,10 @@ import (
 	"github.com/tandemd/tandem/pkg/guest"
 )
 
-const retransmits = 4
+// retransmits is how often each node passes a change on, times the number of digits
+// of the number of nodes, which counts as two at least. With memberlist's own 4, and
+// one digit, one change in ten misses a node of eight.
+const retransmits = 6
 
 // Options of Start.
 type Options struct {
@@ -55,10 +58,13 @@ type Timing struct {
 	// may take (700 ms). A node that does not answer is dead after six probes more.
 	Probe  time.Duration
 	Answer time.Duration
-	// Spread is how often news is passed on (200 ms).
+	// Spread is how often news is passed on (100 ms).
 	Spread time.Duration
 	// Exchange is how often all entries are compared with one other node (30 s).
 	Exchange time.Duration
+	// Crowd is how often they are compared with three others while there is more news
+	// than broadcasts carry (1 s).
+	Crowd time.Duration
 	// Connect bounds a connection for that (3 s).
 	Connect time.Duration
 	// Fetch bounds fetching from one node what differs (10 s).
@@ -75,8 +81,9 @@ func (o Options) withDefaults() (Options, error) {
 	for v, def := range map[*time.Duration]time.Duration{
 		&o.Timing.Probe:    time.Second,
 		&o.Timing.Answer:   700 * time.Millisecond,
-		&o.Timing.Spread:   200 * time.Millisecond,
+		&o.Timing.Spread:   100 * time.Millisecond,
 		&o.Timing.Exchange: 30 * time.Second,
+		&o.Timing.Crowd:    time.Second,
 		&o.Timing.Connect:  3 * time.Second,
 		&o.Timing.Fetch:    10 * time.Second,
 		&o.Timing.Rejoin:   15 * time.Second,
@@ -132,7 +139,8 @@ func (o Options) memberlist(g *Gossip) (*memberlist.Config, error) {
 	c.Keyring = g.keys
 	c.EnableCompression = false
 	c.ProbeInterval, c.ProbeTimeout = o.Timing.Probe, o.Timing.Answer
-	c.SuspicionMult = 6
+	c.SuspicionMult, c.RetransmitMult = 6, 8 // news of nodes is rare, and must not miss one
+
 	c.GossipInterval = o.Timing.Spread
 	c.PushPullInterval = o.Timing.Exchange
 	c.TCPTimeout = o.Timing.Connect

@@ -278,4 +278,3 @@ func (o *Overview) merge(s *ledger.State, j guest.Job, all map[guest.NodeID]*Rep
 	}
 	return js
 }
-
