@@ -172,6 +172,8 @@ func spread(b *testing.B, n []*machine, guests int) (ledger, gossip []float64) {
 		ledger = append(ledger, float64(inLedger.Microseconds())/1000)
 		gossip = append(gossip, float64(inGossip.Microseconds())/1000)
 	}
+	b.Logf("ms until the ledgers had it: %.0f", ledger)
+	b.Logf("ms until gossip told it: %.0f", gossip)
 	slices.Sort(ledger)
 	slices.Sort(gossip)
 	return ledger, gossip

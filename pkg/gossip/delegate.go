@@ -29,7 +29,7 @@ var _ memberlist.Delegate = delegate{}
 func (d delegate) NodeMeta(int) []byte {
 	d.g.mu.Lock()
 	defer d.g.mu.Unlock()
-	return d.g.meta
+	return d.g.meta.text
 }
 
 // NotifyMsg implements memberlist.Delegate.

@@ -79,14 +79,13 @@ type Gossip struct {
 	offered   chan struct{}
 	stop      func() error
 
-	mu       sync.Mutex // held for short work in memory only, never while calling memberlist
-	table    table
-	author   author
-	members  map[guest.NodeID]*Member
-	known    map[guest.NodeID]bool // the others that are members
-	offers   map[guest.NodeID]*digest
-	meta     []byte
-	metaSent bool
+	mu      sync.Mutex // held for short work in memory only, never while calling memberlist
+	table   table
+	author  author
+	members map[guest.NodeID]*Member
+	known   map[guest.NodeID]bool // the others that are members
+	offers  map[guest.NodeID]*digest
+	meta    metadata
 }
 
 // Start listens and begins to gossip. Run must follow, or Close.
@@ -96,19 +95,18 @@ func Start(opts Options) (*Gossip, error) {
 		return nil, fmt.Errorf("gossip: %w", err)
 	}
 	g := &Gossip{
-		opts:     opts,
-		log:      opts.Logger,
-		quiet:    newQuiet(opts.Logger),
-		changed:  make(chan struct{}, 1),
-		rejoin:   make(chan struct{}, 1),
-		offered:  make(chan struct{}, 1),
-		table:    newTable(),
-		author:   author{node: opts.Node, boot: opts.Boot},
-		members:  map[guest.NodeID]*Member{},
-		offers:   map[guest.NodeID]*digest{},
-		metaSent: true,
+		opts:    opts,
+		log:     opts.Logger,
+		quiet:   newQuiet(opts.Logger),
+		changed: make(chan struct{}, 1),
+		rejoin:  make(chan struct{}, 1),
+		offered: make(chan struct{}, 1),
+		table:   newTable(),
+		author:  author{node: opts.Node, boot: opts.Boot},
+		members: map[guest.NodeID]*Member{},
+		offers:  map[guest.NodeID]*digest{},
 	}
-	if g.meta, err = opts.Meta.encode(); err != nil {
+	if err := g.meta.set(opts.Meta, time.Time{}, 0); err != nil {
 		return nil, fmt.Errorf("gossip: %w", err)
 	}
 	keys, err := opts.Keys.list()
@@ -274,10 +272,9 @@ func (g *Gossip) isAlive(node guest.NodeID) bool {
 
 func (g *Gossip) sendMeta() {
 	g.mu.Lock()
-	sent := g.metaSent
-	g.metaSent = true
+	due := g.meta.take(time.Now())
 	g.mu.Unlock()
-	if sent {
+	if !due {
 		return
 	}
 	// When nobody is there to hear it they hear it when they join.
@@ -316,16 +313,14 @@ func poke(ch chan struct{}) {
 	}
 }
 
-// SetMeta changes what is said of this node; Run sends it, at most once a second.
+// SetMeta changes what is said of this node. Run sends it within a second, the index
+// alone within 5 s.
 func (g *Gossip) SetMeta(m Meta) error {
-	b, err := m.encode()
-	if err != nil {
-		return fmt.Errorf("gossip: %w", err)
-	}
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	g.metaSent = g.metaSent && string(b) == string(g.meta)
-	g.meta = b
+	if err := g.meta.set(m, time.Now(), g.opts.Timing.Applied); err != nil {
+		return fmt.Errorf("gossip: %w", err)
+	}
 	return nil
 }
 

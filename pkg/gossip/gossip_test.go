@@ -28,6 +28,7 @@ func fast() gossip.Timing {
 		Connect:  2 * time.Second,
 		Rejoin:   200 * time.Millisecond,
 		Meta:     50 * time.Millisecond,
+		Applied:  50 * time.Millisecond,
 	}
 }
 

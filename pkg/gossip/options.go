@@ -2,7 +2,6 @@ package gossip
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"net/netip"
@@ -41,16 +40,6 @@ type Options struct {
 	Timing Timing
 }
 
-// Meta is what a node says of itself all the time.
-type Meta struct {
-	Name       guest.NodeName `json:"n"`
-	Peer       string         `json:"p,omitempty"` // HOST:PORT of its peer port
-	Generation string         `json:"g,omitempty"` // of its ledger
-	Applied    uint64         `json:"a,omitempty"` // index that its ledger has reached
-	Version    string         `json:"v,omitempty"` // of tandemd
-	Boot       uint64         `json:"b,omitempty"` // how often its daemon has started
-}
-
 // Timing holds what depends on how fast the machines are. Zero means the default,
 // for a few nodes in one place, some of them busy.
 type Timing struct {
@@ -71,8 +60,10 @@ type Timing struct {
 	Fetch time.Duration
 	// Rejoin is how often nodes that are away are looked for (15 s).
 	Rejoin time.Duration
-	// Meta is how often changed metadata is sent at most (1 s).
-	Meta time.Duration
+	// Meta is how often changed metadata is sent at most (1 s), and Applied how long it
+	// waits where only the index changed (5 s).
+	Meta    time.Duration
+	Applied time.Duration
 	// Leave bounds saying goodbye (1 s).
 	Leave time.Duration
 }
@@ -88,6 +79,7 @@ func (o Options) withDefaults() (Options, error) {
 		&o.Timing.Fetch:    10 * time.Second,
 		&o.Timing.Rejoin:   15 * time.Second,
 		&o.Timing.Meta:     time.Second,
+		&o.Timing.Applied:  5 * time.Second,
 		&o.Timing.Leave:    time.Second,
 	} {
 		if *v == 0 {
@@ -106,17 +98,6 @@ func (o Options) withDefaults() (Options, error) {
 		o.Advertise = o.Bind
 	}
 	return o, o.Node.Validate()
-}
-
-func (m Meta) encode() ([]byte, error) {
-	b, err := json.Marshal(m)
-	if err != nil {
-		return nil, err
-	}
-	if len(b) > memberlist.MetaMaxSize {
-		return nil, fmt.Errorf("what this node says of itself has %d bytes, more than %d: %s", len(b), memberlist.MetaMaxSize, b)
-	}
-	return b, nil
 }
 
 // memberlist translates the options.
@@ -139,7 +120,7 @@ func (o Options) memberlist(g *Gossip) (*memberlist.Config, error) {
 	c.Keyring = g.keys
 	c.EnableCompression = false
 	c.ProbeInterval, c.ProbeTimeout = o.Timing.Probe, o.Timing.Answer
-	c.SuspicionMult, c.RetransmitMult = 6, 8 // news of nodes is rare, and must not miss one
+	c.SuspicionMult, c.RetransmitMult = 6, 5
 
 	c.GossipInterval = o.Timing.Spread
 	c.PushPullInterval = o.Timing.Exchange
