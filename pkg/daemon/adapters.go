@@ -101,6 +101,13 @@ func (c *cluster) meta(s *ledger.State) gossip.Meta {
 	}
 }
 
+// fetchGossip asks another node for what its gossip knows and ours does not.
+func (c *cluster) fetchGossip(ctx context.Context, id guest.NodeID, request []byte) ([]byte, error) {
+	var reply gossipMessage
+	err := c.d.peer.Call(ctx, id, pathGossip, gossipMessage{request}, &reply)
+	return reply.Data, err
+}
+
 // gossipPeers is where to look for the other members.
 func (c *cluster) gossipPeers() []gossip.Peer {
 	var out []gossip.Peer

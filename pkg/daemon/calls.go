@@ -24,12 +24,18 @@ const (
 	pathApply  = "/ledger/apply"
 	pathLedger = "/ledger/view"
 	pathReport = "/node/report"
+	pathGossip = "/gossip/fetch"
 )
 
 const codeNotLeader = "not_leader"
 
 type applyRequest struct {
 	Command []byte `json:"command"`
+}
+
+// gossipMessage is a request of pkg/gossip's, or the reply.
+type gossipMessage struct {
+	Data []byte `json:"data"`
 }
 
 // callError travels to another daemon with its code and hint.
@@ -66,6 +72,10 @@ func (d *Daemon) handlers() peer.Handlers {
 			return c.answer(ctx)
 		}))
 	}
+	peer.Handle(calls, pathGossip, withCluster(d, func(_ context.Context, c *cluster, r gossipMessage) (gossipMessage, error) {
+		reply, err := c.gossip.Serve(r.Data)
+		return gossipMessage{reply}, err
+	}))
 	d.backend.Handle(calls)
 	replicaCalls(d, calls)
 	peer.Handle(join, member.PathJoin, withCluster(d, func(ctx context.Context, c *cluster, r member.JoinRequest) (member.JoinReply, error) {

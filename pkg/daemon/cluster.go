@@ -57,6 +57,7 @@ type cluster struct {
 
 	// The rest belongs to follow alone.
 	acted      *ledger.State // what learnt acted on last
+	saveDue    <-chan time.Time
 	announced  map[string][]byte
 	membership map[guest.NodeID]ledger.Member
 }
@@ -97,7 +98,8 @@ func (c *cluster) build(known *ledger.State) error {
 	}
 	c.gossip, err = gossip.Start(gossip.Options{
 		Node: d.id.Node, Cluster: known.Cluster, Bind: d.conf.Gossip, Advertise: d.conf.GossipAdvertise,
-		Keys: gossipKeys(known), Boot: d.boot, Meta: c.meta(known), Peers: c.gossipPeers, Logger: d.log.Named("gossip"),
+		Keys: gossipKeys(known), Boot: d.boot, Meta: c.meta(known), Peers: c.gossipPeers, Fetch: c.fetchGossip,
+		Logger: d.log.Named("gossip"),
 	})
 	if err != nil {
 		return fmt.Errorf("start gossip on %s: %w", d.conf.Gossip, err)
@@ -193,6 +195,7 @@ func (c *cluster) follow(ctx context.Context) {
 			c.log.Warn("gossip what this node is", zap.Error(err))
 		}
 		c.node.Peers(ctx, c.peers())
+		c.overview.Observe(time.Now())
 		if err := c.cons.Err(); err != nil {
 			c.log.Error("this node follows the ledger no longer", zap.Error(err))
 		}
@@ -200,6 +203,8 @@ func (c *cluster) follow(ctx context.Context) {
 		case <-ctx.Done():
 			c.save()
 			return
+		case <-c.saveDue:
+			c.save()
 		case <-c.cons.Changed():
 		case <-c.d.book.Changed():
 		case <-c.gossip.Changed():
@@ -207,10 +212,18 @@ func (c *cluster) follow(ctx context.Context) {
 	}
 }
 
+// saveEvery bounds how often the ledger is kept for changes on which trust does not
+// depend: after a restart the log brings them again.
+const saveEvery = 5 * time.Second
+
 // learnt acts on a newer ledger.
 func (c *cluster) learnt(ctx context.Context, s *ledger.State) {
-	c.save()
-	if !maps.EqualFunc(c.membership, s.Members, sameMember) {
+	if maps.EqualFunc(c.membership, s.Members, sameMember) {
+		if c.saveDue == nil {
+			c.saveDue = time.After(saveEvery)
+		}
+	} else {
+		c.save()
 		c.membership = s.Members
 		select {
 		case c.wake <- struct{}{}:
@@ -218,6 +231,9 @@ func (c *cluster) learnt(ctx context.Context, s *ledger.State) {
 		}
 		c.d.peer.Recheck()
 		c.gossip.Rejoin()
+	}
+	if err := c.gossip.SetKeys(gossipKeys(s)); err != nil {
+		c.log.Error("change the gossip key", zap.Error(err))
 	}
 	c.target.EndStale()
 	c.announce(s)
@@ -232,6 +248,7 @@ func sameMember(a, b ledger.Member) bool {
 func (c *cluster) save() {
 	c.files.Lock()
 	defer c.files.Unlock()
+	c.saveDue = nil
 	s := c.d.book.Current()
 	if s.Generation == c.saved.Generation && s.Index <= c.saved.Index {
 		return

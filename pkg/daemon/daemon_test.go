@@ -26,16 +26,27 @@ const mib = 1 << 20
 
 // machine is one daemon with real sockets on loopback and a ZFS in memory.
 type machine struct {
-	t    *testing.T
+	t    testing.TB
 	conf config.Config
 	pool *zfstest.Pool
 	api  *api.Client
 	stop func()
+
+	daemon *daemon.Daemon
+	timing consensus.Timing
 }
 
-func newMachine(t *testing.T, name string, changes ...func(*config.Config)) *machine {
+func newMachine(t testing.TB, name string, changes ...func(*config.Config)) *machine {
 	t.Helper()
-	m := &machine{t: t, conf: config.Default(), pool: zfstest.New(zfstest.Options{Node: name})}
+	m := &machine{t: t, conf: config.Default(), pool: zfstest.New(zfstest.Options{Node: name}), timing: consensus.Timing{Heartbeat: time.Second}}
+	m.configure(name, changes...)
+	m.start()
+	return m
+}
+
+func (m *machine) configure(name string, changes ...func(*config.Config)) {
+	t := m.t
+	t.Helper()
 	dir := t.TempDir()
 	m.conf.NodeName = guest.NodeName(name)
 	m.conf.Peer, m.conf.Gossip = freePort(t), freePort(t)
@@ -48,11 +59,9 @@ func newMachine(t *testing.T, name string, changes ...func(*config.Config)) *mac
 	if err := m.pool.Create("tank/guests", 0, nil); err != nil {
 		t.Fatal(err)
 	}
-	m.start()
-	return m
 }
 
-func freePort(t *testing.T) string {
+func freePort(t testing.TB) string {
 	t.Helper()
 	var lc net.ListenConfig
 	l, err := lc.Listen(t.Context(), "tcp", "127.0.0.1:0")
@@ -69,7 +78,7 @@ func (m *machine) start() {
 	if testing.Verbose() {
 		log = zaptest.NewLogger(m.t).Named(string(m.conf.NodeName))
 	}
-	d, err := daemon.New(daemon.Options{Config: m.conf, Version: "test", Logger: log, ZFS: m.pool, Timing: consensus.Timing{Heartbeat: time.Second}})
+	d, err := daemon.New(daemon.Options{Config: m.conf, Version: "test", Logger: log, ZFS: m.pool, Timing: m.timing})
 	if err != nil {
 		m.t.Fatal(err)
 	}
@@ -82,7 +91,7 @@ func (m *machine) start() {
 		cancel()
 		m.t.Fatalf("%s: %v", m.conf.NodeName, err)
 	}
-	m.api = api.NewClient(m.conf.Socket)
+	m.api, m.daemon = api.NewClient(m.conf.Socket), d
 	stopped := false
 	m.stop = func() {
 		if stopped {
@@ -98,7 +107,7 @@ func (m *machine) start() {
 }
 
 // cluster is n machines in one cluster.
-func cluster(t *testing.T, n int, changes ...func(*config.Config)) []*machine {
+func cluster(t testing.TB, n int, changes ...func(*config.Config)) []*machine {
 	t.Helper()
 	first := newMachine(t, "n1", changes...)
 	if _, err := first.api.InitCluster(t.Context()); err != nil {
@@ -107,20 +116,25 @@ func cluster(t *testing.T, n int, changes ...func(*config.Config)) []*machine {
 	all := []*machine{first}
 	for i := 2; i <= n; i++ {
 		m := newMachine(t, fmt.Sprintf("n%d", i))
-		token, err := first.api.Token(t.Context(), api.TokenRequest{})
-		if err != nil {
-			t.Fatal(err)
-		}
-		if _, err := m.api.Join(t.Context(), api.JoinRequest{Address: token.Address, Token: token.Text}); err != nil {
-			t.Fatal(err)
-		}
+		m.join(first)
 		all = append(all, m)
 	}
 	return all
 }
 
+func (m *machine) join(at *machine) {
+	m.t.Helper()
+	token, err := at.api.Token(m.t.Context(), api.TokenRequest{})
+	if err != nil {
+		m.t.Fatal(err)
+	}
+	if _, err := m.api.Join(m.t.Context(), api.JoinRequest{Address: token.Address, Token: token.Text}); err != nil {
+		m.t.Fatal(err)
+	}
+}
+
 // until asks a question whose answer takes real time to become true.
-func until(t *testing.T, what string, ok func() bool) {
+func until(t testing.TB, what string, ok func() bool) {
 	t.Helper()
 	deadline := time.NewTimer(time.Minute)
 	defer deadline.Stop()

@@ -11,6 +11,7 @@ import (
 	"maps"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/tandemd/tandem/pkg/api"
@@ -38,6 +39,8 @@ type Overview struct {
 	Target   *replicate.Target
 	// Ask fetches the report of another node.
 	Ask func(ctx context.Context, id guest.NodeID) (*Report, error)
+
+	pace atomic.Pointer[node.Pace]
 }
 
 // Storages are the storages of a node's configuration.
@@ -247,7 +250,7 @@ func (o *Overview) Status(ctx context.Context, f api.Filter) api.Status {
 		out.Jobs = append(out.Jobs, js)
 	}
 	if f == (api.Filter{}) {
-		out.Warnings = append(out.Warnings, node.Disagreements(s, o.entries())...)
+		out.Warnings = append(out.Warnings, o.disagreements(s, out.Time)...)
 	}
 	return out
 }
@@ -274,14 +277,4 @@ func (o *Overview) merge(s *ledger.State, j guest.Job, all map[guest.NodeID]*Rep
 		js.Lagging = node.Lagging(sched, lag, time.Now(), time.Local)
 	}
 	return js
-}
-
-func (o *Overview) entries() map[guest.NodeID]map[string][]byte {
-	out := map[guest.NodeID]map[string][]byte{}
-	for _, m := range o.Gossip.Members() {
-		if m.State == gossip.Alive {
-			out[m.Node] = o.Gossip.Entries(m.Node)
-		}
-	}
-	return out
 }
