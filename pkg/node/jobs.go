@@ -31,6 +31,8 @@ type entry struct {
 	boot uint64
 	// last is the newest finished run.
 	last history.Run
+	// held is why the last round did not start it although it was due.
+	held string
 	run  *run
 }
 
@@ -233,6 +235,7 @@ func (n *Node) schedule(now time.Time) time.Duration {
 	wake := now.Add(maxWait)
 	for _, id := range slices.SortedFunc(maps.Keys(n.jobs), guest.JobID.Compare) {
 		e := n.jobs[id]
+		e.held = ""
 		if e.run != nil {
 			active = append(active, sched.Active{Job: id, Target: e.conf.Target, Slow: e.run.slow})
 			continue
@@ -252,6 +255,9 @@ func (n *Node) schedule(now time.Time) time.Duration {
 	d := sched.Pick(due, active, n.o.Limits, now)
 	for _, id := range d.Start {
 		_ = n.step(n.jobs[id], job.Picked{}, now)
+	}
+	for _, h := range d.Held {
+		n.jobs[h.Job].held = h.Reason
 	}
 	if !d.Wake.IsZero() {
 		wake = earlier(wake, d.Wake)

@@ -32,6 +32,8 @@ type run struct {
 	slow     bool
 	started  time.Time
 	progress atomic.Pointer[replicate.Progress]
+	// record is the ID of its record in the history; 0 until there is one.
+	record atomic.Uint64
 
 	mu  sync.Mutex
 	log []history.LogLine
@@ -98,7 +100,7 @@ func (n *Node) start(e *entry, do work) {
 }
 
 func (n *Node) sync(ctx context.Context, r *run, rec *history.Run, log *zap.Logger) job.Event {
-	n.begin(rec, log)
+	n.begin(r, rec, log)
 	log.Debug("sync begins")
 	res, err := n.o.Syncer.Run(ctx, n.task(r, rec.Job))
 	rec.Kind, rec.Bytes = history.Kind(res.Kind), int64(res.Bytes) //nolint:gosec // bytes of one run
@@ -119,11 +121,11 @@ func (n *Node) sync(ctx context.Context, r *run, rec *history.Run, log *zap.Logg
 }
 
 func (n *Node) remove(ctx context.Context, r *run, rec *history.Run, log *zap.Logger) job.Event {
-	n.begin(rec, log)
-	_, err := n.o.Syncer.Remove(ctx, n.task(r, rec.Job))
+	n.begin(r, rec, log)
+	res, err := n.o.Syncer.Remove(ctx, n.task(r, rec.Job))
 	ev := n.end(ctx, r, rec, log, err)
 	if err == nil {
-		log.Info("job removed")
+		log.Info("job removed", zap.Strings("destroyed", res.Destroyed), zap.Strings("left", res.Left))
 	}
 	return ev
 }
@@ -136,12 +138,13 @@ func (n *Node) task(r *run, id guest.JobID) replicate.Task {
 	}
 }
 
-func (n *Node) begin(rec *history.Run, log *zap.Logger) {
+func (n *Node) begin(r *run, rec *history.Run, log *zap.Logger) {
 	id, err := n.o.History.Append(*rec)
 	if err != nil {
 		log.Warn("the run cannot be recorded", zap.Error(err))
 	}
 	rec.ID = id
+	r.record.Store(id)
 }
 
 // end records how a run ended and says it to the job's machine.

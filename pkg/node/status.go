@@ -29,6 +29,8 @@ type JobStatus struct {
 	Job   job.Job
 	// Last is the newest finished run; its ID is 0 where there is none.
 	Last history.Run
+	// Held is why a job that is due waits for its turn; empty where it does not.
+	Held string
 	run  *run
 }
 
@@ -50,7 +52,7 @@ func (n *Node) publish(time.Time) {
 	s := &Status{Ledger: n.view, Peers: maps.Clone(n.peers)}
 	for _, id := range slices.SortedFunc(maps.Keys(n.jobs), guest.JobID.Compare) {
 		e := n.jobs[id]
-		s.Jobs = append(s.Jobs, JobStatus{Conf: e.conf, Ready: e.ready, Job: e.job, Last: e.last, run: e.run})
+		s.Jobs = append(s.Jobs, JobStatus{Conf: e.conf, Ready: e.ready, Job: e.job, Last: e.last, Held: e.held, run: e.run})
 	}
 	n.status.Store(s)
 }
