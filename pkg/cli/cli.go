@@ -30,6 +30,10 @@ type Env struct {
 	Zone *time.Location
 	// Version is what `version` prints.
 	Version string
+	// Terminal says that Stdout is one: what goes on is shown in place.
+	Terminal bool
+	// Pause waits, or returns an error when ctx ends before.
+	Pause func(ctx context.Context, d time.Duration) error
 }
 
 // The exit codes of tandem.
@@ -98,6 +102,7 @@ jobs say where it is replicated to and when (create-local-job, update, delete).
 	root.AddCommand(a.statusCmd(), a.clusterCmd(), a.guestCmd())
 	root.AddCommand(a.createCmd(), a.updateCmd(), a.deleteCmd(), a.enableCmd(), a.disableCmd())
 	root.AddCommand(a.listCmd(), a.readCmd(), a.scheduleNowCmd(), a.logCmd(), a.historyCmd())
+	root.AddCommand(a.runCmd(), a.explainCmd())
 	root.AddCommand(a.calendarCmd(), a.versionCmd())
 	return root
 }
