@@ -2,6 +2,7 @@ package report
 
 import (
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/tandemd/tandem/pkg/api"
@@ -57,19 +58,15 @@ func (p Printer) details(s api.Status, j api.JobStatus) [][]string {
 	if !j.LastTry.IsZero() {
 		add("last run", fmt.Sprintf("%s: %s, %s in %s", p.ago(j.LastTry, s.Time), orDash(j.Kind), size(j.Bytes), span(seconds(j.Duration))))
 	}
-	if !j.NextSync.IsZero() && j.Enabled {
-		next := p.second(j.NextSync)
-		if left := j.NextSync.Sub(s.Time); left > 0 {
-			next += ", in " + span(left)
-		} else {
-			next += ", pending"
-		}
-		add("next sync", next)
+	if left := j.NextSync.Sub(s.Time); left > 0 {
+		add("next sync", fmt.Sprintf("%s, in %s", p.second(j.NextSync), span(left)))
+	} else if p.nextSync(s, j, "") != "-" && !j.NextSync.IsZero() {
+		add("next sync", p.second(j.NextSync)+", pending")
 	}
 	add("on "+string(j.Target), p.replica(s, j))
 	add("error", j.Error)
 	add("hint", j.Hint)
-	add("waiting", j.Waiting)
+	add("waiting", strings.TrimPrefix(j.Waiting, "waiting "))
 	return cells
 }
 

@@ -25,16 +25,15 @@ func (p Printer) Status(s api.Status, all bool) []string { //nolint:revive // fl
 	if len(jobs) == 0 {
 		return append(lines, nothing(all))
 	}
-	problems := p.problems(s, jobs)
-	if len(problems) > 0 {
-		problems = append([]string{""}, problems...)
-	}
-	some, left := fitting(jobs, rows-len(lines)-len(problems))
+	some, left := fitting(jobs, rows-len(lines)+len(alarms(s)))
 	lines = append(lines, p.jobTable(s, some)...)
 	if left > 0 {
 		lines = append(lines, fmt.Sprintf("%s in good order, ok or disabled: tandem status --details", Count(left, "more job")))
 	}
-	return append(lines, problems...)
+	if problems := p.problems(s, jobs); len(problems) > 0 {
+		lines = append(append(lines, ""), problems...)
+	}
+	return lines
 }
 
 const (
@@ -65,10 +64,10 @@ func (p Printer) head(s api.Status) []string {
 	return append(alarms(s), fmt.Sprintf("Node     %s, %s", s.Node, p.Time(s.Time)), "Cluster  "+ClusterLine(s.Cluster))
 }
 
-// members is one line, if need be without the names of those who are well.
+// members are two lines at most, if need be without the names of those who are well.
 func (p Printer) members(s api.Status) []string {
 	const label = "Members  "
-	if lines := wrap(label, p.memberItems(s.Cluster.Members, s.Time)); len(lines) == 1 {
+	if lines := wrap(label, p.memberItems(s.Cluster.Members, s.Time)); len(lines) <= 2 {
 		return lines
 	}
 	well := 0
