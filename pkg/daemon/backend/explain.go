@@ -64,5 +64,7 @@ func (b *Backend) explain(ctx context.Context, id guest.JobID) (api.Explanation,
 			Hint: "the guest has just changed its node: try again",
 		}
 	}
-	return c.Overview.Explain(ctx, s, j), nil
+	out := c.Overview.Explain(ctx, s, j)
+	out.Job = jobOf(s, j)
+	return out, nil
 }
