@@ -123,7 +123,7 @@ func (a *app) followLog(cmd *cobra.Command, job string, n int) error {
 	ended, err := f.follow(ctx, c)
 	switch {
 	case ctx.Err() != nil:
-		return nil // Whoever ended it knows.
+		return f.clear() // Whoever ended it knows.
 	case err != nil:
 		return err
 	case ended == nil:

@@ -10,7 +10,7 @@ import (
 
 // Details is the text of `status --details`: everything about every job, with
 // the members and their storages.
-func (p Printer) Details(s api.Status, all bool) []string { //nolint:revive // flag-parameter: it is a fact about s
+func (p Printer) Details(s api.Status, all bool) []string {
 	jobs := sorted(s.Jobs)
 	lines := p.head(s)
 	if s.Cluster.ID == "" {

@@ -14,7 +14,7 @@ import (
 // Status is the text of `status`; all says that nothing was filtered out. Where
 // nothing is wrong it fits a terminal of 80 columns and 24 rows: jobs in good
 // order that find no place are counted.
-func (p Printer) Status(s api.Status, all bool) []string { //nolint:revive // flag-parameter: it is a fact about s
+func (p Printer) Status(s api.Status, all bool) []string {
 	jobs := sorted(s.Jobs)
 	lines := p.head(s)
 	if s.Cluster.ID == "" {

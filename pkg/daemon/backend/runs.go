@@ -51,16 +51,23 @@ func (b *Backend) catchUp(ctx context.Context, index uint64) {
 	}
 }
 
-// askOwner asks the node that runs the job something that changes nothing.
-func (b *Backend) askOwner(ctx context.Context, s *ledger.State, id guest.JobID, path string, in, out any) error {
-	owner := s.Guests[id.Guest].Owner
-	err := b.Peers.Call(ctx, owner, path, in, out)
+// question is a call to another node's backend that changes nothing.
+type question struct {
+	job  guest.JobID
+	path string
+	body any
+}
+
+// askOwner asks the node that runs the job.
+func (b *Backend) askOwner(ctx context.Context, s *ledger.State, q question, answer any) error {
+	owner := s.Guests[q.job.Guest].Owner
+	err := b.Peers.Call(ctx, owner, q.path, q.body, answer)
 	if _, answered := errors.AsType[*peer.RemoteError](err); err == nil || answered {
 		return err
 	}
 	return &api.Error{
 		Code:    api.CodeUnavailable,
-		Message: fmt.Sprintf("node %s, which runs job %s, did not answer: %v", s.NameOf(owner), id, err),
+		Message: fmt.Sprintf("node %s, which runs job %s, did not answer: %v", s.NameOf(owner), q.job, err),
 		Hint:    "see with `tandem cluster status` whether it is alive; what it does it goes on doing",
 	}
 }
@@ -73,7 +80,7 @@ func (b *Backend) Runs(ctx context.Context, id guest.JobID, n int) ([]api.Run, e
 	}
 	var runs []history.Run
 	if s.Guests[id.Guest].Owner != b.Self {
-		err = b.askOwner(ctx, s, id, pathRuns, runsRequest{Job: id, N: n}, &runs)
+		err = b.askOwner(ctx, s, question{id, pathRuns, runsRequest{Job: id, N: n}}, &runs)
 	} else {
 		runs, err = b.runs(id, n)
 	}
@@ -168,7 +175,7 @@ func (b *Backend) Watch(ctx context.Context, r api.WatchRequest) (api.Watch, err
 	}
 	var out api.Watch
 	if s.Guests[r.Job.Guest].Owner != b.Self {
-		err = b.askOwner(ctx, s, r.Job, pathWatch, r, &out)
+		err = b.askOwner(ctx, s, question{r.Job, pathWatch, r}, &out)
 	} else {
 		out, err = b.watch(ctx, r)
 	}

@@ -22,7 +22,9 @@ type story struct {
 
 func (s story) at(t time.Time) string { return moment(t, s.zone) }
 
-func moment(t time.Time, zone *time.Location) string { return t.In(zone).Format("2006-01-02 15:04:05 MST") }
+func moment(t time.Time, zone *time.Location) string {
+	return t.In(zone).Format("2006-01-02 15:04:05 MST")
+}
 
 func (s story) why() []string {
 	if !s.j.Ready {
