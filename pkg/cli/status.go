@@ -61,7 +61,12 @@ Exit codes:
   tandem status --details
   tandem status --watch
   tandem status --watch=10s`,
-		Args: arguments(),
+		Args: func(cmd *cobra.Command, args []string) error {
+			if len(args) == 1 && cmd.Flags().Changed("watch") {
+				return usage(cmd, "%q: the interval of --watch stands behind =, like --watch=10s", args[0])
+			}
+			return arguments()(cmd, args)
+		},
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			f, err := filter(in.guest, in.node)
 			if err != nil {
