@@ -25,7 +25,7 @@ const (
 // StartedRun is a run that an operator asked for.
 type StartedRun struct {
 	Job guest.JobID `json:"job"`
-	// Run is the ID that it will have.
+	// Run is the ID that it will have, or one below it.
 	Run uint64 `json:"run"`
 	// Node runs it.
 	Node guest.NodeName `json:"node"`
@@ -35,7 +35,8 @@ type StartedRun struct {
 // nothing for those who watch.
 type WatchRequest struct {
 	Job guest.JobID `json:"job"`
-	Run uint64      `json:"run"`
+	// Run is the ID of the run, or one below it: the first that is not lower is meant.
+	Run uint64 `json:"run"`
 	// Lines is how many lines of its log are known already.
 	Lines int `json:"lines"`
 }

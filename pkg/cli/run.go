@@ -64,7 +64,7 @@ func (a *app) run(ctx context.Context, id guest.JobID) error {
 		return err
 	}
 	f := follower{app: a, job: id, run: started.Run}
-	if err := f.say(fmt.Sprintf("run %d of job %s, on %s", started.Run, id, started.Node)); err != nil {
+	if err := f.say(fmt.Sprintf("job %s runs on %s", id, started.Node)); err != nil {
 		return err
 	}
 	ended, err := f.follow(ctx, c)
@@ -72,7 +72,7 @@ func (a *app) run(ctx context.Context, id guest.JobID) error {
 	case ctx.Err() != nil:
 		return &api.Error{
 			Code:    api.CodeUnknown,
-			Message: fmt.Sprintf("no longer watched: run %d of job %s goes on by itself", started.Run, id),
+			Message: fmt.Sprintf("no longer watched: job %s runs on by itself", id),
 			Hint:    fmt.Sprintf("watch it with `tandem log -f %s`", id),
 		}
 	case err != nil:
@@ -80,7 +80,7 @@ func (a *app) run(ctx context.Context, id guest.JobID) error {
 	case ended == nil:
 		return &api.Error{
 			Code:    api.CodeUnknown,
-			Message: fmt.Sprintf("run %d of job %s did not begin, or was not recorded", started.Run, id),
+			Message: fmt.Sprintf("the run of job %s did not begin, or was not recorded", id),
 			Hint:    fmt.Sprintf("see `tandem explain %s`", id),
 		}
 	}
@@ -172,6 +172,9 @@ func (f *follower) follow(ctx context.Context, c api.Backend) (*api.Run, error) 
 	for {
 		w, err := c.Watch(ctx, api.WatchRequest{Job: f.job, Run: f.run, Lines: f.lines})
 		if err == nil {
+			if w.Run != nil {
+				f.run = w.Run.ID
+			}
 			err = f.show(w)
 		}
 		if err != nil {

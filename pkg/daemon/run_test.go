@@ -67,6 +67,44 @@ func TestRun_IsWatchedFromAnotherNode(t *testing.T) {
 		t.Errorf("the log as it was watched (-recorded +watched):\n%s", d)
 	}
 
+	// One that takes its time is seen on its way.
+	block := make([]byte, 3*mib)
+	for i := range block {
+		block[i] = byte(i * i >> 8)
+	}
+	if err := n[0].pool.Write("tank/guests/vm-100-disk-0", 0, block); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := n[1].api.UpdateJob(t.Context(), api.UpdateJobRequest{ID: id, Rate: new(1.0)}); err != nil {
+		t.Fatal(err)
+	}
+	started, err := n[1].api.StartRun(t.Context(), id)
+	if err != nil || started.Node != "n1" {
+		t.Fatalf("%+v, %v", started, err)
+	}
+	seen, told := false, 0
+	for !seen {
+		w, err := n[1].api.Watch(t.Context(), api.WatchRequest{Job: id, Run: started.Run, Lines: told})
+		if err != nil || w.Ended() || w.Idle {
+			t.Fatalf("before any progress was seen: %+v, %v", w, err)
+		}
+		if w.Run != nil {
+			told += len(w.Run.Log)
+		}
+		seen = w.Progress != nil && w.Progress.Phase == "send" && w.Progress.Sent > 0 && w.Progress.Total >= 3*mib && told > 0
+	}
+	runs, err = n[1].api.Runs(t.Context(), id, 1)
+	if err != nil || runs[0].Outcome != api.OutcomeRunning || len(runs[0].Log) < told {
+		t.Errorf("the log of a run that goes on: %+v, %v", runs, err)
+	}
+	if _, err := n[1].api.UpdateJob(t.Context(), api.UpdateJobRequest{ID: id, Rate: new(0.0)}); err != nil {
+		t.Fatal(err)
+	}
+	until(t, "the slow run has ended", func() bool {
+		w, err := n[1].api.Watch(t.Context(), api.WatchRequest{Job: id, Run: started.Run})
+		return err == nil && w.Ended()
+	})
+
 	// A run that fails says why.
 	n[0].disk("vm-101-disk-0", "mine")
 	n[0].addGuest(101)

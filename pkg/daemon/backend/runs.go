@@ -148,17 +148,21 @@ func (b *Backend) StartRun(ctx context.Context, id guest.JobID) (api.StartedRun,
 	return out, nil
 }
 
-// startRun asks for a run of a job of this node. Runs are numbered without gaps;
-// one that goes on already is not the one that was asked for.
+// startRun asks for a run of a job of this node. One that goes on already is not
+// the one that was asked for: that has a higher ID than all that there are.
 func (b *Backend) startRun(ctx context.Context, id guest.JobID) (api.StartedRun, error) {
-	last, _, err := b.History.Last(id)
+	next := uint64(1)
+	runs, err := b.History.Runs(id, 1)
 	if err != nil {
 		return api.StartedRun{}, err
+	}
+	if len(runs) > 0 {
+		next = runs[0].ID + 1
 	}
 	if err := b.scheduleNow(ctx, id); err != nil {
 		return api.StartedRun{}, err
 	}
-	return api.StartedRun{Job: id, Run: last.ID + 1, Node: b.Name}, nil
+	return api.StartedRun{Job: id, Run: next, Node: b.Name}, nil
 }
 
 const (
@@ -216,7 +220,7 @@ func (b *Backend) look(c *Cluster, r api.WatchRequest) (api.Watch, error) {
 	j, known := c.Node.Status().Job(r.Job)
 	live, running := j.Live()
 	w := api.Watch{Version: api.Version, Job: r.Job, Time: time.Now()}
-	rec, ok, err := b.History.Run(r.Job, r.Run)
+	rec, ok, err := b.History.From(r.Job, r.Run)
 	if err != nil {
 		return w, err
 	}
@@ -231,7 +235,11 @@ func (b *Backend) look(c *Cluster, r api.WatchRequest) (api.Watch, error) {
 		return w, nil
 	}
 	due := known && j.Ready && job.Due(j.Job, w.Time)
+	why, until := putOff(j.Job.State)
 	switch {
+	case until.After(w.Time):
+		// Of runs that are put off one after the other only the first has a record.
+		w.Run = &api.Run{ID: r.Run, Job: r.Job, Start: w.Time, End: w.Time, Outcome: api.OutcomeSkipped, Error: why, Log: []api.LogLine{}}
 	case running && live.Record != 0 && live.Record < r.Run:
 		w.Waiting = fmt.Sprintf("run %d has to end first", live.Record)
 	case running:
@@ -242,6 +250,20 @@ func (b *Backend) look(c *Cluster, r api.WatchRequest) (api.Watch, error) {
 		w.Idle = true
 	}
 	return w, nil
+}
+
+// putOff is until when a job's run was put off, and why.
+func putOff(s job.State) (why string, until time.Time) {
+	switch s := s.(type) {
+	case job.OK:
+		return s.Why, s.Until
+	case job.Failing:
+		return s.Why, s.Until
+	case job.Removing:
+		return s.Wait.Why, s.Wait.Until
+	case job.Running, job.Disabled:
+	}
+	return "", time.Time{}
 }
 
 func progressOf(live node.Live) *api.Progress {

@@ -151,9 +151,12 @@ func (s story) nextRun(later string) []string {
 	}
 }
 
-// begins is when the job starts once it is due: starts are spread, but not those
-// that an operator asked for.
+// begins is when the job starts once it is due: pkg/sched spreads what the
+// calendar brings, which is due at a whole minute.
 func (s story) begins(due time.Time) time.Time {
+	if !due.Equal(due.Truncate(time.Minute)) {
+		return due
+	}
 	return due.Add(sched.Offset(s.j.Conf.ID, s.spread))
 }
 
