@@ -54,7 +54,8 @@ Exit codes:
   1  something is wrong: the cluster is not quorate, there is a warning, or a job
      that is not disabled has failed since its last success or lags
   2  cannot tell: nothing of that, but the daemon, a member (with --guest and
-     --node: one that a shown job is about) or a job's owner did not answer`,
+     --node: one that a shown job is about) or a job's owner did not answer
+With --watch it is that of the last one shown.`,
 		Example: `  tandem status
   tandem status --guest 100
   tandem status --node n1 -o json
