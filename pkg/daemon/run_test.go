@@ -157,7 +157,11 @@ func TestExplain_TellsWhatIsKnown(t *testing.T) {
 		}
 	}
 
-	e := explain("a new job")
+	var e api.Explanation
+	until(t, "n3 and n2 know each other", func() bool {
+		e = explain("a new job")
+		return len(e.Silent) == 0
+	})
 	says(e, "it has not run yet", "its schedule is weekly (that is, Mon *-*-* 00:00:00)", "n2 has no complete point of guest 100")
 	if e.Node != "n1" || e.Status.State != api.StateOK || e.Plan == nil || e.Plan.Kind != "full" || len(e.Silent) != 0 || e.Job.Target != "n2" {
 		t.Errorf("a new job: %+v", e)

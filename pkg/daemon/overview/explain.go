@@ -22,11 +22,8 @@ const planPatience = 5 * time.Second
 // Explain tells of a job of this node why it is in its state, what comes next,
 // and what its next sync would do. Only Job is left to the caller.
 func (o *Overview) Explain(ctx context.Context, s *ledger.State, conf guest.Job) api.Explanation {
+	j := o.known(ctx, conf)
 	now := time.Now()
-	j, ok := o.Node.Status().Job(conf.ID)
-	if !ok {
-		j = node.JobStatus{Conf: conf} // It was made just now.
-	}
 	st := story{j: j, target: s.NameOf(conf.Target), spread: o.Spread, now: now, zone: time.Local}
 	out := api.Explanation{
 		Version: api.Version, Node: o.Name, Time: now, Status: o.jobStatus(s, j),
@@ -52,6 +49,28 @@ func (o *Overview) Explain(ctx context.Context, s *ledger.State, conf guest.Job)
 		out.Next = append(out.Next, withHint("it will fail: "+s.Named(r.Error()), s.Named(r.Hint)))
 	}
 	return out
+}
+
+// known is the job as the loop has it. One that was made just now is waited for a
+// little: its past is being read.
+func (o *Overview) known(ctx context.Context, conf guest.Job) node.JobStatus {
+	const wait, look = 2 * time.Second, 20 * time.Millisecond
+	ctx, cancel := context.WithTimeout(ctx, wait)
+	defer cancel()
+	tick := time.NewTicker(look)
+	defer tick.Stop()
+	for {
+		j, ok := o.Node.Status().Job(conf.ID)
+		if ok && j.Ready {
+			return j
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			j.Conf = conf
+			return j
+		}
+	}
 }
 
 func withHint(text, hint string) string {
