@@ -69,6 +69,8 @@ func (a *app) run(ctx context.Context, id guest.JobID) error {
 	}
 	ended, err := f.follow(ctx, c)
 	switch {
+	case err == nil && ended != nil:
+		return f.verdict(*ended)
 	case ctx.Err() != nil:
 		return &api.Error{
 			Code:    api.CodeUnknown,
@@ -77,14 +79,12 @@ func (a *app) run(ctx context.Context, id guest.JobID) error {
 		}
 	case err != nil:
 		return err
-	case ended == nil:
-		return &api.Error{
-			Code:    api.CodeUnknown,
-			Message: fmt.Sprintf("the run of job %s did not begin, or was not recorded", id),
-			Hint:    fmt.Sprintf("see `tandem explain %s`", id),
-		}
 	}
-	return f.verdict(*ended)
+	return &api.Error{
+		Code:    api.CodeUnknown,
+		Message: fmt.Sprintf("the run of job %s did not begin, or was not recorded", id),
+		Hint:    fmt.Sprintf("see `tandem explain %s`", id),
+	}
 }
 
 // verdict tells how the run ended; what is no success is an error.

@@ -40,8 +40,8 @@ type Overview struct {
 	Ask func(ctx context.Context, id guest.NodeID) (*Report, error)
 	// Plan plans a job's next sync and does nothing of it.
 	Plan func(ctx context.Context, id guest.JobID, patience time.Duration) (replicate.Preview, error)
-	// Spread is that of the node's limits.
-	Spread time.Duration
+	// Spread is that of the node's limits now.
+	Spread func() time.Duration
 }
 
 // Storages are the storages of a node's configuration.
