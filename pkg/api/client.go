@@ -115,12 +115,15 @@ func (c *Client) UpdateJob(ctx context.Context, r UpdateJobRequest) (Job, error)
 }
 
 // DeleteJob is Backend's.
-func (c *Client) DeleteJob(ctx context.Context, r DeleteJobRequest) error {
+func (c *Client) DeleteJob(ctx context.Context, r DeleteJobRequest) (DeletedJob, error) {
 	q := url.Values{}
 	if r.Keep {
 		q.Set("keep", "true")
 	}
-	return c.do(ctx, call{method: http.MethodDelete, path: "/v1/jobs/" + r.ID.String(), query: q}, &nothing{})
+	if r.Force {
+		q.Set("force", "true")
+	}
+	return ask[DeletedJob](ctx, c, call{method: http.MethodDelete, path: "/v1/jobs/" + r.ID.String(), query: q})
 }
 
 // ScheduleNow is Backend's.

@@ -77,9 +77,20 @@ func (b *backend) UpdateJob(_ context.Context, r api.UpdateJobRequest) (api.Job,
 	return respond[api.Job](b, r)
 }
 
-func (b *backend) DeleteJob(_ context.Context, r api.DeleteJobRequest) error {
-	_, err := respond[struct{}](b, r)
-	return err
+func (b *backend) DeleteJob(_ context.Context, r api.DeleteJobRequest) (api.DeletedJob, error) {
+	return respond[api.DeletedJob](b, r)
+}
+
+func (b *backend) StartRun(_ context.Context, id guest.JobID) (api.StartedRun, error) {
+	return respond[api.StartedRun](b, id)
+}
+
+func (b *backend) Watch(_ context.Context, r api.WatchRequest) (api.Watch, error) {
+	return respond[api.Watch](b, r)
+}
+
+func (b *backend) Explain(_ context.Context, id guest.JobID) (api.Explanation, error) {
+	return respond[api.Explanation](b, id)
 }
 
 func (b *backend) ScheduleNow(_ context.Context, id guest.JobID) error {
@@ -136,6 +147,14 @@ func methods() []method {
 	gst := api.Guest{ID: 100, Type: guest.VM, Name: "web", Volumes: volumes, Owner: "n1", Term: "1-0123456789abcdef", Digest: "d"}
 	run := api.Run{ID: 9, Job: id, Start: at, Volumes: volumes, Error: "e", Hint: "h", Log: []api.LogLine{{Time: at, Level: "info", Message: "<m>"}}}
 	filter := api.Filter{Guest: 100, Node: "n1"}
+	watch := api.WatchRequest{Job: id, Run: 9, Lines: 3}
+	explanation := api.Explanation{
+		Version: api.Version, Node: "n1", Time: at, Job: job, Status: status.Jobs[0], Why: []string{"w"}, Next: []string{"n"}, NoPlan: "p", Silent: []guest.NodeName{"n2"},
+		Plan: &api.PlannedSync{
+			Kind: "full", Base: "b", Bytes: 1 << 60, Volumes: []api.PlannedVolume{{Volume: volumes[0], Kind: "full", Bytes: 1, Steps: []string{"s"}, Reason: "r"}},
+			Refusals: []api.PlannedRefusal{{Volume: volumes[0], Reason: "r", Hint: "h"}}, Remembered: "m",
+		},
+	}
 	token := api.TokenRequest{TTL: 60}
 	join := api.JoinRequest{Address: "a:1", Token: "t"}
 	add := api.AddGuestRequest{ID: 100, Type: guest.VM, Name: "web", Volumes: volumes, Unit: "u.service", Node: "n1"}
@@ -155,8 +174,16 @@ func methods() []method {
 		{"CreateJob", func(ctx context.Context, b api.Backend) (any, error) { return b.CreateJob(ctx, create) }, []any{create}, job},
 		{"UpdateJob", func(ctx context.Context, b api.Backend) (any, error) { return b.UpdateJob(ctx, update) }, []any{update}, job},
 		{"DeleteJob", func(ctx context.Context, b api.Backend) (any, error) {
-			return nil, b.DeleteJob(ctx, api.DeleteJobRequest{ID: id, Keep: true})
-		}, []any{api.DeleteJobRequest{ID: id, Keep: true}}, nil},
+			return b.DeleteJob(ctx, api.DeleteJobRequest{ID: id, Keep: true})
+		}, []any{api.DeleteJobRequest{ID: id, Keep: true}}, api.DeletedJob{ID: id, Left: []string{}}},
+		{"DeleteJob at once", func(ctx context.Context, b api.Backend) (any, error) {
+			return b.DeleteJob(ctx, api.DeleteJobRequest{ID: id, Force: true})
+		}, []any{api.DeleteJobRequest{ID: id, Force: true}}, api.DeletedJob{ID: id, Dropped: true, Left: []string{"a replica"}}},
+		{"StartRun", func(ctx context.Context, b api.Backend) (any, error) { return b.StartRun(ctx, id) }, []any{id}, api.StartedRun{Job: id, Run: 9, Node: "n1"}},
+		{"Watch", func(ctx context.Context, b api.Backend) (any, error) { return b.Watch(ctx, watch) }, []any{watch}, api.Watch{
+			Version: api.Version, Job: id, Time: at, Run: &run, Progress: &api.Progress{Started: at, Phase: "send"}, Waiting: "w", Idle: true,
+		}},
+		{"Explain", func(ctx context.Context, b api.Backend) (any, error) { return b.Explain(ctx, id) }, []any{id}, explanation},
 		{"ScheduleNow", func(ctx context.Context, b api.Backend) (any, error) { return nil, b.ScheduleNow(ctx, id) }, []any{id}, nil},
 		{"Runs", func(ctx context.Context, b api.Backend) (any, error) { return b.Runs(ctx, id, 2) }, []any{runs{id, 2}}, []api.Run{run}},
 	}
@@ -250,6 +277,10 @@ func TestHandler_RefusesWhatItDoesNotUnderstand(t *testing.T) {
 		{"GET", "/v1/status?guest=7", "", "from 100"},
 		{"GET", "/v1/status?gest=100", "", `unknown parameter \"gest\"`},
 		{"DELETE", "/v1/jobs/100-0?keep=maybe", "", "true or false"},
+		{"DELETE", "/v1/jobs/100-0?force=1x", "", "force=\\\"1x\\\": must be true or false"},
+		{"GET", "/v1/jobs/100-0/runs/x/watch", "", "must be a number"},
+		{"GET", "/v1/jobs/100-0/runs/1/watch?lines=-1", "", "at least 0"},
+		{"GET", "/v1/jobs/100/explain", "", "must be a guest ID and a job number"},
 		{"GET", "/v1/nodes", "", "does not know the request"},
 		{"PUT", "/v1/jobs", "{}", "does not know the request"},
 	} {

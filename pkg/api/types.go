@@ -30,8 +30,14 @@ type Backend interface {
 	Job(ctx context.Context, id guest.JobID) (Job, error)
 	CreateJob(ctx context.Context, r CreateJobRequest) (Job, error)
 	UpdateJob(ctx context.Context, r UpdateJobRequest) (Job, error)
-	DeleteJob(ctx context.Context, r DeleteJobRequest) error
+	DeleteJob(ctx context.Context, r DeleteJobRequest) (DeletedJob, error)
 	ScheduleNow(ctx context.Context, id guest.JobID) error
+	// StartRun is ScheduleNow that tells which run to watch.
+	StartRun(ctx context.Context, id guest.JobID) (StartedRun, error)
+	// Watch tells what is new of a run. It waits a little for news.
+	Watch(ctx context.Context, r WatchRequest) (Watch, error)
+	// Explain tells why a job is in its state and what its next sync would do.
+	Explain(ctx context.Context, id guest.JobID) (Explanation, error)
 	// Runs are the n newest runs of a job, the newest first; n below 1 means all.
 	Runs(ctx context.Context, id guest.JobID, n int) ([]Run, error)
 }
@@ -147,8 +153,11 @@ type JobStatus struct {
 	Source    guest.NodeName `json:"source"`
 	Target    guest.NodeName `json:"target"`
 	Schedule  string         `json:"schedule"`
-	State     string         `json:"state"`
-	FailCount int            `json:"fail_count"`
+	// Rate is in MB/s (10^6 bytes); 0: no limit.
+	Rate      float64 `json:"rate,omitempty"`
+	Comment   string  `json:"comment,omitempty"`
+	State     string  `json:"state"`
+	FailCount int     `json:"fail_count"`
 	// LastSync is when the last successful run began, by the owner's clock; zero: never.
 	LastSync time.Time `json:"last_sync,omitzero"`
 	// LastTry is when the last run began, successful or not.
@@ -188,12 +197,16 @@ type Progress struct {
 
 // Run is one finished or running sync of a job.
 type Run struct {
-	ID       uint64         `json:"id"`
-	Job      guest.JobID    `json:"job"`
-	Source   guest.NodeName `json:"source"`
-	Target   guest.NodeName `json:"target"`
-	Start    time.Time      `json:"start"`
-	End      time.Time      `json:"end,omitzero"`
+	ID     uint64         `json:"id"`
+	Job    guest.JobID    `json:"job"`
+	Source guest.NodeName `json:"source"`
+	Target guest.NodeName `json:"target"`
+	Start  time.Time      `json:"start"`
+	End    time.Time      `json:"end,omitzero"`
+	// Duration is in seconds; 0 while it runs, and where nobody saw it end.
+	Duration float64 `json:"duration"`
+	// Outcome is running, ok, failed, skipped or interrupted.
+	Outcome  string         `json:"outcome"`
 	Kind     string         `json:"kind,omitempty"`
 	Bytes    int64          `json:"bytes"`
 	Base     string         `json:"base,omitempty"`
@@ -270,6 +283,17 @@ type DeleteJobRequest struct {
 	ID guest.JobID `json:"id"`
 	// Keep leaves the replica's data on the target.
 	Keep bool `json:"keep,omitempty"`
+	// Force drops the job at once: nothing is cleaned, on no node.
+	Force bool `json:"force,omitempty"`
+}
+
+// DeletedJob is what became of a job that was deleted.
+type DeletedJob struct {
+	ID guest.JobID `json:"id"`
+	// Dropped says that it is off the ledger; else it is being removed.
+	Dropped bool `json:"dropped"`
+	// Left is what a dropped job leaves behind, a sentence for each thing.
+	Left []string `json:"left"`
 }
 
 // Code says what kind of error it is; clients turn it into an exit code.

@@ -30,6 +30,10 @@ type Env struct {
 	Zone *time.Location
 	// Version is what `version` prints.
 	Version string
+	// Terminal says that Stdout is one: what goes on is shown in place.
+	Terminal bool
+	// Pause waits, or returns an error when ctx ends before.
+	Pause func(ctx context.Context, d time.Duration) error
 }
 
 // The exit codes of tandem.
@@ -93,13 +97,27 @@ jobs say where it is replicated to and when (create-local-job, update, delete).
 	f.VarP(&a.output, "output", "o", "how to print: table or json")
 	must(root.RegisterFlagCompletionFunc("output", cobra.FixedCompletions([]string{"table", "json"}, cobra.ShellCompDirectiveNoFileComp)))
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
-		return usage(cmd, "%v", err)
+		return usage(cmd, "%s", plain(err))
 	})
 	root.AddCommand(a.statusCmd(), a.clusterCmd(), a.guestCmd())
 	root.AddCommand(a.createCmd(), a.updateCmd(), a.deleteCmd(), a.enableCmd(), a.disableCmd())
 	root.AddCommand(a.listCmd(), a.readCmd(), a.scheduleNowCmd(), a.logCmd(), a.historyCmd())
+	root.AddCommand(a.runCmd(), a.explainCmd())
 	root.AddCommand(a.calendarCmd(), a.versionCmd())
 	return root
+}
+
+// plain is pflag's error without the name of the function that failed.
+func plain(err error) string {
+	text, _, cut := strings.Cut(err.Error(), ": strconv.Parse")
+	switch {
+	case !cut:
+		return err.Error()
+	case strings.Contains(err.Error(), "strconv.ParseBool"):
+		return text + ": must be true or false"
+	default:
+		return text + ": must be a number"
+	}
 }
 
 func (a *app) text() report.Printer { return report.Printer{Zone: a.Zone} }

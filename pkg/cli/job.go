@@ -39,6 +39,7 @@ func (in *jobFlags) register(cmd *cobra.Command) {
 	f.Float64Var(&in.rate, "rate", 0, "limit in `MB/s` (10^6 bytes), at least 1")
 	f.StringVar(&in.comment, "comment", "", "`text` for people")
 	f.StringVar(&in.snapshots, "snapshots", "", "operators' snapshots: `mirror|keep|none`")
+	f.BoolVar(&in.disable, "disable", false, "keep it, but do not run it")
 	must(cmd.RegisterFlagCompletionFunc("schedule", cobra.FixedCompletions(
 		[]string{"*/5", "*/15", "*/30", "hourly", "daily", "weekly"}, cobra.ShellCompDirectiveNoFileComp)))
 	must(cmd.RegisterFlagCompletionFunc("rate", cobra.NoFileCompletions))
@@ -113,7 +114,6 @@ with ` + "`tandem schedule-now`" + `.
 		ValidArgsFunction: a.completeCreate,
 	}
 	in.register(cmd)
-	cmd.Flags().BoolVar(&in.disable, "disable", false, "make it, but do not run it yet")
 	return cmd
 }
 
@@ -169,15 +169,17 @@ refused if somebody else has changed the job since.
 	return cmd
 }
 
-func removable() []string { return []string{"comment", "rate", "schedule", "snapshots"} }
+func removable() []string { return []string{"comment", "disable", "rate", "schedule", "snapshots"} }
 
 // update is the request: what was given, and what --delete takes back.
 func (in *jobFlags) update(cmd *cobra.Command, id guest.JobID) (api.UpdateJobRequest, error) {
 	r := api.UpdateJobRequest{ID: id, Digest: in.digest}
 	change := func(name string) {
-		switch mode := guest.SnapshotMode(in.snapshots); name {
+		switch mode, enabled := guest.SnapshotMode(in.snapshots), !in.disable; name {
 		case "comment":
 			r.Comment = &in.comment
+		case "disable":
+			r.Enabled = &enabled
 		case "rate":
 			r.Rate = &in.rate
 		case "schedule":
@@ -188,7 +190,7 @@ func (in *jobFlags) update(cmd *cobra.Command, id guest.JobID) (api.UpdateJobReq
 	}
 	for _, name := range in.remove {
 		if !slices.Contains(removable(), name) {
-			return r, usage(cmd, "--delete %q: only comment, rate, schedule and snapshots can be taken back", name)
+			return r, usage(cmd, "--delete %q: only comment, disable, rate, schedule and snapshots can be taken back", name)
 		}
 		if cmd.Flags().Changed(name) {
 			return r, usage(cmd, "--%s and --delete %s contradict each other", name, name)
@@ -209,13 +211,13 @@ func (in *jobFlags) update(cmd *cobra.Command, id guest.JobID) (api.UpdateJobReq
 		}
 	}
 	if !changed {
-		return r, usage(cmd, "nothing to change in job %s: give at least one of --schedule, --rate, --comment, --snapshots, --delete", id)
+		return r, usage(cmd, "nothing to change in job %s: give at least one of --schedule, --rate, --comment, --disable, --snapshots, --delete", id)
 	}
 	return r, nil
 }
 
 func (a *app) deleteCmd() *cobra.Command {
-	var keep bool
+	var r api.DeleteJobRequest
 	cmd := &cobra.Command{
 		Use:   "delete ID",
 		Short: "End a job and remove its replica",
@@ -224,28 +226,51 @@ target are removed in the background; ` + "`tandem status`" + ` shows it as remo
 meanwhile. With --keep the replica stays on the target. Only what carries
 Tandem's marks for this guest is ever removed.
 
+With --force the job is dropped at once, also where its source or its target
+does not answer. Then nothing is removed on any node, and what is left is named.
+
 ` + exitCodes,
 		Example: `  tandem delete 100-0
-  tandem delete 100-0 --keep`,
+  tandem delete 100-0 --keep
+  tandem delete 100-0 --force`,
 		Args: arguments("ID"),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			id, err := guest.ParseJobID(args[0])
-			if err != nil {
+		RunE: func(cmd *cobra.Command, args []string) (err error) {
+			if r.ID, err = guest.ParseJobID(args[0]); err != nil {
 				return invalid(err)
 			}
-			if err := a.client().DeleteJob(cmd.Context(), api.DeleteJobRequest{ID: id, Keep: keep}); err != nil {
+			done, err := a.client().DeleteJob(cmd.Context(), r)
+			if err != nil {
 				return err
 			}
-			replica := "its replica goes with it"
-			if keep {
-				replica = "its replica stays on the target"
-			}
-			return a.print(doneDoc{api.Version, id}, fmt.Sprintf("Job %s is being removed; %s.", id, replica))
+			done.Left = list(done.Left)
+			return a.print(deletedDoc{api.Version, done}, deletedLines(r, done)...)
 		},
 		ValidArgsFunction: a.completeJob,
 	}
-	cmd.Flags().BoolVar(&keep, "keep", false, "leave the replica's data on the target")
+	cmd.Flags().BoolVar(&r.Keep, "keep", false, "leave the replica's data on the target")
+	cmd.Flags().BoolVar(&r.Force, "force", false, "drop it at once and remove nothing")
 	return cmd
+}
+
+// deletedDoc is the JSON of `delete`.
+type deletedDoc struct {
+	Version int `json:"version"`
+	api.DeletedJob
+}
+
+func deletedLines(r api.DeleteJobRequest, done api.DeletedJob) []string {
+	switch {
+	case done.Dropped:
+		lines := []string{fmt.Sprintf("Job %s is dropped. It leaves:", r.ID)}
+		for _, l := range done.Left {
+			lines = append(lines, "  "+report.Printable(l))
+		}
+		return append(lines, "To have it cleaned up later, make the job again and delete it without --force.")
+	case r.Keep:
+		return []string{fmt.Sprintf("Job %s is being removed; its replica stays on the target.", r.ID)}
+	default:
+		return []string{fmt.Sprintf("Job %s is being removed; its replica goes with it.", r.ID)}
+	}
 }
 
 func (a *app) enableCmd() *cobra.Command {

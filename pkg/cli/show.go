@@ -94,41 +94,59 @@ It does not wait for the run.
 
 func (a *app) logCmd() *cobra.Command {
 	var n int
+	var follow bool
 	cmd := &cobra.Command{
 		Use:   "log ID",
 		Short: "Show what the last runs of a job did",
-		Long:  "Prints the log of the last run of a job, or of the last N runs, oldest first.\n\n" + exitCodes,
+		Long: `Prints the log of the last run of a job, or of the last N runs, oldest first.
+With -f it goes on with the log and the progress of a run that is going on, or
+about to begin, until that has ended or Ctrl-C is typed; where none is, it says
+so. With -f and -o json each event is a line.
+
+` + exitCodes,
 		Example: `  tandem log 100-0
-  tandem log 100-0 --runs 5`,
+  tandem log 100-0 --runs 5
+  tandem log -f 100-0`,
 		Args: arguments("ID"),
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if follow {
+				return a.followLog(cmd, args[0], n)
+			}
 			return a.printRuns(cmd, args[0], n, a.text().Log)
 		},
 		ValidArgsFunction: a.completeJob,
 	}
 	cmd.Flags().IntVar(&n, "runs", 1, "`number` of runs to show")
+	cmd.Flags().BoolVarP(&follow, "follow", "f", false, "go on with a run that is going on")
+	must(cmd.RegisterFlagCompletionFunc("runs", cobra.NoFileCompletions))
 	return cmd
 }
 
 // printRuns asks for the n newest runs and prints them in the order in which they happened.
 func (a *app) printRuns(cmd *cobra.Command, job string, n int, text func([]api.Run) []string) error {
-	id, err := guest.ParseJobID(job)
-	if err != nil {
-		return invalid(err)
-	}
-	if n < 1 {
-		return usage(cmd, "--runs %d: must be at least 1", n)
-	}
-	runs, err := a.client().Runs(cmd.Context(), id, n)
+	id, runs, err := a.runs(cmd, job, n)
 	if err != nil {
 		return err
 	}
-	slices.Reverse(runs)
 	lines := []string{fmt.Sprintf("Job %s has not run yet.", id)}
 	if len(runs) > 0 {
 		lines = text(runs)
 	}
 	return a.print(runsDoc{api.Version, list(runs)}, lines...)
+}
+
+// runs are the n newest, oldest first.
+func (a *app) runs(cmd *cobra.Command, job string, n int) (guest.JobID, []api.Run, error) {
+	id, err := guest.ParseJobID(job)
+	if err != nil {
+		return id, nil, invalid(err)
+	}
+	if n < 1 {
+		return id, nil, usage(cmd, "--runs %d: must be at least 1", n)
+	}
+	runs, err := a.client().Runs(cmd.Context(), id, n)
+	slices.Reverse(runs)
+	return id, runs, err
 }
 
 func (a *app) historyCmd() *cobra.Command {
@@ -146,5 +164,6 @@ func (a *app) historyCmd() *cobra.Command {
 		ValidArgsFunction: a.completeJob,
 	}
 	cmd.Flags().IntVar(&n, "runs", 20, "`number` of runs to list")
+	must(cmd.RegisterFlagCompletionFunc("runs", cobra.NoFileCompletions))
 	return cmd
 }

@@ -128,6 +128,7 @@ func (c *cluster) build(known *ledger.State) error {
 	c.overview = &overview.Overview{
 		Self: d.id.Node, Name: d.conf.NodeName, Storages: d.storages, Book: d.book,
 		Cons: c.cons, Gossip: c.gossip, Node: c.node, Target: c.target, Ask: c.askReport,
+		Plan: c.source.Preview, Spread: func() time.Duration { return time.Duration(d.conf.Limits.StartSpread) },
 	}
 	return nil
 }

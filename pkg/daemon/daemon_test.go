@@ -452,7 +452,7 @@ func TestDeleteJob_CleansBothSides(t *testing.T) {
 		t.Fatal(err)
 	}
 	n[0].syncNow(id)
-	if err := n[1].api.DeleteJob(t.Context(), api.DeleteJobRequest{ID: id}); err != nil {
+	if _, err := n[1].api.DeleteJob(t.Context(), api.DeleteJobRequest{ID: id}); err != nil {
 		t.Fatal(err)
 	}
 	until(t, "the job is gone", func() bool {

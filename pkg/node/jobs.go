@@ -53,9 +53,10 @@ func (n *Node) touch(e *entry) {
 func (n *Node) reveal(e *entry) { e.shown, n.news = nil, true }
 
 // follow takes a new state of the ledger. Several parts tell the loop, so an
-// older one may come after a newer.
+// older one may come after a newer. Of two generations the one that was told last
+// holds.
 func (n *Node) follow(s *ledger.State, now time.Time) {
-	if s.Index < n.view.Index {
+	if s.Generation == n.view.Generation && s.Index < n.view.Index {
 		return
 	}
 	n.view, n.news = s, true

@@ -184,6 +184,8 @@ type run struct {
 	target string   // its name
 	names  []string // datasets of the volumes, in their order
 	zfs    string   // version
+	// preview: nothing is counted, because nothing follows.
+	preview bool
 
 	own []zfs.Dataset
 	// unwritten: the point is an older one, and nothing was written since.
@@ -313,10 +315,7 @@ func (r *run) nothing(ctx context.Context, name string) error {
 
 // plan decides, and turns refusals into errors.
 func (r *run) plan(point string) (plan.Plan, error) {
-	p := plan.Make(plan.Input{
-		Cluster: r.view.Cluster, Guest: r.guest, Mode: r.job.Snapshots, TargetName: r.target, Point: point,
-		Needed: r.needed(), SourceZFS: r.zfs, TargetZFS: r.inv.ZFS, Pairs: r.pairs,
-	})
+	p := plan.Make(r.input(point))
 	if len(p.Refusals) == 0 {
 		return p, nil
 	}
@@ -325,6 +324,14 @@ func (r *run) plan(point string) (plan.Plan, error) {
 	}
 	first := p.Refusals[0]
 	return plan.Plan{}, &fault.Error{Class: fault.ClassOf(first), Volume: first.Volume, Hint: first.Hint, Err: first}
+}
+
+// input is all that the plan depends on, with the point to bring to the target.
+func (r *run) input(point string) plan.Input {
+	return plan.Input{
+		Cluster: r.view.Cluster, Guest: r.guest, Mode: r.job.Snapshots, TargetName: r.target, Point: point,
+		Needed: r.needed(), SourceZFS: r.zfs, TargetZFS: r.inv.ZFS, Pairs: r.pairs,
+	}
 }
 
 // needed are points that the other targets need: this target is to have them too.

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/tandemd/tandem/pkg/api"
+	"github.com/tandemd/tandem/pkg/guest"
 )
 
 // Printer makes the text.
@@ -166,33 +167,47 @@ func rate(mbs float64) string {
 func (p Printer) Log(runs []api.Run) []string {
 	var lines []string
 	for _, r := range runs {
-		lines = append(lines, fmt.Sprintf("run %d, %s to %s: %s", r.ID, r.Source, r.Target, outcome(r)))
+		lines = append(lines, fmt.Sprintf("run %d, %s to %s: %s", r.ID, r.Source, r.Target, Outcome(r)))
 		for _, l := range r.Log {
-			level := ""
-			if l.Level != "" && l.Level != "info" {
-				level = l.Level + ": "
-			}
-			lines = append(lines, fmt.Sprintf("%s %s: %s%s", p.second(l.Time), r.Job, level, OneLine(l.Message)))
+			lines = append(lines, p.LogLine(r.Job, l))
 		}
-		if r.Error != "" {
-			lines = append(lines, "error: "+Printable(r.Error))
-		}
-		if r.Hint != "" {
-			lines = append(lines, "hint: "+Printable(r.Hint))
-		}
+		lines = append(lines, Reason(r)...)
 	}
 	return lines
 }
 
-// outcome is a run in a few words.
-func outcome(r api.Run) string {
-	switch {
-	case r.Error != "" && r.End.IsZero():
-		return "interrupted"
-	case r.Error != "":
-		return "failed after " + took(r)
-	case r.End.IsZero():
+// LogLine is a line of a run's log.
+func (p Printer) LogLine(job guest.JobID, l api.LogLine) string {
+	level := ""
+	if l.Level != "" && l.Level != "info" {
+		level = l.Level + ": "
+	}
+	return fmt.Sprintf("%s %s: %s%s", p.second(l.Time), job, level, OneLine(l.Message))
+}
+
+// Reason is why a run did not succeed, and what to do.
+func Reason(r api.Run) []string {
+	var lines []string
+	if r.Error != "" {
+		lines = append(lines, "error: "+Printable(r.Error))
+	}
+	if r.Hint != "" {
+		lines = append(lines, "hint: "+Printable(r.Hint))
+	}
+	return lines
+}
+
+// Outcome is a run in a few words.
+func Outcome(r api.Run) string {
+	switch r.Outcome {
+	case api.OutcomeRunning:
 		return "running"
+	case api.OutcomeInterrupted:
+		return "interrupted"
+	case api.OutcomeFailed:
+		return "failed after " + took(r)
+	case api.OutcomeSkipped:
+		return "skipped"
 	default:
 		return fmt.Sprintf("%s, %s in %s", orDash(r.Kind), size(r.Bytes), took(r))
 	}
@@ -209,12 +224,9 @@ func took(r api.Run) string {
 func (p Printer) History(runs []api.Run) []string {
 	rows := [][]string{{"Run", "Start", "Duration", "Kind", "Bytes", "Target", "Result"}}
 	for _, r := range runs {
-		result := "ok"
-		switch {
-		case r.Error != "":
-			result = r.Error
-		case r.End.IsZero():
-			result = "running"
+		result := orDash(r.Outcome)
+		if r.Error != "" {
+			result += ": " + r.Error
 		}
 		rows = append(rows, []string{
 			fmt.Sprint(r.ID), p.second(r.Start), took(r), orDash(r.Kind), size(r.Bytes), string(r.Target), result,

@@ -205,11 +205,11 @@ func classify(err error) *api.Error {
 		return known
 	case errors.As(err, &refused):
 		out.Code = api.CodeRefused
-	case errors.Is(err, consensus.ErrUnknownOutcome):
+	case errors.Is(err, consensus.ErrUnknownOutcome), errors.Is(err, peer.ErrUnknownOutcome):
 		out.Code, out.Hint = api.CodeUnknown, "look at `tandem list` whether it was done before you try again"
 	case errors.As(err, &remote):
 		out.Code = remoteCode(remote.Code)
-	case errors.Is(err, peer.ErrUnreachable):
+	case errors.Is(err, peer.ErrUnreachable), errors.Is(err, peer.ErrRefused):
 		out.Code = api.CodeUnavailable
 	}
 	// An error with a class of its own is something that the operator can act on.

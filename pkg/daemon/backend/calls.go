@@ -16,6 +16,9 @@ const (
 	pathCheckGuest = "/node/check-guest"
 	pathRuns       = "/node/runs"
 	pathAsk        = "/node/schedule-now"
+	pathRun        = "/node/run"
+	pathWatch      = "/node/watch"
+	pathExplain    = "/node/explain"
 )
 
 type runsRequest struct {
@@ -25,6 +28,8 @@ type runsRequest struct {
 
 type jobRequest struct {
 	Job guest.JobID `json:"job"`
+	// Index is how far the sender's ledger is: the job may have been made just now.
+	Index uint64 `json:"index,omitempty"`
 }
 
 // Handle answers the other nodes' backends.
@@ -40,9 +45,11 @@ func (b *Backend) Handle(mux *http.ServeMux) {
 		return struct{}{}, c.Source.Check(ctx, g)
 	})
 	peer.Handle(mux, pathRuns, func(_ context.Context, r runsRequest) ([]history.Run, error) {
-		return b.History.Runs(r.Job, r.N)
+		return b.runs(r.Job, r.N)
 	})
 	peer.Handle(mux, pathAsk, func(ctx context.Context, r jobRequest) (struct{}, error) {
+		b.catchUp(ctx, r.Index)
 		return struct{}{}, b.scheduleNow(ctx, r.Job)
 	})
+	b.handleRuns(mux)
 }

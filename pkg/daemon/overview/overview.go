@@ -41,6 +41,10 @@ type Overview struct {
 	Ask func(ctx context.Context, id guest.NodeID) (*Report, error)
 
 	pace atomic.Pointer[node.Pace]
+	// Plan plans a job's next sync and does nothing of it.
+	Plan func(ctx context.Context, id guest.JobID, patience time.Duration) (replicate.Preview, error)
+	// Spread is that of the node's limits now.
+	Spread func() time.Duration
 }
 
 // Storages are the storages of a node's configuration.
@@ -103,7 +107,7 @@ func blankStatus(s *ledger.State, j guest.Job) api.JobStatus {
 	return api.JobStatus{
 		ID: j.ID, Guest: j.ID.Guest, GuestName: g.Name, Enabled: !j.Disabled,
 		Source: guest.NodeName(s.NameOf(g.Owner)), Target: guest.NodeName(s.NameOf(j.Target)),
-		Schedule: j.Schedule, State: api.StateUnknown,
+		Schedule: j.Schedule, Rate: j.Rate, Comment: j.Comment, State: api.StateUnknown,
 	}
 }
 
@@ -185,12 +189,28 @@ const (
 	deadReportTimeout = time.Second
 )
 
+func patience(alive map[guest.NodeID]bool, id guest.NodeID) time.Duration {
+	if alive[id] {
+		return ReportTimeout
+	}
+	return deadReportTimeout
+}
+
+// Patience is how long a node has to answer: less where gossip calls it dead.
+func (o *Overview) Patience(id guest.NodeID) time.Duration { return patience(o.alive(), id) }
+
+// alive are the nodes that gossip sees alive.
+func (o *Overview) alive() map[guest.NodeID]bool {
+	out := map[guest.NodeID]bool{}
+	for _, m := range o.Gossip.Members() {
+		out[m.Node] = m.State == gossip.Alive
+	}
+	return out
+}
+
 // reports asks all members at once; nil stands for those that did not answer.
 func (o *Overview) reports(ctx context.Context) map[guest.NodeID]*Report {
-	alive := map[guest.NodeID]bool{}
-	for _, m := range o.Gossip.Members() {
-		alive[m.Node] = m.State == gossip.Alive
-	}
+	alive := o.alive()
 	out := map[guest.NodeID]*Report{}
 	var mu sync.Mutex
 	var wg sync.WaitGroup
@@ -201,11 +221,7 @@ func (o *Overview) reports(ctx context.Context) map[guest.NodeID]*Report {
 				own := o.Report(ctx)
 				r = &own
 			} else {
-				timeout := deadReportTimeout
-				if alive[m.ID] {
-					timeout = ReportTimeout
-				}
-				r = o.ask(ctx, m.ID, timeout)
+				r = o.ask(ctx, m.ID, patience(alive, m.ID))
 			}
 			mu.Lock()
 			defer mu.Unlock()

@@ -1,0 +1,54 @@
+package cli_test
+
+import (
+	"os"
+	"path/filepath"
+	"reflect"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/tandemd/tandem/pkg/api"
+)
+
+// "JSON types versioned and documented": docs/operate/json.md names every field
+// of what the commands about jobs print.
+func TestJSON_EveryFieldIsDocumented(t *testing.T) {
+	b, err := os.ReadFile(filepath.Join("..", "..", "docs", "operate", "json.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	fields := map[string]bool{"normalized": true, "next": true, "line": true, "ended": true, "jobs": true, "runs": true}
+	for _, doc := range []any{api.Status{}, api.Job{}, api.DeletedJob{}, api.Run{}, api.Explanation{}, api.Watch{}.Progress} {
+		collect(fields, reflect.TypeOf(doc))
+	}
+	if len(fields) < 60 {
+		t.Fatalf("only %d fields: the test looks in the wrong place", len(fields))
+	}
+	for name := range fields {
+		if !strings.Contains(string(b), "`"+name+"`") {
+			t.Errorf("docs/operate/json.md does not name the field %s", name)
+		}
+	}
+}
+
+// collect gathers the names of a type's fields and of those below them.
+func collect(fields map[string]bool, typ reflect.Type) {
+	switch typ.Kind() {
+	case reflect.Pointer, reflect.Slice:
+		collect(fields, typ.Elem())
+	case reflect.Struct:
+		if typ == reflect.TypeFor[time.Time]() {
+			return
+		}
+		for f := range typ.Fields() {
+			name, _, _ := strings.Cut(f.Tag.Get("json"), ",")
+			if name == "" {
+				continue // it writes itself as text
+			}
+			fields[name] = true
+			collect(fields, f.Type)
+		}
+	default:
+	}
+}
