@@ -119,6 +119,8 @@ type Consensus struct {
 	// change is held by those who change current.
 	change sync.Mutex
 	closed bool
+	// emptied is the generation whose stores were set aside: new ones do not vote.
+	emptied string
 	// stopped tells why no raft runs, where that is not just a moment.
 	stopped atomic.Pointer[error]
 }
@@ -344,7 +346,7 @@ func (c *Consensus) order(ctx context.Context, give func(*raft.Raft) raft.Future
 	case !r.leads():
 		return ErrNotLeader
 	}
-	if err := await(ctx, give(r.raft), nil); err != nil {
+	if err := r.await(ctx, give(r.raft), nil); err != nil {
 		if errors.Is(err, raft.ErrNotLeader) {
 			return fmt.Errorf("%w: %w", ErrNotLeader, err)
 		}

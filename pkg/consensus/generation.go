@@ -31,17 +31,11 @@ func (c *Consensus) Switch(ctx context.Context, generation string) error {
 func (c *Consensus) SetAside(ctx context.Context) error {
 	generation := c.Generation()
 	return c.changeTo(ctx, generation, "set this node's copy of the ledger aside", func() error {
-		draft, err := c.opts.Rooms.Draft(generation)
-		if err != nil {
-			return err
-		}
-		if err := errors.Join(draft.Stable.SetUint64([]byte(keyVoteless), 1), draft.close()); err != nil {
-			return err
-		}
 		if err := c.opts.Rooms.SetAside(generation); err != nil {
 			return err
 		}
-		return c.opts.Rooms.Settle(generation)
+		c.emptied = generation
+		return nil
 	})
 }
 
@@ -178,7 +172,7 @@ type redirected struct {
 }
 
 // Create implements raft.SnapshotStore.
-func (r redirected) Create(version raft.SnapshotVersion, index, term uint64, servers raft.Configuration,
+func (r redirected) Create(version raft.SnapshotVersion, index, term uint64, servers raft.Configuration, //nolint:revive // raft's interface
 	serversIndex uint64, trans raft.Transport,
 ) (raft.SnapshotSink, error) {
 	return r.to.Create(version, index, term, servers, serversIndex, trans)

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/hashicorp/raft"
 
 	"github.com/tandemd/tandem/pkg/consensus"
 	"github.com/tandemd/tandem/pkg/ledger"
@@ -331,6 +332,57 @@ func TestSetAside_ARestoredNodeDoesNotVoteBeforeItHasCaughtUp(t *testing.T) {
 		r.must(c, addGuest(101))
 		if got := c.View().Guests; len(got) != 2 {
 			t.Errorf("guests %v, want 100 and 101", got)
+		}
+	})
+}
+
+// TestOpen_ALogThatASnapshotReplacedIsRemoved: a crash after the leader's snapshot
+// was stored, before the old log was removed; raft's log takes no holes.
+func TestOpen_ALogThatASnapshotReplacedIsRemoved(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := founded(t, 1)
+		defer r.close()
+		r.must(r.node(1), addGuest(100))
+		r.fork(1) // its stores begin with a snapshot
+		snapshot := r.node(1).View().Lineage[0].Index
+		r.must(r.node(1), addGuest(101))
+		r.crash(1, nil)
+		r.isolate(1, false)
+
+		stores, err := r.disks[nodeID(1)].Rooms(nil).Open(forked)
+		if err != nil {
+			t.Fatal(err)
+		}
+		first, _ := stores.Log.FirstIndex()
+		last, _ := stores.Log.LastIndex()
+		if err := errors.Join(stores.Log.DeleteRange(first, last), stores.Log.StoreLog(&raft.Log{Index: snapshot - 1, Term: 1}), stores.Close()); err != nil {
+			t.Fatal(err)
+		}
+		c := r.open(1, forked)
+		r.must(c, addGuest(102))
+		if got := c.View().Guests; len(got) != 2 || got[100].ID != 100 || got[102].ID != 102 {
+			t.Errorf("guests %v, want those of the snapshot and the new one", got)
+		}
+	})
+}
+
+// TestOpen_AHoleInMemoryIsRefused: entries between the snapshot and the log are missing.
+func TestOpen_AHoleInMemoryIsRefused(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := founded(t, 1)
+		defer r.close()
+		r.must(r.node(1), addGuest(100))
+		r.crash(1, nil)
+		stores, err := r.disks[nodeID(1)].Rooms(nil).Open(firstGeneration)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := errors.Join(stores.Log.DeleteRange(1, 2), stores.Close()); err != nil {
+			t.Fatal(err)
+		}
+		var room *consensus.RoomError
+		if _, err := r.tryOpen(1, firstGeneration); !errors.As(err, &room) || room.Hint() == "" {
+			t.Errorf("got %v, want a RoomError", err)
 		}
 	})
 }

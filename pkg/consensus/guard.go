@@ -3,7 +3,6 @@ package consensus
 import (
 	"errors"
 	"fmt"
-	"io"
 	"maps"
 	"slices"
 	"sync"
@@ -115,7 +114,7 @@ func (g *guard) do(what string, write func() error) error {
 }
 
 // try runs the write where it can hang without holding up those who close raft.
-func (g *guard) try(write func() error) (err error, answered bool) { //nolint:revive // the error is the write's answer, not try's
+func (g *guard) try(write func() error) (err error, answered bool) {
 	select {
 	case <-g.stopped:
 		return nil, false
@@ -220,7 +219,7 @@ func (v guardedVotes) Set(key, value []byte) error {
 func (v guardedVotes) SetUint64(key []byte, value uint64) error {
 	// Raft writes the term that it has just read when it starts; that must work on
 	// a full disk.
-	if old, err := v.StableStore.GetUint64(key); err == nil && old == value {
+	if old, err := v.GetUint64(key); err == nil && old == value {
 		return nil
 	}
 	err := v.guard.do("keep its vote", func() error { return v.StableStore.SetUint64(key, value) })
@@ -266,7 +265,7 @@ func (n *snapshotNote) trouble(where string) error {
 }
 
 // Create implements raft.SnapshotStore.
-func (s guardedSnapshots) Create(version raft.SnapshotVersion, index, term uint64, servers raft.Configuration,
+func (s guardedSnapshots) Create(version raft.SnapshotVersion, index, term uint64, servers raft.Configuration, //nolint:revive // raft's interface
 	serversIndex uint64, trans raft.Transport,
 ) (sink raft.SnapshotSink, err error) {
 	err = s.once(func() (err error) {
@@ -279,14 +278,17 @@ func (s guardedSnapshots) Create(version raft.SnapshotVersion, index, term uint6
 	return &guardedSink{SnapshotSink: sink, store: s}, nil
 }
 
-// once tries a write, a second time where the reserve made room for it.
+// once tries a write and notes that it failed.
 func (s guardedSnapshots) once(write func() error) error {
 	err, answered := s.guard.try(write)
 	if !answered {
 		return errStopped
 	}
+	if err == nil {
+		return nil
+	}
 	s.note.set(err)
-	if err != nil && errors.Is(err, syscall.ENOSPC) && s.guard.reserve != nil {
+	if errors.Is(err, syscall.ENOSPC) && s.guard.reserve != nil {
 		s.guard.reserve.Release() // for raft's next try
 	}
 	return err
@@ -305,6 +307,10 @@ func (k *guardedSink) Write(b []byte) (n int, err error) {
 	return n, err
 }
 
-func (k *guardedSink) Close() error { return k.store.once(k.SnapshotSink.Close) }
-
-var _ io.WriteCloser = (*guardedSink)(nil)
+func (k *guardedSink) Close() error {
+	if err := k.store.once(k.SnapshotSink.Close); err != nil {
+		return err
+	}
+	k.store.note.set(nil)
+	return nil
+}

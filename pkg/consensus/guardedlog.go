@@ -88,8 +88,8 @@ func (l *guardedLog) DeleteRange(from, to uint64) error {
 	if l.command.index < from || l.command.index > to {
 		return nil
 	}
-	first, err1 := l.LogStore.FirstIndex()
-	last, err2 := l.LogStore.LastIndex()
+	first, err1 := l.FirstIndex()
+	last, err2 := l.LastIndex()
 	found, err3 := lastCommand(l.LogStore, first, min(last, from-1))
 	if errors.Join(err1, err2, err3) == nil {
 		l.command = found

@@ -19,8 +19,7 @@ type RoomError struct {
 }
 
 func newRoomError(folder string, err error) error {
-	var already *RoomError
-	if errors.As(err, &already) {
+	if _, already := errors.AsType[*RoomError](err); already {
 		return err
 	}
 	return &RoomError{Folder: folder, Err: err}

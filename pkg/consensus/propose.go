@@ -177,7 +177,7 @@ func (c *Consensus) ApplyHere(ctx context.Context, bound []byte) (ledger.Outcome
 		timeout = max(time.Until(at), time.Millisecond)
 	}
 	f := r.raft.Apply(data, timeout)
-	if err := await(ctx, f, done); err != nil {
+	if err := r.await(ctx, f, done); err != nil {
 		if errors.Is(err, raft.ErrNotLeader) || errors.Is(err, raft.ErrEnqueueTimeout) ||
 			errors.Is(err, raft.ErrLeadershipTransferInProgress) {
 			return ledger.Outcome{}, fmt.Errorf("%w: %w", ErrNotLeader, err)
@@ -191,23 +191,5 @@ func (c *Consensus) ApplyHere(ctx context.Context, bound []byte) (ledger.Outcome
 		return ledger.Outcome{}, r
 	default:
 		return ledger.Outcome{}, fmt.Errorf("the ledger answered with a %T", r)
-	}
-}
-
-// await is f.Error, but no longer than ctx. then is called once f is decided.
-func await(ctx context.Context, f raft.Future, then func()) error {
-	done := make(chan error, 1)
-	go func() {
-		err := f.Error()
-		if then != nil {
-			then()
-		}
-		done <- err
-	}()
-	select {
-	case err := <-done:
-		return err
-	case <-ctx.Done():
-		return context.Cause(ctx)
 	}
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/hashicorp/raft"
@@ -26,6 +27,7 @@ type run struct {
 	stores     Stores
 	contact    contact
 
+	waiting  atomic.Int32 // those who wait for raft's answers
 	observer *raft.Observer
 	clear    clearance
 	life     context.Context
@@ -59,6 +61,11 @@ func (c *Consensus) start(generation string) (_ *run, err error) {
 	}
 	if err := r.settle(found); err != nil {
 		return nil, err
+	}
+	if found.empty && c.emptied == generation {
+		if err := stores.Stable.SetUint64([]byte(keyVoteless), 1); err != nil {
+			return nil, err
+		}
 	}
 	trans, err := c.opts.Rooms.Transport(generation)
 	if err != nil {
@@ -127,6 +134,7 @@ func (r *run) stop() error {
 	done := make(chan error, 1)
 	go func() {
 		r.wg.Wait()
+		r.answerAll()
 		err := r.raft.Shutdown().Error()
 		done <- errors.Join(err, r.stores.close())
 	}()
@@ -135,6 +143,36 @@ func (r *run) stop() error {
 		return err
 	case <-time.After(stopTimeout):
 		return fmt.Errorf("raft of generation %s does not end: a write in %s hangs", r.generation, r.stores.Where)
+	}
+}
+
+// answerAll has raft answer those who wait for it: it forgets some of them when it
+// is shut down while their commands are on the way to the ledger. The barrier
+// cannot be written any more, at which a leader steps down.
+func (r *run) answerAll() {
+	_ = r.raft.Barrier(stopTimeout).Error()
+	for deadline := time.Now().Add(stopTimeout / 2); r.waiting.Load() > 0 && time.Now().Before(deadline); {
+		<-time.After(time.Millisecond)
+	}
+}
+
+// await is f.Error, but no longer than ctx. then, if any, is called once f is decided.
+func (r *run) await(ctx context.Context, f raft.Future, then func()) error {
+	r.waiting.Add(1)
+	done := make(chan error, 1)
+	go func() {
+		defer r.waiting.Add(-1)
+		err := f.Error()
+		if then != nil {
+			then()
+		}
+		done <- err
+	}()
+	select {
+	case err := <-done:
+		return err
+	case <-ctx.Done():
+		return context.Cause(ctx)
 	}
 }
 
@@ -262,7 +300,7 @@ type contact struct {
 	seen    time.Duration
 }
 
-func (c *contact) see(quorate bool) {
+func (c *contact) see(quorate bool) { //nolint:revive // a fact, not a choice of what to do
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	now := c.now()
@@ -273,7 +311,7 @@ func (c *contact) see(quorate bool) {
 }
 
 // lasts is for how long; 0: not quorate.
-func (c *contact) lasts(quorate bool) time.Duration {
+func (c *contact) lasts(quorate bool) time.Duration { //nolint:revive // a fact, not a choice of what to do
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	now := c.now()

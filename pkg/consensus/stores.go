@@ -102,7 +102,24 @@ func (r *DiskRooms) Open(generation string) (Stores, error) {
 	if err := checkGeneration(generation); err != nil {
 		return Stores{}, err
 	}
+	if err := r.removeDrafts(); err != nil {
+		return Stores{}, err
+	}
 	return r.openFolder(generation)
+}
+
+// removeDrafts removes what a fork that failed, or a crash, left.
+func (r *DiskRooms) removeDrafts() error {
+	drafts, err := filepath.Glob(r.path("*" + draftSuffix))
+	if err != nil {
+		return err
+	}
+	for _, dir := range drafts {
+		if err := os.RemoveAll(dir); err != nil {
+			return fmt.Errorf("remove an unfinished folder: %w", err)
+		}
+	}
+	return nil
 }
 
 func (r *DiskRooms) openFolder(name string) (Stores, error) {
@@ -164,14 +181,8 @@ func (r *DiskRooms) Draft(generation string) (Stores, error) {
 	if err := checkGeneration(generation); err != nil {
 		return Stores{}, err
 	}
-	unfinished, err := filepath.Glob(r.path("*" + draftSuffix))
-	if err != nil {
+	if err := r.removeDrafts(); err != nil {
 		return Stores{}, err
-	}
-	for _, dir := range unfinished {
-		if err := os.RemoveAll(dir); err != nil {
-			return Stores{}, fmt.Errorf("remove an unfinished folder: %w", err)
-		}
 	}
 	return r.openFolder(generation + draftSuffix)
 }

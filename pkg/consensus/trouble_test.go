@@ -158,6 +158,7 @@ func TestTrouble_CloseAndSwitchDoNotWaitForADeadDisk(t *testing.T) {
 						t.Errorf("closing took %s (%v)", took, err)
 					}
 					goOn()
+					synctest.Wait() // what hung lets go of the folder
 					r.isolate(1, false)
 					c := r.open(2, firstGeneration)
 					r.confirm(c)

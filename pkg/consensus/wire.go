@@ -50,7 +50,7 @@ func newWire(t raft.Transport) (*wire, error) {
 	return w, nil
 }
 
-func (w *wire) setMuted(muted bool) {
+func (w *wire) setMuted(muted bool) { //nolint:revive // the state of a switch
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if w.finished || w.muted == muted {

@@ -223,7 +223,12 @@ type rooms struct {
 const draftSuffix = ".draft"
 
 // Open implements consensus.Rooms.
-func (r *rooms) Open(generation string) (consensus.Stores, error) { return r.disk.open(generation) }
+func (r *rooms) Open(generation string) (consensus.Stores, error) {
+	r.disk.mu.Lock()
+	r.disk.removeDrafts()
+	r.disk.mu.Unlock()
+	return r.disk.open(generation)
+}
 
 // Transport implements consensus.Rooms.
 func (r *rooms) Transport(generation string) (raft.Transport, error) { return r.wire(generation) }
@@ -245,7 +250,7 @@ func (r *rooms) SetAside(generation string) error {
 func (r *rooms) Draft(generation string) (consensus.Stores, error) {
 	d := r.disk
 	err := d.now(func() error {
-		maps.DeleteFunc(d.rooms, func(name string, _ *room) bool { return strings.HasSuffix(name, draftSuffix) })
+		d.removeDrafts()
 		return nil
 	})
 	if err != nil {
@@ -263,6 +268,11 @@ func (r *rooms) Settle(generation string) error {
 		}
 		return d.rename(generation+draftSuffix, generation)
 	})
+}
+
+// removeDrafts is called with mu held.
+func (d *Disk) removeDrafts() {
+	maps.DeleteFunc(d.rooms, func(name string, _ *room) bool { return strings.HasSuffix(name, draftSuffix) })
 }
 
 // rename is called with mu held.
@@ -298,8 +308,11 @@ func (d *Disk) open(name string) (consensus.Stores, error) {
 	h := &handle{disk: d, life: d.life, room: d.rooms[name]}
 	return consensus.Stores{Log: h, Stable: h, Snapshots: h, Where: name, Close: func() error {
 		d.mu.Lock()
-		defer d.mu.Unlock()
 		h.closed = true
+		d.mu.Unlock()
+		h.writing.Wait() // as files do
+		d.mu.Lock()
+		defer d.mu.Unlock()
 		delete(h.life.open, name)
 		return nil
 	}}, nil

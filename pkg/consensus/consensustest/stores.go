@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"slices"
+	"sync"
 
 	"github.com/hashicorp/raft"
 )
@@ -16,6 +17,21 @@ type handle struct {
 	life   *life
 	room   *room
 	closed bool
+	// writing counts the writes under way.
+	writing sync.WaitGroup
+}
+
+// write makes n things durable: see Disk.write.
+func (h *handle) write(n int, keep func(n int)) error {
+	h.disk.mu.Lock()
+	if err := h.check(); err != nil {
+		h.disk.mu.Unlock()
+		return err
+	}
+	h.writing.Add(1)
+	h.disk.mu.Unlock()
+	defer h.writing.Done()
+	return h.disk.write(h.life, n, keep)
 }
 
 // check is called with mu held.
@@ -82,7 +98,7 @@ func (h *handle) StoreLogs(logs []*raft.Log) error {
 		copied[i] = *l
 		copied[i].Data = bytes.Clone(l.Data)
 	}
-	return h.disk.write(h.life, len(copied), func(n int) {
+	return h.write(len(copied), func(n int) {
 		for _, l := range copied[:n] {
 			h.room.logs[l.Index] = l
 			if h.room.first == 0 {
@@ -95,7 +111,7 @@ func (h *handle) StoreLogs(logs []*raft.Log) error {
 
 // DeleteRange implements raft.LogStore.
 func (h *handle) DeleteRange(from, to uint64) error {
-	return h.disk.write(h.life, 1, func(n int) {
+	return h.write(1, func(n int) {
 		r := h.room
 		from, to := max(from, r.first), min(to, r.last)
 		if n == 0 || r.last == 0 || from > to {
@@ -118,7 +134,7 @@ func (h *handle) DeleteRange(from, to uint64) error {
 // Set implements raft.StableStore.
 func (h *handle) Set(key, value []byte) error {
 	value = bytes.Clone(value)
-	return h.disk.write(h.life, 1, func(n int) {
+	return h.write(1, func(n int) {
 		if n > 0 {
 			h.room.stable[string(key)] = value
 		}
@@ -211,7 +227,7 @@ func (s *sink) Close() error {
 	}
 	s.done = true
 	s.meta.Size = int64(s.Len())
-	return s.handle.disk.write(s.handle.life, 1, func(n int) {
+	return s.handle.write(1, func(n int) {
 		if n == 0 {
 			return
 		}

@@ -169,12 +169,14 @@ func scanSegment(f *os.File, first, limit uint64) (scan, error) {
 			return s, nil
 		}
 		var l raft.Log
-		if _, err := decodeRecord(body, &l); err != nil {
-			s.reason = err.Error()
-			return s, nil
-		}
-		if l.Index != index {
+		_, malformed := decodeRecord(body, &l)
+		switch {
+		case malformed != nil:
+			s.reason = malformed.Error()
+		case l.Index != index:
 			s.reason = fmt.Sprintf("entry %d stands where %d is expected", l.Index, index)
+		}
+		if s.reason != "" {
 			return s, nil
 		}
 		s.offsets = append(s.offsets, s.end)

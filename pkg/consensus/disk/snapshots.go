@@ -200,7 +200,7 @@ func (s *Snapshots) open(n name) (_ *raft.SnapshotMeta, _ io.ReadCloser, err err
 }
 
 // Create implements raft.SnapshotStore.
-func (s *Snapshots) Create(version raft.SnapshotVersion, index, term uint64, servers raft.Configuration,
+func (s *Snapshots) Create(version raft.SnapshotVersion, index, term uint64, servers raft.Configuration, //nolint:revive // raft's interface
 	serversIndex uint64, _ raft.Transport,
 ) (raft.SnapshotSink, error) {
 	s.mu.Lock()
