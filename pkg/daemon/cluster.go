@@ -66,7 +66,7 @@ func (d *Daemon) newCluster() *cluster {
 	c := &cluster{
 		d: d, log: d.log, announced: map[string][]byte{}, wake: make(chan struct{}, 1),
 		rooms:  consensus.NewRooms(d.state.path("raft"), d.raftLayer, d.log.Named("consensus")),
-		memory: member.NewMemory(facts{d.state.path("facts")}, d.log.Named("member")),
+		memory: member.NewMemory(facts{d.state, d.troubles}, d.log.Named("member")),
 	}
 	c.boots.Store(d.boot)
 	c.convener = c.newConvener()
@@ -105,7 +105,7 @@ func (c *cluster) build(known *ledger.State) error {
 	}
 	opts := replicate.Options{
 		Node: d.id.Node, Name: d.conf.NodeName, Storages: d.conf.Storages, ZFS: d.zfs,
-		Ledger: view{c}, Store: facts{d.state.path("facts")}, LockDir: d.state.path("locks"), Now: time.Now,
+		Ledger: view{c}, Store: facts{d.state, d.troubles}, LockDir: d.state.path("locks"), Now: d.now,
 	}
 	if c.source, err = replicate.NewSource(opts, newLink(d.peer, d.conf.Limits.RateLimit)); err != nil {
 		return err
@@ -118,7 +118,7 @@ func (c *cluster) build(known *ledger.State) error {
 		Limits: sched.Limits{
 			Node: d.conf.Limits.MaxJobs, Target: d.conf.Limits.MaxJobsPerTarget, Spread: time.Duration(d.conf.Limits.StartSpread),
 		},
-		Syncer: c.source, History: d.history, Drop: c.dropJob, Logger: d.log, Now: time.Now,
+		Syncer: c.source, History: d.history, Drop: c.dropJob, Logger: d.log, Now: d.now,
 	})
 	c.steward = &member.Steward{
 		Self: d.id.Node, Council: council{c.cons}, Sight: c.sightings, Logger: d.log.Named("member"), Wake: c.wake,
@@ -129,6 +129,7 @@ func (c *cluster) build(known *ledger.State) error {
 	c.overview = &overview.Overview{
 		Self: d.id.Node, Name: d.conf.NodeName, Storages: d.storages, Book: d.book,
 		Cons: c.cons, Gossip: c.gossip, Node: c.node, Target: c.target, Ask: c.askReport,
+		Now: d.now, Troubles: d.troubles.list,
 	}
 	return nil
 }
@@ -183,8 +184,13 @@ func (c *cluster) close() error {
 	return c.cons.Close()
 }
 
+// saveAgain is how often a ledger that could not be kept is tried again.
+const saveAgain = 10 * time.Second
+
 // follow carries news of the ledger and of gossip to those who need them.
 func (c *cluster) follow(ctx context.Context) {
+	again := time.NewTicker(saveAgain)
+	defer again.Stop()
 	for {
 		// Others teach the book too, so that news is what follow has not acted on.
 		c.d.book.Learn(c.cons.View())
@@ -203,6 +209,8 @@ func (c *cluster) follow(ctx context.Context) {
 		case <-ctx.Done():
 			c.save()
 			return
+		case <-again.C:
+			c.save()
 		case <-c.cons.Changed():
 		case <-c.d.book.Changed():
 		case <-c.gossip.Changed():
@@ -235,15 +243,20 @@ func sameMember(a, b ledger.Member) bool {
 func (c *cluster) save() {
 	c.files.Lock()
 	defer c.files.Unlock()
+	if d := c.d; !d.bootSaved {
+		err := d.state.setBoot(c.boots.Load())
+		d.troubles.note(d.state.path(bootFile), err)
+		d.bootSaved = err == nil
+	}
 	s := c.d.book.Current()
 	if s.Generation == c.saved.Generation && s.Index <= c.saved.Index {
 		return
 	}
-	if err := c.d.state.saveCluster(s); err != nil {
-		c.log.Error("the ledger cannot be kept for the next start", zap.Error(err))
-		return
+	err := c.d.state.saveCluster(s)
+	c.d.troubles.note(c.d.state.path(clusterFile), err)
+	if err == nil {
+		c.saved = s
 	}
-	c.saved = s
 }
 
 // announce gossips which guests this node owns.
@@ -283,7 +296,7 @@ func (c *cluster) catchUp(ctx context.Context) {
 			var reply ledger.State
 			err := c.d.peer.Call(call, m.ID, pathLedger, struct{}{}, &reply)
 			cancel()
-			if err == nil && c.d.book.Learn(&reply) {
+			if err == nil && reply.Validate() == nil && c.d.book.Learn(&reply) {
 				c.log.Info("learnt of a newer member list", zap.String("node", string(m.Name)), zap.Uint64("index", reply.Index))
 			}
 		}
@@ -336,7 +349,7 @@ const proposeTimeout = 10 * time.Second
 func (c *cluster) propose(ctx context.Context, by string, op ledger.Op) error {
 	ctx, cancel := context.WithTimeout(ctx, proposeTimeout)
 	defer cancel()
-	_, err := c.cons.Propose(ctx, ledger.Command{By: by, At: time.Now().Unix(), Op: op})
+	_, err := c.cons.Propose(ctx, ledger.Command{By: by, At: c.d.now().Unix(), Op: op})
 	return err
 }
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"net"
 	"path/filepath"
 	"strings"
@@ -26,19 +27,30 @@ const mib = 1 << 20
 
 // machine is one daemon with real sockets on loopback and a ZFS in memory.
 type machine struct {
-	t    *testing.T
+	t    testing.TB
 	conf config.Config
 	pool *zfstest.Pool
 	api  *api.Client
 	stop func()
+	// log takes what the daemon logs, and now is its clock; nil for the usual ones.
+	log *zap.Logger
+	now func() time.Time
 }
 
 func newMachine(t *testing.T, name string, changes ...func(*config.Config)) *machine {
 	t.Helper()
-	m := &machine{t: t, conf: config.Default(), pool: zfstest.New(zfstest.Options{Node: name})}
-	dir := t.TempDir()
+	m := stoppedMachine(t, name, changes...)
+	m.start()
+	return m
+}
+
+// stoppedMachine is a machine whose daemon was never started.
+func stoppedMachine(tb testing.TB, name string, changes ...func(*config.Config)) *machine {
+	tb.Helper()
+	m := &machine{t: tb, conf: config.Default(), pool: zfstest.New(zfstest.Options{Node: name})}
+	dir := tb.TempDir()
 	m.conf.NodeName = guest.NodeName(name)
-	m.conf.Peer, m.conf.Gossip = freePort(t), freePort(t)
+	m.conf.Peer, m.conf.Gossip = freePort(tb), freePort(tb)
 	m.conf.StateDir, m.conf.Socket = filepath.Join(dir, "state"), filepath.Join(dir, "tandemd.sock")
 	m.conf.Storages = map[string]string{"local-zfs": "tank/guests", "lost": "tank/nowhere"}
 	m.conf.Limits.StartSpread = 0
@@ -46,32 +58,55 @@ func newMachine(t *testing.T, name string, changes ...func(*config.Config)) *mac
 		change(&m.conf)
 	}
 	if err := m.pool.Create("tank/guests", 0, nil); err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
-	m.start()
+	m.stop = func() {}
 	return m
 }
 
-func freePort(t *testing.T) string {
-	t.Helper()
+// freePort is an address below the ports that connections begin at, so that none takes
+// it while its daemon is stopped.
+func freePort(tb testing.TB) string {
+	tb.Helper()
 	var lc net.ListenConfig
-	l, err := lc.Listen(t.Context(), "tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
+	for range 1000 {
+		addr := fmt.Sprintf("127.0.0.1:%d", 10_000+rand.IntN(20_000))
+		tcp, err := lc.Listen(tb.Context(), "tcp", addr)
+		if err != nil {
+			continue
+		}
+		udp, err := lc.ListenPacket(tb.Context(), "udp", addr)
+		tcp.Close()
+		if err == nil {
+			udp.Close()
+			return addr
+		}
 	}
-	defer l.Close()
-	return l.Addr().String()
+	tb.Fatal("no port is free")
+	return ""
 }
 
 func (m *machine) start() {
 	m.t.Helper()
+	if err := m.tryStart(); err != nil {
+		m.t.Fatalf("%s: %v", m.conf.NodeName, err)
+	}
+}
+
+// tryStart starts the daemon, or says why it does not start.
+func (m *machine) tryStart() error {
 	log := zap.NewNop()
 	if testing.Verbose() {
 		log = zaptest.NewLogger(m.t).Named(string(m.conf.NodeName))
 	}
-	d, err := daemon.New(daemon.Options{Config: m.conf, Version: "test", Logger: log, ZFS: m.pool, Timing: consensus.Timing{Heartbeat: time.Second}})
+	if m.log != nil {
+		log = m.log
+	}
+	d, err := daemon.New(daemon.Options{
+		Config: m.conf, Version: "test", Logger: log, ZFS: m.pool, Timing: consensus.Timing{Heartbeat: time.Second}, Now: m.now,
+	})
 	if err != nil {
-		m.t.Fatal(err)
+		return err
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	ready, done := make(chan struct{}), make(chan error, 1)
@@ -80,7 +115,7 @@ func (m *machine) start() {
 	case <-ready:
 	case err := <-done:
 		cancel()
-		m.t.Fatalf("%s: %v", m.conf.NodeName, err)
+		return err
 	}
 	m.api = api.NewClient(m.conf.Socket)
 	stopped := false
@@ -95,6 +130,7 @@ func (m *machine) start() {
 		}
 	}
 	m.t.Cleanup(m.stop)
+	return nil
 }
 
 // cluster is n machines in one cluster.
@@ -120,8 +156,8 @@ func cluster(t *testing.T, n int, changes ...func(*config.Config)) []*machine {
 }
 
 // until asks a question whose answer takes real time to become true.
-func until(t *testing.T, what string, ok func() bool) {
-	t.Helper()
+func until(tb testing.TB, what string, ok func() bool) {
+	tb.Helper()
 	deadline := time.NewTimer(time.Minute)
 	defer deadline.Stop()
 	tick := time.NewTicker(20 * time.Millisecond)
@@ -130,7 +166,7 @@ func until(t *testing.T, what string, ok func() bool) {
 		select {
 		case <-tick.C:
 		case <-deadline.C:
-			t.Fatalf("after a minute still not: %s", what)
+			tb.Fatalf("after a minute still not: %s", what)
 		}
 	}
 }

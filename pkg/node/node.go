@@ -70,8 +70,10 @@ type Node struct {
 	o      Options
 	inbox  chan func(now time.Time)
 	status atomic.Pointer[Status]
-	beat   atomic.Int64
-	wg     sync.WaitGroup
+	// born and beat tell when the loop went round last, by a clock that nobody sets.
+	born time.Time
+	beat atomic.Int64 // in nanoseconds since born
+	wg   sync.WaitGroup
 
 	// What follows belongs to the loop alone.
 	ctx   context.Context //nolint:containedctx // the life of the loop, for the goroutines that its effects start
@@ -87,7 +89,7 @@ const maxWait = 5 * time.Second
 // New builds a loop that knows nothing yet.
 func New(o Options) *Node {
 	n := &Node{
-		o: o, inbox: make(chan func(time.Time), 256), view: &ledger.State{},
+		o: o, born: time.Now(), inbox: make(chan func(time.Time), 256), view: &ledger.State{},
 		peers: map[guest.NodeID]Peer{}, jobs: map[guest.JobID]*entry{},
 	}
 	n.publish(o.Now())
@@ -112,7 +114,7 @@ func (n *Node) Run(ctx context.Context) {
 		now := n.o.Now()
 		wake := n.schedule(now)
 		n.publish(now)
-		n.beat.Store(time.Now().UnixNano())
+		n.beat.Store(int64(time.Since(n.born)))
 		timer.Reset(wake)
 	}
 }
@@ -131,7 +133,7 @@ func (n *Node) drain() {
 
 // Healthy says whether the loop went round lately, for the watchdog.
 func (n *Node) Healthy(within time.Duration) bool {
-	return time.Since(time.Unix(0, n.beat.Load())) < within
+	return time.Since(n.born)-time.Duration(n.beat.Load()) < within
 }
 
 // post gives the loop something to do; it is lost when the loop has ended.
