@@ -122,8 +122,12 @@ func (w *wire) deliver(rpc raft.RPC) {
 	}
 }
 
-// admits notes what a call tells, and refuses votes that must not be given.
+// admits notes what a call tells, and refuses what raft would fall over and votes that
+// must not be given.
 func (w *wire) admits(rpc raft.RPC) error {
+	if err := sound(rpc.Command); err != nil {
+		return err
+	}
 	switch c := rpc.Command.(type) {
 	case *raft.AppendEntriesRequest:
 		for old := w.commit.Load(); c.LeaderCommitIndex > old && !w.commit.CompareAndSwap(old, c.LeaderCommitIndex); {

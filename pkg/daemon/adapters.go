@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/netip"
 
 	"github.com/tandemd/tandem/pkg/consensus"
 	"github.com/tandemd/tandem/pkg/gossip"
@@ -117,6 +118,18 @@ func (c *cluster) gossipPeers() []gossip.Peer {
 		}
 	}
 	return out
+}
+
+// heard is where a member that is alive says that it takes peer connections.
+func (c *cluster) heard(id guest.NodeID) (address string, ok bool) {
+	m, ok := c.gossip.Member(id)
+	if !ok || m.State != gossip.Alive {
+		return "", false
+	}
+	if _, err := netip.ParseAddrPort(m.Meta.Peer); err != nil {
+		return "", false
+	}
+	return m.Meta.Peer, true
 }
 
 // peers is who is alive, for the loop.

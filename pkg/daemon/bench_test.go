@@ -80,7 +80,9 @@ func production(b *testing.B, nodes int) []*machine {
 		m.configure(name)
 		m.start()
 		if i > 0 {
-			m.join(all[i-1]) // each lets in few in a second
+			if err := m.join(all[i-1]); err != nil { // each lets in few in a second
+				b.Fatal(err)
+			}
 		} else if _, err := m.api.InitCluster(b.Context()); err != nil {
 			b.Fatal(err)
 		}

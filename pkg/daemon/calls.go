@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"net/http"
-	"time"
 
 	"go.uber.org/zap"
 
@@ -136,7 +135,7 @@ func (c *cluster) askReport(ctx context.Context, id guest.NodeID) (*overview.Rep
 func (c *cluster) issuer() member.Issuer {
 	return member.Issuer{
 		Redeem: func(token, fingerprint string) error {
-			return c.d.tokens.Redeem(time.Now(), token, fingerprint)
+			return c.d.tokens.Redeem(c.d.now(), token, fingerprint)
 		},
 		Propose: func(ctx context.Context, op ledger.Op) error {
 			return c.edit(ctx, string(c.d.conf.NodeName), op)

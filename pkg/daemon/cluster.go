@@ -57,7 +57,6 @@ type cluster struct {
 
 	// The rest belongs to follow alone.
 	acted      *ledger.State // what learnt acted on last
-	saveDue    <-chan time.Time
 	announced  map[string][]byte
 	membership map[guest.NodeID]ledger.Member
 }
@@ -66,7 +65,7 @@ func (d *Daemon) newCluster() *cluster {
 	c := &cluster{
 		d: d, log: d.log, announced: map[string][]byte{}, wake: make(chan struct{}, 1),
 		rooms:  consensus.NewRooms(d.state.path("raft"), d.raftLayer, d.log.Named("consensus")),
-		memory: member.NewMemory(facts{d.state.path("facts")}, d.log.Named("member")),
+		memory: member.NewMemory(facts{d.state, d.troubles}, d.log.Named("member")),
 	}
 	c.boots.Store(d.boot)
 	c.convener = c.newConvener()
@@ -106,7 +105,7 @@ func (c *cluster) build(known *ledger.State) error {
 	}
 	opts := replicate.Options{
 		Node: d.id.Node, Name: d.conf.NodeName, Storages: d.conf.Storages, ZFS: d.zfs,
-		Ledger: view{c}, Store: facts{d.state.path("facts")}, LockDir: d.state.path("locks"), Now: time.Now,
+		Ledger: view{c}, Store: facts{d.state, d.troubles}, LockDir: d.state.path("locks"), Now: d.now,
 	}
 	if c.source, err = replicate.NewSource(opts, link{d.peer, d.rate}); err != nil {
 		return err
@@ -117,7 +116,7 @@ func (c *cluster) build(known *ledger.State) error {
 	c.node = node.New(node.Options{
 		Self: d.id.Node, Name: d.conf.NodeName, Retries: d.conf.Retries(), Local: time.Local,
 		Limits: limitsOf(*d.limits.Load()),
-		Syncer: c.source, History: d.history, Drop: c.dropJob, Logger: d.log, Now: time.Now,
+		Syncer: c.source, History: d.history, Drop: c.dropJob, Logger: d.log, Now: d.now,
 	})
 	c.steward = &member.Steward{
 		Self: d.id.Node, Council: council{c.cons}, Sight: c.sightings, Logger: d.log.Named("member"), Wake: c.wake,
@@ -129,6 +128,7 @@ func (c *cluster) build(known *ledger.State) error {
 		Self: d.id.Node, Name: d.conf.NodeName, Storages: d.storages, Book: d.book,
 		Cons: c.cons, Gossip: c.gossip, Node: c.node, Target: c.target, Ask: c.askReport,
 		Plan: c.source.Preview, Spread: func() time.Duration { return time.Duration(d.conf.Limits.StartSpread) },
+		Now: d.now, Troubles: d.troubles.list,
 	}
 	return nil
 }
@@ -185,6 +185,8 @@ func (c *cluster) close() error {
 
 // follow carries news of the ledger and of gossip to those who need them.
 func (c *cluster) follow(ctx context.Context) {
+	again := time.NewTicker(saveEvery)
+	defer again.Stop()
 	for {
 		// Others teach the book too, so that news is what follow has not acted on.
 		c.d.book.Learn(c.cons.View())
@@ -204,7 +206,7 @@ func (c *cluster) follow(ctx context.Context) {
 		case <-ctx.Done():
 			c.save()
 			return
-		case <-c.saveDue:
+		case <-again.C:
 			c.save()
 		case <-c.cons.Changed():
 		case <-c.d.book.Changed():
@@ -213,17 +215,13 @@ func (c *cluster) follow(ctx context.Context) {
 	}
 }
 
-// saveEvery bounds how often the ledger is kept for changes on which trust does not
-// depend: after a restart the log brings them again.
+// saveEvery is how often the ledger is kept for changes on which trust does not
+// depend (after a restart the log brings them again), and tried to be kept again.
 const saveEvery = 5 * time.Second
 
 // learnt acts on a newer ledger.
 func (c *cluster) learnt(ctx context.Context, s *ledger.State) {
-	if maps.EqualFunc(c.membership, s.Members, sameMember) {
-		if c.saveDue == nil {
-			c.saveDue = time.After(saveEvery)
-		}
-	} else {
+	if !maps.EqualFunc(c.membership, s.Members, sameMember) {
 		c.save()
 		c.membership = s.Members
 		select {
@@ -249,16 +247,20 @@ func sameMember(a, b ledger.Member) bool {
 func (c *cluster) save() {
 	c.files.Lock()
 	defer c.files.Unlock()
-	c.saveDue = nil
+	if d := c.d; !d.bootSaved {
+		err := d.state.setBoot(c.boots.Load())
+		d.troubles.note(d.state.path(bootFile), err)
+		d.bootSaved = err == nil
+	}
 	s := c.d.book.Current()
 	if s.Generation == c.saved.Generation && s.Index <= c.saved.Index {
 		return
 	}
-	if err := c.d.state.saveCluster(s); err != nil {
-		c.log.Error("the ledger cannot be kept for the next start", zap.Error(err))
-		return
+	err := c.d.state.saveCluster(s)
+	c.d.troubles.note(c.d.state.path(clusterFile), err)
+	if err == nil {
+		c.saved = s
 	}
-	c.saved = s
 }
 
 // announce gossips which guests this node owns.
@@ -298,7 +300,7 @@ func (c *cluster) catchUp(ctx context.Context) {
 			var reply ledger.State
 			err := c.d.peer.Call(call, m.ID, pathLedger, struct{}{}, &reply)
 			cancel()
-			if err == nil && c.d.book.Learn(&reply) {
+			if err == nil && reply.Validate() == nil && c.d.book.Learn(&reply) {
 				c.log.Info("learnt of a newer member list", zap.String("node", string(m.Name)), zap.Uint64("index", reply.Index))
 			}
 		}
@@ -351,7 +353,7 @@ const proposeTimeout = 10 * time.Second
 func (c *cluster) propose(ctx context.Context, by string, op ledger.Op) error {
 	ctx, cancel := context.WithTimeout(ctx, proposeTimeout)
 	defer cancel()
-	_, err := c.cons.Propose(ctx, ledger.Command{By: by, At: time.Now().Unix(), Op: op})
+	_, err := c.cons.Propose(ctx, ledger.Command{By: by, At: c.d.now().Unix(), Op: op})
 	return err
 }
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"net"
 	"path/filepath"
 	"strings"
@@ -34,22 +35,24 @@ type machine struct {
 
 	daemon *daemon.Daemon
 	timing consensus.Timing
+	// log takes what the daemon logs, and now is its clock; nil for the usual ones.
+	log *zap.Logger
+	now func() time.Time
 }
 
 func newMachine(t testing.TB, name string, changes ...func(*config.Config)) *machine {
 	t.Helper()
-	m := &machine{t: t, conf: config.Default(), pool: zfstest.New(zfstest.Options{Node: name}), timing: consensus.Timing{Heartbeat: time.Second}}
-	m.configure(name, changes...)
+	m := stoppedMachine(t, name, changes...)
 	m.start()
 	return m
 }
 
 func (m *machine) configure(name string, changes ...func(*config.Config)) {
-	t := m.t
-	t.Helper()
-	dir := t.TempDir()
+	tb := m.t
+	tb.Helper()
+	dir := tb.TempDir()
 	m.conf.NodeName = guest.NodeName(name)
-	m.conf.Peer, m.conf.Gossip = freePort(t), freePort(t)
+	m.conf.Peer, m.conf.Gossip = freePort(tb), freePort(tb)
 	m.conf.StateDir, m.conf.Socket = filepath.Join(dir, "state"), filepath.Join(dir, "tandemd.sock")
 	m.conf.Storages = map[string]string{"local-zfs": "tank/guests", "lost": "tank/nowhere"}
 	m.conf.Limits.StartSpread = 0
@@ -57,30 +60,62 @@ func (m *machine) configure(name string, changes ...func(*config.Config)) {
 		change(&m.conf)
 	}
 	if err := m.pool.Create("tank/guests", 0, nil); err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 }
 
-func freePort(t testing.TB) string {
-	t.Helper()
+// stoppedMachine is a machine whose daemon was never started.
+func stoppedMachine(tb testing.TB, name string, changes ...func(*config.Config)) *machine {
+	tb.Helper()
+	m := &machine{t: tb, conf: config.Default(), pool: zfstest.New(zfstest.Options{Node: name}), timing: consensus.Timing{Heartbeat: time.Second}}
+	m.configure(name, changes...)
+	m.stop = func() {}
+	return m
+}
+
+// freePort is an address below the ports that connections begin at, so that none takes
+// it while its daemon is stopped.
+func freePort(tb testing.TB) string {
+	tb.Helper()
 	var lc net.ListenConfig
-	l, err := lc.Listen(t.Context(), "tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
+	for range 1000 {
+		addr := fmt.Sprintf("127.0.0.1:%d", 10_000+rand.IntN(20_000))
+		tcp, err := lc.Listen(tb.Context(), "tcp", addr)
+		if err != nil {
+			continue
+		}
+		udp, err := lc.ListenPacket(tb.Context(), "udp", addr)
+		tcp.Close()
+		if err == nil {
+			udp.Close()
+			return addr
+		}
 	}
-	defer l.Close()
-	return l.Addr().String()
+	tb.Fatal("no port is free")
+	return ""
 }
 
 func (m *machine) start() {
 	m.t.Helper()
+	if err := m.tryStart(); err != nil {
+		m.t.Fatalf("%s: %v", m.conf.NodeName, err)
+	}
+}
+
+// tryStart starts the daemon, or says why it does not start.
+func (m *machine) tryStart() error {
 	log := zap.NewNop()
 	if testing.Verbose() {
 		log = zaptest.NewLogger(m.t).Named(string(m.conf.NodeName))
 	}
-	d, err := daemon.New(daemon.Options{Config: m.conf, Version: "test", Logger: log, ZFS: m.pool, Timing: m.timing})
+	if m.log != nil {
+		log = m.log
+	}
+	d, err := daemon.New(daemon.Options{
+		Config: m.conf, Version: "test", Logger: log, ZFS: m.pool, Timing: m.timing, Now: m.now,
+	})
 	if err != nil {
-		m.t.Fatal(err)
+		return err
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	ready, done := make(chan struct{}), make(chan error, 1)
@@ -89,7 +124,7 @@ func (m *machine) start() {
 	case <-ready:
 	case err := <-done:
 		cancel()
-		m.t.Fatalf("%s: %v", m.conf.NodeName, err)
+		return err
 	}
 	m.api, m.daemon = api.NewClient(m.conf.Socket), d
 	stopped := false
@@ -104,6 +139,7 @@ func (m *machine) start() {
 		}
 	}
 	m.t.Cleanup(m.stop)
+	return nil
 }
 
 // cluster is n machines in one cluster.
@@ -116,26 +152,17 @@ func cluster(t testing.TB, n int, changes ...func(*config.Config)) []*machine {
 	all := []*machine{first}
 	for i := 2; i <= n; i++ {
 		m := newMachine(t, fmt.Sprintf("n%d", i))
-		m.join(first)
+		if err := m.join(first); err != nil {
+			t.Fatal(err)
+		}
 		all = append(all, m)
 	}
 	return all
 }
 
-func (m *machine) join(at *machine) {
-	m.t.Helper()
-	token, err := at.api.Token(m.t.Context(), api.TokenRequest{})
-	if err != nil {
-		m.t.Fatal(err)
-	}
-	if _, err := m.api.Join(m.t.Context(), api.JoinRequest{Address: token.Address, Token: token.Text}); err != nil {
-		m.t.Fatal(err)
-	}
-}
-
 // until asks a question whose answer takes real time to become true.
-func until(t testing.TB, what string, ok func() bool) {
-	t.Helper()
+func until(tb testing.TB, what string, ok func() bool) {
+	tb.Helper()
 	deadline := time.NewTimer(time.Minute)
 	defer deadline.Stop()
 	tick := time.NewTicker(20 * time.Millisecond)
@@ -144,7 +171,7 @@ func until(t testing.TB, what string, ok func() bool) {
 		select {
 		case <-tick.C:
 		case <-deadline.C:
-			t.Fatalf("after a minute still not: %s", what)
+			tb.Fatalf("after a minute still not: %s", what)
 		}
 	}
 }

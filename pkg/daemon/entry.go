@@ -103,7 +103,7 @@ func (d *Daemon) enter(c *cluster, s *ledger.State) error {
 func (e door) Token(ttl time.Duration) (api.Token, error) {
 	self := e.d.self()
 	issuer := identity.Issuer{Addresses: []string{self.Peer}, Fingerprint: self.Fingerprint}
-	t, err := e.d.tokens.Mint(time.Now(), ttl, issuer)
+	t, err := e.d.tokens.Mint(e.d.now(), ttl, issuer)
 	if err != nil {
 		return api.Token{}, err
 	}
@@ -131,6 +131,9 @@ func (e door) Join(ctx context.Context, r api.JoinRequest) error {
 	}
 	if err := reply.Check(self); err != nil {
 		return err
+	}
+	if err := reply.Ledger.Validate(); err != nil {
+		return fmt.Errorf("the answer to the join is damaged: %w", err)
 	}
 	d.log.Info("joined", zap.String("cluster", reply.Ledger.Cluster), zap.String("by", r.Address))
 	return d.enter(d.newCluster(), reply.Ledger)

@@ -379,14 +379,28 @@ func (g *Gossip) Members() []Member {
 	defer g.mu.Unlock()
 	var out []Member
 	for _, id := range slices.Sorted(maps.Keys(g.members)) {
-		if !g.belongs(id) {
-			continue
+		if g.belongs(id) {
+			out = append(out, g.told(g.members[id]))
 		}
-		m := *g.members[id]
-		if m.State == Dead && g.table.mark(id) == leaving {
-			m.State = Left
-		}
-		out = append(out, m)
 	}
 	return out
+}
+
+// Member is what is known of one node; ok says whether it was ever heard of.
+func (g *Gossip) Member(node guest.NodeID) (m Member, ok bool) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if known := g.members[node]; known != nil && g.belongs(node) {
+		return g.told(known), true
+	}
+	return Member{}, false
+}
+
+// told is a member as others are told of it. The caller holds the lock.
+func (g *Gossip) told(known *Member) Member {
+	m := *known
+	if m.State == Dead && g.table.mark(m.Node) == leaving {
+		m.State = Left
+	}
+	return m
 }

@@ -45,6 +45,10 @@ type Overview struct {
 	Plan func(ctx context.Context, id guest.JobID, patience time.Duration) (replicate.Preview, error)
 	// Spread is that of the node's limits now.
 	Spread func() time.Duration
+	// Now is the node's clock.
+	Now func() time.Time
+	// Troubles are sentences on what of this node's own is not in order.
+	Troubles func() []string
 }
 
 // Storages are the storages of a node's configuration.
@@ -68,9 +72,13 @@ type Report struct {
 // Copy is how a target fares with a guest.
 type Copy struct {
 	Point string `json:"point,omitempty"`
-	// Lag is in seconds, by the target's own clock; nil: it has no complete point.
+	// Lag is in seconds, by the target's own clock; nil: it has no complete point, or
+	// its clock tells nothing about it.
 	Lag *float64 `json:"lag,omitempty"`
 }
+
+// clockSlack is how far a time of this node's own may lie ahead of its clock.
+const clockSlack = time.Minute
 
 // Report is what this node alone knows.
 func (o *Overview) Report(ctx context.Context) Report {
@@ -92,8 +100,19 @@ func (o *Overview) Report(ctx context.Context) Report {
 		if rep.Point == nil {
 			continue
 		}
-		lag := rep.Point.Lag(time.Now()).Seconds()
+		now := o.Now()
+		if rep.Point.Arrived.After(now.Add(clockSlack)) {
+			r.Copies[rep.Guest] = Copy{Point: rep.Point.Name}
+			r.Warnings = append(r.Warnings, fmt.Sprintf(
+				"node %s: the newest point of guest %s arrived on %s by its clock, which is now %s: the clock was set back, so the lag is not known until the next sync",
+				o.Name, rep.Guest, rep.Point.Arrived.UTC().Format(time.RFC3339), now.UTC().Format(time.RFC3339)))
+			continue
+		}
+		lag := rep.Point.Lag(now).Seconds()
 		r.Copies[rep.Guest] = Copy{Point: rep.Point.Name, Lag: &lag}
+	}
+	for _, t := range o.Troubles() {
+		r.Warnings = append(r.Warnings, fmt.Sprintf("node %s: %s", o.Name, t))
 	}
 	if err := o.Cons.Err(); err != nil {
 		r.Warnings = append(r.Warnings, fmt.Sprintf("node %s follows the ledger no longer: %v", o.Name, err))
@@ -117,7 +136,7 @@ func (o *Overview) jobStatus(s *ledger.State, j node.JobStatus) api.JobStatus {
 	if !j.Ready {
 		return out
 	}
-	now := time.Now()
+	now := o.Now()
 	out.State = stateName(j.Job.State)
 	out.FailCount = j.Job.Facts.Fails
 	out.LastSync, out.LastTry = j.Job.Facts.LastSync, j.Job.Facts.LastTry
@@ -247,7 +266,7 @@ func (o *Overview) Status(ctx context.Context, f api.Filter) api.Status {
 	s := o.Book.Current()
 	all := o.reports(ctx)
 	out := api.Status{
-		Version: api.Version, Node: o.Name, Time: time.Now(), Cluster: o.describe(all),
+		Version: api.Version, Node: o.Name, Time: o.Now(), Cluster: o.describe(all),
 		Jobs: []api.JobStatus{}, Silent: []guest.NodeName{}, Warnings: []string{},
 	}
 	for _, m := range s.MemberList() {
@@ -290,7 +309,7 @@ func (o *Overview) merge(s *ledger.State, j guest.Job, all map[guest.NodeID]*Rep
 	}
 	if sched, err := calendar.Parse(j.Schedule); err == nil && js.Lag != nil && js.Enabled {
 		lag := time.Duration(*js.Lag * float64(time.Second))
-		js.Lagging = node.Lagging(sched, lag, time.Now(), time.Local)
+		js.Lagging = node.Lagging(sched, lag, o.Now(), time.Local)
 	}
 	return js
 }
