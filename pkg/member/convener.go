@@ -264,8 +264,9 @@ func (c *Convener) look(ctx context.Context) {
 		return
 	}
 	defer c.give()
-	r := c.ask(ctx, c.whom())
-	if r.Restless() {
+	some := c.whom()
+	r := c.ask(ctx, some)
+	if r.Restless() && len(some) < len(c.members()) {
 		r = c.ask(ctx, c.members()) // the whole picture
 	}
 	d := r.Decide()
