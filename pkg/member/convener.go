@@ -228,6 +228,7 @@ func (c *Convener) whom() []guest.NodeID {
 }
 
 func (c *Convener) ask(ctx context.Context, nodes []guest.NodeID) round {
+	before := c.Claim()
 	answers := askAll(ctx, nodes, c.o.Peers.Ask)
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -249,7 +250,10 @@ func (c *Convener) ask(ctx context.Context, nodes []guest.NodeID) round {
 		claims = append(claims, a.Claim)
 	}
 	r.Ours = c.claim()
-	c.outlives.Look(r.Ours, claims)
+	if before.Generation == r.Ours.Generation && r.Ours.Quorate {
+		// Its quorum as it was before the others told their forks' ages: rather too short than too long.
+		c.outlives.Look(before, claims)
+	}
 	r.Ours.Outlived = c.outlives.Forks()
 	r.Leader = c.leader
 	if known := c.o.Book.Current(); known.Generation == r.Ours.Generation {
