@@ -23,6 +23,9 @@ type Seat interface {
 	// Outlived, Left and Yielding, which the Convener adds. It is cheap, and
 	// does not call the Convener.
 	Claim() rules.Claim
+	// Refuse has commands refused here, for that reason, until Refuse(nil); it
+	// returns when none is on its way to the log any more.
+	Refuse(reason error)
 	// Yield takes this node into the generation of the state: the book, raft,
 	// the key of gossip. The old folder stays.
 	Yield(ctx context.Context, to *ledger.State) error
@@ -64,8 +67,6 @@ type Convener struct {
 	ages     *rules.Ages
 	outlives rules.Outliving
 	yielding string
-	acting   int           // commands under way
-	quiet    chan struct{} // closed when there are none, where somebody waits for it
 	left     []string
 	leader   guest.NodeID // the last other one of this generation; this node itself once it was cleared
 	of       string       // the generation to which leader belongs

@@ -46,6 +46,8 @@ type fake struct {
 	removed bool
 	silent  bool
 	left    []string // what it left before this test
+	refusal error
+	under   sync.WaitGroup // commands
 }
 
 var errCut = errors.New("no route to host")
@@ -104,7 +106,23 @@ func (f *fake) Claim() member.Claim {
 	return c
 }
 
-func (f *fake) Ask(ctx context.Context, node guest.NodeID) (member.Answer, error) {
+func (f *fake) Refuse(reason error) {
+	f.mu.Lock()
+	f.refusal = reason
+	f.mu.Unlock()
+	if reason != nil {
+		f.under.Wait()
+	}
+}
+
+// command tells whether a command is taken now.
+func (f *fake) command() error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.refusal
+}
+
+func (f *fake) Ask(_ context.Context, node guest.NodeID) (member.Answer, error) {
 	o, err := f.reach(node)
 	if err != nil {
 		return member.Answer{}, err
@@ -239,7 +257,7 @@ func TestConvener_TheDeadReturnToTheForcedOne(t *testing.T) {
 		if got := n2.convener.Claim(); !slices.Equal(got.Left, []string{"g"}) || got.Yielding != "" {
 			t.Errorf("n2 tells %+v", got)
 		}
-		if _, err := n2.convener.Act(); err != nil {
+		if err := n2.command(); err != nil {
 			t.Errorf("n2 takes no commands any more: %v", err)
 		}
 	})
@@ -310,20 +328,17 @@ func TestConvener_ACommandUnderWayEndsTheDecision(t *testing.T) {
 		w := newWorld()
 		n1, n2 := w.node(1, forked(s, "x", 1)), w.node(2, s)
 		n1.set(acts)
-		done, err := n2.convener.Act()
-		if err != nil {
-			t.Fatal(err)
-		}
+		n2.under.Add(1) // a command that hangs
 		w.run(t)
 		time.Sleep(time.Second)
-		if _, err := n2.convener.Act(); err == nil {
+		if err := n2.command(); err == nil {
 			t.Error("n2 takes commands while it goes over")
 		}
 		if got := n2.convener.Claim().Yielding; got != "x" {
 			t.Errorf("n2 tells others that it goes over to %q", got)
 		}
 		n2.set(acts) // the command is confirmed after all
-		done()
+		n2.under.Done()
 		time.Sleep(10 * time.Second)
 		wantGenerations(t, w, map[int]string{1: "x", 2: "g"})
 		if got := n2.convener.Status(); got.Alarm == "" || got.Yielding != "" {
@@ -342,11 +357,9 @@ func TestConvener_TriesAgain(t *testing.T) {
 		w.run(t)
 		time.Sleep(time.Second)
 		wantGenerations(t, w, map[int]string{1: "x", 2: "g"})
-		done, err := n2.convener.Act()
-		if err != nil {
-			t.Fatalf("it failed to go over, and takes no commands: %v", err)
+		if err := n2.command(); err != nil {
+			t.Errorf("it failed to go over, and takes no commands: %v", err)
 		}
-		done()
 		if got := n2.convener.Status().Alarm; !strings.Contains(got, "generation g yields") || !strings.Contains(got, "cannot go over: go over to generation x: disk full") {
 			t.Errorf("the status shows %q", got)
 		}
