@@ -157,8 +157,21 @@ func (s *Source) job(id guest.JobID) (release func(), err error) {
 	case turn <- struct{}{}:
 		return func() { <-turn }, nil
 	default:
-		return nil, fault.Retry("", "job %s is already running", id)
+		return nil, fault.Busy("", "job %s is already running", id)
 	}
+}
+
+// lockGuest lets one run at a time take or clean the guest's points; a move takes
+// the same lock. A run that does not get it in time has not begun, which is no failure.
+func (s *Source) lockGuest(ctx context.Context, id guest.ID) (release func(), err error) {
+	wait, cancel := context.WithTimeout(ctx, s.o.LockWait)
+	defer cancel()
+	release, err = s.locks.Lock(wait, guestLock(id))
+	if err != nil && wait.Err() != nil {
+		return nil, fault.Busy("it passes by itself, and the sync is tried again every minute",
+			"guest %s is locked: it is being moved, or another of its syncs takes long with a snapshot", id)
+	}
+	return release, err
 }
 
 // run is one sync that is running.

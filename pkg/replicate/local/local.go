@@ -81,7 +81,8 @@ type Options struct {
 	// CallTimeout is the deadline of one call to a target; default 5 minutes, as much
 	// as one zfs process there may take.
 	CallTimeout time.Duration
-	// LockWait is how long a target waits for a receive that is just ending; default 15 s.
+	// LockWait is how long a target waits for a receive that is just ending, and a
+	// source for another run that takes or cleans points of the guest; default 15 s.
 	LockWait time.Duration
 }
 

@@ -87,7 +87,7 @@ func (t *Target) admit(ctx context.Context, from guest.NodeID, req wire.Request)
 		err := t.o.Ledger.WaitApplied(wait, req.Index)
 		cancel()
 		if err != nil {
-			return nil, guest.Guest{}, fault.Retry("", "node %s has applied the ledger to %d and the sender to %d: %v", t.o.Name, view.Index, req.Index, err)
+			return nil, guest.Guest{}, fault.Busy("", "node %s has applied the ledger to %d and the sender to %d: %v", t.o.Name, view.Index, req.Index, err)
 		}
 		view = t.o.Ledger.View()
 	}
