@@ -21,7 +21,6 @@ import (
 	"github.com/tandemd/tandem/pkg/member"
 	"github.com/tandemd/tandem/pkg/node"
 	"github.com/tandemd/tandem/pkg/replicate"
-	"github.com/tandemd/tandem/pkg/sched"
 )
 
 // cluster is all that runs once this node is in a cluster.
@@ -107,7 +106,7 @@ func (c *cluster) build(known *ledger.State) error {
 		Node: d.id.Node, Name: d.conf.NodeName, Storages: d.conf.Storages, ZFS: d.zfs,
 		Ledger: view{c}, Store: facts{d.state.path("facts")}, LockDir: d.state.path("locks"), Now: time.Now,
 	}
-	if c.source, err = replicate.NewSource(opts, newLink(d.peer, d.conf.Limits.RateLimit)); err != nil {
+	if c.source, err = replicate.NewSource(opts, link{d.peer, d.rate}); err != nil {
 		return err
 	}
 	if c.target, err = replicate.NewTarget(opts); err != nil {
@@ -115,9 +114,7 @@ func (c *cluster) build(known *ledger.State) error {
 	}
 	c.node = node.New(node.Options{
 		Self: d.id.Node, Name: d.conf.NodeName, Retries: d.conf.Retries(), Local: time.Local,
-		Limits: sched.Limits{
-			Node: d.conf.Limits.MaxJobs, Target: d.conf.Limits.MaxJobsPerTarget, Spread: time.Duration(d.conf.Limits.StartSpread),
-		},
+		Limits: limitsOf(*d.limits.Load()),
 		Syncer: c.source, History: d.history, Drop: c.dropJob, Logger: d.log, Now: time.Now,
 	})
 	c.steward = &member.Steward{

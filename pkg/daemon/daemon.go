@@ -19,6 +19,7 @@ import (
 
 	"github.com/hashicorp/raft"
 	"go.uber.org/zap"
+	"golang.org/x/time/rate"
 
 	"github.com/tandemd/tandem/pkg/api"
 	"github.com/tandemd/tandem/pkg/config"
@@ -30,6 +31,7 @@ import (
 	"github.com/tandemd/tandem/pkg/identity"
 	"github.com/tandemd/tandem/pkg/ledger"
 	"github.com/tandemd/tandem/pkg/member"
+	"github.com/tandemd/tandem/pkg/node"
 	"github.com/tandemd/tandem/pkg/peer"
 	"github.com/tandemd/tandem/pkg/replicate"
 	"github.com/tandemd/tandem/pkg/statefile"
@@ -69,6 +71,10 @@ type Daemon struct {
 	history *history.Store
 	boot    uint64
 	reserve *statefile.Reserve
+	// rate is what all streams of this node share; limits are those in force. Both
+	// change with Reload.
+	rate   *rate.Limiter
+	limits atomic.Pointer[config.Limits]
 	// storages are those of the configuration, as they are now.
 	storages overview.Storages
 
@@ -99,6 +105,8 @@ func New(o Options) (*Daemon, error) {
 		return nil, err
 	}
 	d := &Daemon{conf: conf, log: log, version: o.Version, state: state, zfs: o.ZFS, timing: o.Timing}
+	d.limits.Store(&conf.Limits)
+	d.rate = node.NewLimiter(conf.Limits.RateLimit)
 	if d.id, err = identity.LoadOrCreate(conf.StateDir); err != nil {
 		return nil, fmt.Errorf("the node's identity: %w", err)
 	}

@@ -180,6 +180,11 @@ func (n *Node) Peers(ctx context.Context, peers map[guest.NodeID]Peer) {
 	})
 }
 
+// SetLimits changes how much runs at the same time. Runs that go on are left alone.
+func (n *Node) SetLimits(ctx context.Context, l sched.Limits) {
+	_ = n.post(ctx, func(time.Time) { n.o.Limits = l })
+}
+
 // ErrNotHere means that the job's guest is not owned by this node.
 var ErrNotHere = errors.New("the job does not run on this node")
 
