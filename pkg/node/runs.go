@@ -70,9 +70,10 @@ type work func(ctx context.Context, r *run, rec *history.Run, log *zap.Logger) e
 func (n *Node) start(e *entry, do work) {
 	ctx, cancel := context.WithCancelCause(n.ctx)
 	_, removal := e.job.State.(job.Removing)
+	asked := e.candidate()
 	r := &run{
 		cancel: cancel, limiter: NewLimiter(e.conf.Rate), target: e.conf.Target, removal: removal,
-		slow: e.candidate().Slow(), again: e.putOff, started: n.now(), done: make(chan struct{}),
+		slow: asked.Slow(), again: e.putOff, started: n.now(), done: make(chan struct{}),
 	}
 	e.run = r
 	rec := history.Run{

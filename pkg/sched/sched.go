@@ -18,7 +18,6 @@ package sched
 import (
 	"cmp"
 	"fmt"
-	"hash/fnv"
 	"slices"
 	"time"
 
@@ -65,10 +64,10 @@ const LongRun = 5 * time.Minute
 
 // Slow says whether a run of this candidate counts as slow: it is expected to be
 // long, or its job is in error.
-func (c Candidate) Slow() bool { return c.Failing || c.Long }
+func (c *Candidate) Slow() bool { return c.Failing || c.Long }
 
 // start is when the run may begin.
-func (c Candidate) start(spread time.Duration) time.Time {
+func (c *Candidate) start(spread time.Duration) time.Time {
 	if c.Manual || !c.Due.Equal(c.Due.Truncate(time.Minute)) {
 		return c.Due
 	}
@@ -109,16 +108,17 @@ func Pick(waiting []Candidate, running []Active, l Limits, now time.Time) Decisi
 		taken[a.Job] = true
 		u.add(a.Target, a.Slow)
 	}
-	due := make([]Candidate, 0, len(waiting))
-	for _, c := range waiting {
-		if at := c.start(l.Spread); !at.After(now) {
-			due = append(due, c)
-		} else if !taken[c.Job] && (d.Wake.IsZero() || at.Before(d.Wake)) {
+	due := make([]int32, 0, len(waiting)) // places in waiting, which is large: it is not copied
+	for i := range waiting {
+		if at := waiting[i].start(l.Spread); !at.After(now) {
+			due = append(due, int32(i)) //nolint:gosec // there are not so many jobs
+		} else if !taken[waiting[i].Job] && (d.Wake.IsZero() || at.Before(d.Wake)) {
 			d.Wake = at
 		}
 	}
-	slices.SortFunc(due, order)
-	for _, c := range due {
+	slices.SortFunc(due, func(a, b int32) int { return order(&waiting[a], &waiting[b]) })
+	for _, i := range due {
+		c := &waiting[i]
 		if taken[c.Job] {
 			continue
 		}
@@ -134,7 +134,7 @@ func Pick(waiting []Candidate, running []Active, l Limits, now time.Time) Decisi
 }
 
 // order puts first who starts first.
-func order(a, b Candidate) int {
+func order(a, b *Candidate) int {
 	if a.Manual != b.Manual {
 		if a.Manual {
 			return -1
@@ -144,7 +144,7 @@ func order(a, b Candidate) int {
 	return cmp.Or(a.rank().Compare(b.rank()), a.Last.Compare(b.Last), a.Job.Compare(b.Job))
 }
 
-func (c Candidate) rank() time.Time {
+func (c *Candidate) rank() time.Time {
 	if c.Failing && !c.Manual {
 		return c.Due.Add(FailingHandicap)
 	}
@@ -206,7 +206,7 @@ func slowPlaces(places int) int {
 }
 
 // room says whether one more run fits, or which limit it would exceed.
-func (u *usage) room(c Candidate) (reason string, ok bool) {
+func (u *usage) room(c *Candidate) (reason string, ok bool) {
 	target := u.targets[c.Target]
 	slow := c.Slow() && !c.Manual // what was asked for may use the last place
 	switch {
@@ -228,12 +228,11 @@ func Offset(id guest.JobID, spread time.Duration) time.Duration {
 	if spread <= 0 {
 		return 0
 	}
-	h := fnv.New64a()
-	_, _ = h.Write([]byte(id.String())) // it never fails
-	return time.Duration(mix(h.Sum64()) % uint64(spread))
+	n := uint64(id.Guest)<<32 | uint64(id.Number)&0xffff_ffff //nolint:gosec // neither is negative
+	return time.Duration(mix(n) % uint64(spread))             //nolint:gosec // less than spread
 }
 
-// mix spreads the last bits of FNV, which IDs that differ in one digit share.
+// mix makes numbers that are close to each other differ in all bits.
 func mix(x uint64) uint64 {
 	x ^= x >> 33
 	x *= 0xff51afd7ed558ccd
