@@ -59,8 +59,8 @@ func (f *flow) begin(ctx context.Context, t *testing.T, job, shared *rate.Limite
 	}()
 }
 
-// "Rate limit per job in MB/s (10^6, fractions allowed, at least 1) and one per
-// node, token bucket, exact within 5 % over 10 s, changeable while a sync runs."
+// Rate limits per job in MB/s (10^6, fractions allowed, at least 1) and one per
+// node: token buckets, exact within 5 % over 10 s, changeable while a sync runs.
 func TestSink_RatesAreExactAndCanBeChanged(t *testing.T) {
 	const none = 0
 	for _, c := range []struct {

@@ -40,7 +40,7 @@ func TestReloads_TakeOverTheLimits(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer d.history.Close() //nolint:errcheck // the test is over
+	defer d.history.Close()
 	told, done := make(chan os.Signal), make(chan struct{})
 	ctx, cancel := context.WithCancel(t.Context())
 	go func() {

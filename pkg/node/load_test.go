@@ -80,8 +80,9 @@ func TestNode_AThousandJobsRunEveryMinute(t *testing.T) {
 }
 
 // BenchmarkNode_AThousandJobs is that for real: each op is a minute of the
-// machine's time, with the history on disk. go test -bench AThousandJobs
-// -benchtime 3x -run '^$' ./pkg/node
+// machine's time, with the history on disk.
+//
+//	go test -bench AThousandJobs -benchtime 3x -run '^$' ./pkg/node
 func BenchmarkNode_AThousandJobs(b *testing.B) {
 	f, limits := crowd(), sched.DefaultLimits()
 	s := store(b, filepath.Join(b.TempDir(), "history.db"))

@@ -185,7 +185,7 @@ func TestNode_FactsAreByTheWallClock(t *testing.T) {
 			"Known": j.Job.Facts.Known, "LastTry": j.Job.Facts.LastTry, "LastEnd": j.Job.Facts.LastEnd,
 			"LastSync": j.Job.Facts.LastSync, "DownSince": j.Job.DownSince, "Start": j.Last.Start, "End": j.Last.End,
 		} {
-			if at.IsZero() || at != at.Round(0) { //nolint:revive // time-equal: the reading is what is looked for
+			if at.IsZero() || at != at.Round(0) { // with ==, which sees the reading
 				t.Errorf("%s is %s", name, at)
 			}
 		}
