@@ -118,7 +118,7 @@ func (o *Overview) jobStatus(s *ledger.State, j node.JobStatus) api.JobStatus {
 		out.NextSync = at
 	}
 	if j.Last.ID != 0 {
-		out.Duration = j.Last.End.Sub(j.Last.Start).Seconds()
+		out.Duration = j.Last.Duration().Seconds()
 		out.Bytes, out.Kind = j.Last.Bytes, string(j.Last.Kind)
 	}
 	reason := j.Job.Facts.LastError
