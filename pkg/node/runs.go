@@ -134,8 +134,11 @@ func kindOf(res replicate.Result, err error) history.Kind {
 	return history.Kind(res.Kind)
 }
 
-func (n *Node) remove(ctx context.Context, r *run, rec *history.Run, _ *zap.Logger) error {
-	_, err := n.o.Syncer.Remove(ctx, n.task(r, rec.Job))
+func (n *Node) remove(ctx context.Context, r *run, rec *history.Run, log *zap.Logger) error {
+	res, err := n.o.Syncer.Remove(ctx, n.task(r, rec.Job))
+	if err == nil {
+		log.Info("job removed", zap.Strings("destroyed", res.Destroyed), zap.Strings("left", res.Left))
+	}
 	return err
 }
 
@@ -234,9 +237,7 @@ func (n *Node) judge(ctx context.Context, rec *history.Run, err error) job.Event
 // tell logs how a run ended.
 func (n *Node) tell(r *run, rec *history.Run, log *zap.Logger, err error) {
 	switch {
-	case rec.Outcome == history.OK && r.removal:
-		log.Info("job removed")
-	case rec.Outcome == history.OK:
+	case rec.Outcome == history.OK && !r.removal:
 		log.Info("sync done", zap.String("kind", string(rec.Kind)), zap.Int64("bytes", rec.Bytes),
 			zap.Duration("duration", rec.Duration()), zap.String("point", rec.NewSnapshot))
 	case rec.Outcome == history.Skipped && !r.again:
@@ -247,6 +248,6 @@ func (n *Node) tell(r *run, rec *history.Run, log *zap.Logger, err error) {
 			message = "removal failed"
 		}
 		log.Warn(message, zap.String("error", rec.Error), zap.String("hint", rec.ErrorHint), zap.String("class", string(replicate.ClassOf(err))))
-	default: // Interrupted: whoever did that says so. Put off again: that was said.
+	default: // Removed: that was said. Interrupted: whoever did that says so. Put off again: once is enough.
 	}
 }
