@@ -68,8 +68,11 @@ func TestNode_LongFirstSyncsStarveNobody(t *testing.T) {
 		all = append(all, each(g, 0, 2+g%2, nil))
 	}
 	f := newFleet(all...)
-	f.sail(t, sched.DefaultLimits(), func(t *testing.T, _ context.Context, _ *node.Node) {
+	f.sail(t, sched.DefaultLimits(), func(t *testing.T, ctx context.Context, n *node.Node) {
 		t.Helper()
+		if err := n.ScheduleNow(ctx, jobID(100, 1)); err != nil {
+			t.Fatal(err)
+		}
 		f.keepTheirMinute(t, 60)
 		if len(f.starts(jobID(100, 1))) != 1 {
 			t.Error("the first sync of guest 100 to its second target has not begun")

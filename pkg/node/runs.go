@@ -237,8 +237,7 @@ func (n *Node) judge(ctx context.Context, rec *history.Run, err error) job.Event
 // tell logs how a run ended.
 func (n *Node) tell(r *run, rec *history.Run, log *zap.Logger, err error) {
 	switch {
-	case rec.Outcome == history.OK && r.removal: // remove has told what went and what stays.
-	case rec.Outcome == history.OK:
+	case rec.Outcome == history.OK && !r.removal:
 		log.Info("sync done", zap.String("kind", string(rec.Kind)), zap.Int64("bytes", rec.Bytes),
 			zap.Duration("duration", rec.Duration()), zap.String("point", rec.NewSnapshot))
 	case rec.Outcome == history.Skipped && !r.again:
@@ -249,6 +248,6 @@ func (n *Node) tell(r *run, rec *history.Run, log *zap.Logger, err error) {
 			message = "removal failed"
 		}
 		log.Warn(message, zap.String("error", rec.Error), zap.String("hint", rec.ErrorHint), zap.String("class", string(replicate.ClassOf(err))))
-	default: // Interrupted: whoever did that says so. Put off again: that was said.
+	default: // Removed: that was said. Interrupted: whoever did that says so. Put off again: once is enough.
 	}
 }

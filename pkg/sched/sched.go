@@ -19,6 +19,7 @@ import (
 	"cmp"
 	"fmt"
 	"slices"
+	"strconv"
 	"time"
 
 	"github.com/tandemd/tandem/pkg/guest"
@@ -68,10 +69,19 @@ func (c *Candidate) Slow() bool { return c.Failing || c.Long }
 
 // start is when the run may begin.
 func (c *Candidate) start(spread time.Duration) time.Time {
-	if c.Manual || !c.Due.Equal(c.Due.Truncate(time.Minute)) {
+	if c.Manual {
 		return c.Due
 	}
-	return c.Due.Add(Offset(c.Job, spread))
+	return Begin(c.Job, c.Due, spread)
+}
+
+// Begin is when a run that nobody asked for may begin that is due at this time:
+// what the calendar brings has its place in the spread.
+func Begin(id guest.JobID, due time.Time, spread time.Duration) time.Time {
+	if !due.Equal(due.Truncate(time.Minute)) {
+		return due
+	}
+	return due.Add(Offset(id, spread))
 }
 
 // Active is a run that goes on.
@@ -228,11 +238,23 @@ func Offset(id guest.JobID, spread time.Duration) time.Duration {
 	if spread <= 0 {
 		return 0
 	}
-	n := uint64(id.Guest)<<32 | uint64(id.Number)&0xffff_ffff //nolint:gosec // neither is negative
-	return time.Duration(mix(n) % uint64(spread))             //nolint:gosec // less than spread
+	var text [32]byte // its ID, as people write it; asked for often, so that nothing is allocated
+	b := strconv.AppendInt(text[:0], int64(id.Guest), 10)
+	b = strconv.AppendInt(append(b, '-'), int64(id.Number), 10)
+	h := uint64(fnvOffset)
+	for _, c := range b {
+		h = (h ^ uint64(c)) * fnvPrime
+	}
+	return time.Duration(mix(h) % uint64(spread)) //nolint:gosec // less than spread
 }
 
-// mix makes numbers that are close to each other differ in all bits.
+// FNV-1a, 64 bits.
+const (
+	fnvOffset = 0xcbf29ce484222325
+	fnvPrime  = 0x100000001b3
+)
+
+// mix spreads the last bits of FNV, which IDs that differ in one digit share.
 func mix(x uint64) uint64 {
 	x ^= x >> 33
 	x *= 0xff51afd7ed558ccd

@@ -66,8 +66,8 @@ func holdToRate(t *testing.T) {
 	if pace > rate*1.05 {
 		t.Errorf("%.3f MB/s, more than the rate of %v and 5 %%", pace, rate)
 	}
-	// Slower than its rate is a matter of the machines, which are emulated and busy.
-	if ideal := float64(run.Bytes) / rate / 1e6; seconds > ideal*1.5+10 {
+	// Slower than its rate is a matter of the machines, which may be emulated and busy.
+	if ideal := float64(run.Bytes) / rate / 1e6; seconds > 4*ideal {
 		t.Errorf("%.1f s, at its rate it would have been %.1f s", seconds, ideal)
 	}
 	drop(t, "n3", s.job)
