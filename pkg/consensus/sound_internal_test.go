@@ -1,11 +1,9 @@
 package consensus
 
 import (
-	"bytes"
 	"strings"
 	"testing"
 
-	"github.com/hashicorp/go-msgpack/v2/codec"
 	"github.com/hashicorp/raft"
 )
 
@@ -43,23 +41,15 @@ func TestSound(t *testing.T) {
 
 // FuzzSound: what passes has nothing in it over which raft would fall.
 func FuzzSound(f *testing.F) {
-	handle := &codec.MsgpackHandle{}
-	for _, req := range []raft.AppendEntriesRequest{{Entries: []*raft.Log{nil}}, {Entries: []*raft.Log{{Index: 1, Type: raft.LogConfiguration, Data: []byte{0x81}}}}} {
-		var b bytes.Buffer
-		if err := codec.NewEncoder(&b, handle).Encode(req); err != nil {
-			f.Fatal(err)
+	f.Add(uint64(7), uint64(8), uint8(raft.LogConfiguration), []byte{0x81}, int64(1))
+	f.Add(uint64(0), uint64(1), uint8(raft.LogCommand), []byte(nil), int64(-1))
+	f.Fuzz(func(_ *testing.T, before, index uint64, kind uint8, data []byte, size int64) {
+		e := &raft.Log{Index: index, Type: raft.LogType(kind), Data: data}
+		if sound(&raft.AppendEntriesRequest{PrevLogEntry: before, Entries: []*raft.Log{e}}) == nil && e.Type == raft.LogConfiguration {
+			raft.DecodeConfiguration(e.Data)
 		}
-		f.Add(b.Bytes())
-	}
-	f.Fuzz(func(_ *testing.T, data []byte) {
-		var req raft.AppendEntriesRequest
-		if codec.NewDecoderBytes(data, handle).Decode(&req) != nil || sound(&req) != nil {
-			return
-		}
-		for _, e := range req.Entries {
-			if e.Type == raft.LogConfiguration {
-				raft.DecodeConfiguration(e.Data)
-			}
+		if sound(&raft.InstallSnapshotRequest{SnapshotVersion: 1, Size: size, Configuration: data}) == nil {
+			raft.DecodeConfiguration(data)
 		}
 	})
 }

@@ -53,12 +53,12 @@ func write(t *testing.T, path string, content []byte) {
 	}
 }
 
-// files are the names and contents below a folder, raft's left out.
+// files are the names and contents below a folder, raft's and the reserve left out.
 func files(t *testing.T, dir string) map[string]string {
 	t.Helper()
 	out := map[string]string{}
 	err := filepath.Walk(dir, func(path string, info os.FileInfo, err error) error {
-		if err != nil || info.IsDir() || strings.Contains(path, "/raft/") {
+		if err != nil || info.IsDir() || strings.Contains(path, "/raft/") || info.Name() == "reserve" {
 			return err
 		}
 		out[path] = string(read(t, path))

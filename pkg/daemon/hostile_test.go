@@ -3,6 +3,7 @@ package daemon_test
 import (
 	"bytes"
 	"context"
+	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"flag"
@@ -20,6 +21,7 @@ import (
 	"github.com/tandemd/tandem/pkg/api"
 	"github.com/tandemd/tandem/pkg/guest"
 	"github.com/tandemd/tandem/pkg/ledger"
+	"github.com/tandemd/tandem/pkg/member"
 	"github.com/tandemd/tandem/pkg/peer"
 	"github.com/tandemd/tandem/pkg/replicate"
 )
@@ -31,7 +33,7 @@ var hostileFor = flag.Duration("hostile", 2*time.Second, "how long the hostile t
 func paths() []string {
 	return []string{
 		"/ledger/apply", "/ledger/view", "/node/report", "/node/storages", "/node/check-guest", "/node/runs", "/node/schedule-now",
-		replicate.PathInventory, replicate.PathAbort, replicate.PathCommit, replicate.PathRemove, "/none",
+		member.PathClaim, replicate.PathInventory, replicate.PathAbort, replicate.PathCommit, replicate.PathRemove, "/none",
 	}
 }
 
@@ -39,11 +41,10 @@ func paths() []string {
 // guest and replicates it to the node.
 type victim struct {
 	*machine
-	fake       *fake
-	id         guest.NodeID
-	generation string
-	logs       *observer.ObservedLogs
-	request    string // the beginning of what a source sends
+	fake    *fake
+	id      guest.NodeID
+	logs    *observer.ObservedLogs
+	request string // the beginning of what a source sends
 }
 
 func newVictim(tb testing.TB) *victim {
@@ -59,12 +60,12 @@ func newVictim(tb testing.TB) *victim {
 	if err != nil {
 		tb.Fatal(err)
 	}
-	v.id, v.generation = c.Members[0].ID, c.Generation
+	v.id = c.Members[0].ID
 	g := guest.Guest{ID: 100, Type: guest.VM, Name: "web", Volumes: []guest.Volume{volume(100)}, Owner: v.fake.self.ID}
 	v.fake.propose(tb.Context(), tb, v.id, ledger.AddGuest{Guest: g})
 	j := guest.Job{ID: guest.JobID{Guest: 100}, Target: v.id, Schedule: "*/15", Snapshots: guest.Mirror}
 	v.fake.propose(tb.Context(), tb, v.id, ledger.CreateJob{Job: j})
-	v.request = fmt.Sprintf(`"version":1,"job":"100-0","term":{"n":1,"generation":%q},"index":1`, v.generation)
+	v.request = fmt.Sprintf(`"version":1,"job":"100-0","term":{"n":1,"generation":%q},"index":1`, v.fake.generation)
 	return v
 }
 
@@ -82,7 +83,8 @@ func (v *victim) unhurt(tb testing.TB) {
 func (v *victim) bodies() []string {
 	vol := volume(100).String()
 	return []string{
-		`{}`, `null`, `[]`, `{"command":"e30="}`, `{"command":"eyJraW5kIjoiYXNrIiwib3AiOnt9fQ=="}`,
+		`{}`, `null`, `[]`, `{"command":"e30="}`,
+		`{"command":"` + base64.StdEncoding.EncodeToString([]byte(v.fake.generation+"\n"+`{"kind":"ask","op":{}}`)) + `"}`,
 		`{"job":"100-0","n":-1}`, `{"id":100,"type":"vm","name":"x","volumes":["` + vol + `"],"owner":"` + string(v.id) + `"}`,
 		`{` + v.request + `}`,
 		`{` + v.request + `,"volume":"` + vol + `","token":"1-0-0-0"}`,
@@ -117,7 +119,7 @@ func spoilt(r *rand.Rand, body string) []byte {
 // A member gone wild speaks all protocols, with garbage in them.
 func TestHostile_MemberOfTheCluster(t *testing.T) {
 	v := newVictim(t)
-	layer, err := v.fake.RaftLayer(v.generation)
+	layer, err := v.fake.RaftLayer(v.fake.generation)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -158,6 +160,42 @@ func TestHostile_MemberOfTheCluster(t *testing.T) {
 		t.Errorf("the node does not answer: %v", err)
 	}
 	until(t, "the goroutines of the attacks have ended", func() bool { return runtime.NumGoroutine() < before+50 })
+}
+
+// Raft takes what members send on trust: an entry that is not there, and a configuration
+// that none is, would end the daemon.
+func TestCluster_UnsoundRaftCallsEndNothing(t *testing.T) {
+	t.Parallel()
+	v := newVictim(t)
+	layer, err := v.fake.RaftLayer(v.fake.generation)
+	if err != nil {
+		t.Fatal(err)
+	}
+	const entries, term = "\xa7Entries", "\xa4Term\xcd\x7f\xff"
+	for what, frame := range map[string]string{
+		"a missing entry":               "\x00\x82" + term + entries + "\x91\xc0",
+		"an unreadable configuration":   "\x00\x82" + term + entries + "\x91\x83\xa5Index\x01\xa4Type\x05\xa4Data\xc4\x02\xff\xff",
+		"a snapshot of no cluster":      "\x02\x84" + term + "\xafSnapshotVersion\x01\xa4Size\x01\xadConfiguration\xc4\x02\xff\xff" + "x",
+		"a snapshot of a negative size": "\x02\x82" + term + "\xa4Size\xff",
+	} {
+		c, err := layer.Dial(raft.ServerAddress(v.id), 5*time.Second)
+		if err != nil {
+			t.Fatalf("%s: %v", what, err)
+		}
+		_ = c.SetDeadline(time.Now().Add(5 * time.Second))
+		if _, err := io.WriteString(c, frame); err != nil {
+			t.Errorf("%s: %v", what, err)
+		}
+		answer := make([]byte, 200)
+		n, err := c.Read(answer)
+		if !bytes.Contains(answer[:n], []byte("unsound call")) {
+			t.Errorf("%s: got %q, %v, want a refusal", what, answer[:n], err)
+		}
+		_ = c.Close()
+	}
+	if _, err := v.api.Token(t.Context(), api.TokenRequest{}); err != nil {
+		t.Errorf("the node does not work any more: %v", err)
+	}
 }
 
 // FuzzCalls: whatever a member's request holds, it is answered, and nothing falls over it.

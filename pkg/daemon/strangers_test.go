@@ -53,7 +53,8 @@ func (m *machine) logged() *observer.ObservedLogs {
 // fake is somebody with a key and no daemon: the test speaks with the peers itself.
 type fake struct {
 	*peer.Peer
-	self ledger.Member
+	self       ledger.Member
+	generation string
 }
 
 // fakes knows the members of a cluster by what one of them answered.
@@ -97,6 +98,7 @@ func newFake(tb testing.TB, issuer *machine, name guest.NodeName) *fake {
 		tb.Fatal(err)
 	}
 	book.Learn(reply.Ledger)
+	f.generation = reply.Ledger.Generation
 	return f
 }
 
@@ -113,7 +115,8 @@ func (f *fake) propose(ctx context.Context, tb testing.TB, by guest.NodeID, op l
 	}
 	data = append([]byte(now.Generation+"\n"), data...) // it is bound to the generation, see consensus.ApplyHere
 	var out ledger.Outcome
-	if err := f.Call(ctx, by, "/ledger/apply", map[string][]byte{"command": data}, &out); err != nil || out.Refused != "" {
+	bound := append([]byte(f.generation+"\n"), data...)
+	if err := f.Call(ctx, by, "/ledger/apply", map[string][]byte{"command": bound}, &out); err != nil || out.Refused != "" {
 		tb.Fatalf("%T: %v, %q", op, err, out.Refused)
 	}
 }

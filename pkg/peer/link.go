@@ -226,7 +226,7 @@ func (p *Peer) dial(ctx context.Context, node guest.NodeID, target Target, proto
 		}
 		return nil, fmt.Errorf("%w: no TLS handshake with %s: %w", ErrUnreachable, target.Address, err)
 	}
-	p.notices.over(mistakenKind(node))
+	p.notices.Over(mistakenKind(node))
 	l, err := p.newLink(&link{Conn: conn, node: node, fingerprint: target.Fingerprint, protocol: protocol})
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrRefused, err)
@@ -242,7 +242,7 @@ func (p *Peer) mistaken(node guest.NodeID, target Target, err error) {
 	if node == "" {
 		return // who joins is told
 	}
-	if _, ok := p.notices.tell(mistakenKind(node), time.Now()); ok {
+	if _, ok := p.notices.Tell(mistakenKind(node), time.Now()); ok {
 		p.log.Warn("another node answers at the address of a member: it may have been set up anew, or belong to another cluster",
 			zap.String("node", string(node)), zap.String("address", target.Address), zap.Error(err))
 	}

@@ -29,6 +29,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/tandemd/tandem/pkg/guest"
+	"github.com/tandemd/tandem/pkg/peer/limit"
 	"github.com/tandemd/tandem/pkg/peer/stream"
 )
 
@@ -144,7 +145,7 @@ type Peer struct {
 	links   links
 	calls   *http.Transport
 	idle    idlePool
-	notices *notices
+	notices *limit.Notices
 	streams *stream.Transport
 
 	mu     sync.Mutex
@@ -158,7 +159,7 @@ func New(opts Options) (*Peer, error) {
 	if err != nil {
 		return nil, err
 	}
-	p := &Peer{opts: opts, log: opts.Logger, notices: newNotices(), layers: map[string]*RaftLayer{}}
+	p := &Peer{opts: opts, log: opts.Logger, notices: limit.NewNotices(), layers: map[string]*RaftLayer{}}
 	p.streams = stream.NewTransport(stream.Timing{Heartbeat: opts.Timing.Heartbeat, Stall: opts.Timing.Stall, Farewell: opts.Timing.Farewell})
 	p.links.all = map[*link]struct{}{}
 	p.idle = newIdlePool(opts.Timing.Idle)

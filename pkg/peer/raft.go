@@ -119,7 +119,7 @@ func (s *server) acceptRaft(ctx context.Context, l *link) {
 
 // unheard tells of a member's connection whose hello was not taken.
 func (s *server) unheard(l *link, err error) {
-	if leftOut, ok := s.notices.tell(l.protocol+" "+string(l.node), time.Now()); ok {
+	if leftOut, ok := s.notices.Tell(l.protocol+" "+string(l.node), time.Now()); ok {
 		s.log.Info("connection of a member refused", zap.String("node", string(l.node)), zap.String("protocol", l.protocol),
 			zap.Error(err), zap.Int("left_out", leftOut))
 	}

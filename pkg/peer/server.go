@@ -18,6 +18,7 @@ import (
 	"golang.org/x/time/rate"
 
 	"github.com/tandemd/tandem/pkg/guest"
+	"github.com/tandemd/tandem/pkg/peer/limit"
 	"github.com/tandemd/tandem/pkg/peer/stream"
 )
 
@@ -48,9 +49,9 @@ type server struct {
 	handlers Handlers
 	// shaking and atHome count the handshakes of strangers' and of members' addresses,
 	// joining the connections on the join exchange, open those of members.
-	shaking, atHome, joining *slots[host]
-	open                     *slots[guest.NodeID]
-	knocks                   *visits // handshakes that strangers begin
+	shaking, atHome, joining *limit.Slots[limit.Host]
+	open                     *limit.Slots[guest.NodeID]
+	knocks                   *limit.Visits // handshakes that strangers begin
 	bodies                   bodies
 	calls                    *queue
 	joins                    *queue
@@ -67,11 +68,11 @@ func (p *Peer) Serve(ctx context.Context, ln net.Listener, h Handlers) error {
 	s := &server{
 		Peer:     p,
 		handlers: h,
-		shaking:  newSlots[host](p.opts.Limits.Handshakes, p.opts.Limits.HandshakesPerHost),
-		atHome:   newSlots[host](4*p.opts.Limits.Handshakes, p.opts.Limits.Handshakes),
-		joining:  newSlots[host](p.opts.Limits.JoinConnections, p.opts.Limits.JoinConnectionsPerHost),
-		open:     newSlots[guest.NodeID](math.MaxInt, p.opts.Limits.PerMember),
-		knocks:   newVisits(p.opts.Limits.HandshakesPerSecond, int(2*p.opts.Limits.HandshakesPerSecond)),
+		shaking:  limit.NewSlots[limit.Host](p.opts.Limits.Handshakes, p.opts.Limits.HandshakesPerHost),
+		atHome:   limit.NewSlots[limit.Host](4*p.opts.Limits.Handshakes, p.opts.Limits.Handshakes),
+		joining:  limit.NewSlots[limit.Host](p.opts.Limits.JoinConnections, p.opts.Limits.JoinConnectionsPerHost),
+		open:     limit.NewSlots[guest.NodeID](math.MaxInt, p.opts.Limits.PerMember),
+		knocks:   limit.NewVisits(p.opts.Limits.HandshakesPerSecond, int(2*p.opts.Limits.HandshakesPerSecond)),
 		bodies:   bodies{each: 4 * p.opts.Limits.CallBody, byNode: map[guest.NodeID]*semaphore.Weighted{}},
 		calls:    newQueue(ln.Addr()),
 		joins:    newQueue(ln.Addr()),
@@ -125,7 +126,7 @@ func (s *server) accept(ctx context.Context, ln net.Listener) error {
 		case errors.Is(err, net.ErrClosed):
 			return fmt.Errorf("peer: the listener was closed: %w", err)
 		case err != nil:
-			if _, ok := s.notices.tell("accept", time.Now()); ok {
+			if _, ok := s.notices.Tell("accept", time.Now()); ok {
 				s.log.Error("cannot accept connections of other nodes", zap.Error(err))
 			}
 			select {
@@ -165,20 +166,20 @@ func (s *server) admit(ctx context.Context, raw net.Conn) {
 // place finds room for a handshake. Addresses of members have room of their own, so
 // that strangers can come from as many addresses as they like.
 func (s *server) place(from net.Addr) (release func(), ok bool) {
-	h, addr := hostOf(from)
+	h, addr := limit.HostOf(from)
 	if s.opts.Known != nil && s.opts.Known(addr) {
-		return s.atHome.take(h)
+		return s.atHome.Take(h)
 	}
-	if !s.knocks.allow(h, time.Now()) {
+	if !s.knocks.Allow(h, time.Now()) {
 		return nil, false
 	}
-	return s.shaking.take(h)
+	return s.shaking.Take(h)
 }
 
 // refused tells of a connection that came to nothing, of each address once in a while.
 func (s *server) refused(raw net.Conn, level zapcore.Level, err error) {
-	h, addr := hostOf(raw.RemoteAddr())
-	if leftOut, ok := s.notices.tell(fmt.Sprint(level, netip.Prefix(h)), time.Now()); ok {
+	h, addr := limit.HostOf(raw.RemoteAddr())
+	if leftOut, ok := s.notices.Tell(fmt.Sprint(level, netip.Prefix(h)), time.Now()); ok {
 		s.log.Log(level, "connection refused", zap.Stringer("remote", addr), zap.Error(err), zap.Int("left_out", leftOut))
 	}
 }
@@ -200,11 +201,11 @@ func (s *server) handshake(ctx context.Context, raw net.Conn) (*link, error) {
 	}
 	ok := false
 	if l.protocol == protocolJoin {
-		h, _ := hostOf(raw.RemoteAddr())
-		l.release, ok = s.joining.take(h)
+		h, _ := limit.HostOf(raw.RemoteAddr())
+		l.release, ok = s.joining.Take(h)
 	} else {
 		l.node, _ = s.opts.Trust.NodeByFingerprint(l.fingerprint) // newLink asks again and refuses
-		l.release, ok = s.open.take(l.node)
+		l.release, ok = s.open.Take(l.node)
 	}
 	if !ok {
 		_ = raw.Close()
@@ -238,13 +239,13 @@ func (s *server) callServer(ctx context.Context) *http.Server {
 
 func (s *server) joinServer(ctx context.Context) *http.Server {
 	limiter := rate.NewLimiter(rate.Limit(s.opts.Limits.JoinsPerSecond), max(1, int(5*s.opts.Limits.JoinsPerSecond)))
-	each := newVisits(s.opts.Limits.JoinsPerSecondPerHost, int(5*s.opts.Limits.JoinsPerSecondPerHost))
+	each := limit.NewVisits(s.opts.Limits.JoinsPerSecondPerHost, int(5*s.opts.Limits.JoinsPerSecondPerHost))
 	bounded := limitBody(s.handlers.Join, s.opts.Limits.JoinBody)
 	h := s.httpServer(ctx, &http.Server{
 		Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-			h, addr := hostOf(linkOf(r.Context()).RemoteAddr())
-			if !each.allow(h, time.Now()) || !limiter.Allow() {
-				if leftOut, ok := s.notices.tell("join", time.Now()); ok {
+			h, addr := limit.HostOf(linkOf(r.Context()).RemoteAddr())
+			if !each.Allow(h, time.Now()) || !limiter.Allow() {
+				if leftOut, ok := s.notices.Tell("join", time.Now()); ok {
 					s.log.Warn("join request turned away: too many", zap.Stringer("remote", addr), zap.Int("left_out", leftOut))
 				}
 				writeError(w, http.StatusTooManyRequests, stream.Coded(CodeBusy, "too many join requests at the moment; try again in a few seconds"))
@@ -275,9 +276,9 @@ func (s *server) httpServer(ctx context.Context, h *http.Server) *http.Server {
 	return h
 }
 
-func limitBody(h http.Handler, limit int64) http.Handler {
+func limitBody(h http.Handler, most int64) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		r.Body = http.MaxBytesReader(w, r.Body, limit)
+		r.Body = http.MaxBytesReader(w, r.Body, most)
 		h.ServeHTTP(w, r)
 	})
 }

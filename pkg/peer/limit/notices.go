@@ -1,4 +1,4 @@
-package peer
+package limit
 
 import (
 	"sync"
@@ -13,11 +13,12 @@ const (
 	maxNotices = 1024
 )
 
-// notices keep what others do again and again from filling the log: the first of a
+// Notices keep what others do again and again from filling the log: the first of a
 // kind is told, then one an hour as long as it goes on.
-type notices struct {
-	mu   sync.Mutex
-	last map[string]*notice
+type Notices struct {
+	mu    sync.Mutex
+	last  map[string]*notice
+	swept time.Time
 }
 
 type notice struct {
@@ -25,19 +26,16 @@ type notice struct {
 	since int // how many were not told since
 }
 
-func newNotices() *notices { return &notices{last: map[string]*notice{}} }
+// NewNotices has told nothing yet.
+func NewNotices() *Notices { return &Notices{last: map[string]*notice{}} }
 
-// tell says whether to tell something of this kind now, and how many of it were left
+// Tell says whether to tell something of this kind now, and how many of it were left
 // out before.
-func (n *notices) tell(kind string, now time.Time) (leftOut int, ok bool) {
+func (n *Notices) Tell(kind string, now time.Time) (leftOut int, ok bool) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	if n.last[kind] == nil && len(n.last) >= maxNotices {
-		for k, v := range n.last {
-			if now.Sub(v.told) >= noticeAgain {
-				delete(n.last, k)
-			}
-		}
+		n.sweep(now)
 		if len(n.last) >= maxNotices {
 			kind = ""
 		}
@@ -56,8 +54,21 @@ func (n *notices) tell(kind string, now time.Time) (leftOut int, ok bool) {
 	return leftOut, true
 }
 
-// over forgets a kind: it has ended, and is told at once when it comes again.
-func (n *notices) over(kind string) {
+// sweep forgets what was told long ago.
+func (n *Notices) sweep(now time.Time) {
+	if now.Sub(n.swept) < sweepEvery {
+		return
+	}
+	n.swept = now
+	for k, v := range n.last {
+		if now.Sub(v.told) >= noticeAgain {
+			delete(n.last, k)
+		}
+	}
+}
+
+// Over forgets a kind: it has ended, and is told at once when it comes again.
+func (n *Notices) Over(kind string) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	delete(n.last, kind)
