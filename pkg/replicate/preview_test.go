@@ -4,6 +4,7 @@ import (
 	"errors"
 	"maps"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -90,12 +91,10 @@ func TestPreview_SaysWhatTheNextSyncDoes(t *testing.T) {
 func TestPreview_OfAnInterruptedTransfer(t *testing.T) {
 	w := newWorld(t)
 	n1 := w.node("1")
-	sends := 0
+	var sends atomic.Int32 // the volumes travel side by side
 	n1.trap = func(what string) error {
-		if what == "send" {
-			if sends++; sends > 2 {
-				return errors.New("cut")
-			}
+		if what == "send" && sends.Add(1) > 2 {
+			return errors.New("cut")
 		}
 		return nil
 	}
