@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -16,6 +17,7 @@ import (
 	"github.com/tandemd/tandem/pkg/history"
 	"github.com/tandemd/tandem/pkg/job"
 	"github.com/tandemd/tandem/pkg/node"
+	"github.com/tandemd/tandem/pkg/sched"
 )
 
 var update = flag.Bool("update", false, "rewrite testdata")
@@ -24,7 +26,7 @@ var update = flag.Bool("update", false, "rewrite testdata")
 func TestStory_OfEveryState(t *testing.T) {
 	now := time.Date(2026, 11, 22, 19, 41, 30, 0, time.UTC)
 	ago := func(minutes int) time.Time { return now.Add(-time.Duration(minutes) * time.Minute) }
-	sched, err := calendar.Parse("*/5")
+	five, err := calendar.Parse("*/5")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -66,9 +68,9 @@ func TestStory_OfEveryState(t *testing.T) {
 		j := node.JobStatus{
 			Conf:  guest.Job{ID: guest.JobID{Guest: 100}, Schedule: "*/5"},
 			Ready: true, Held: c.held, Last: history.Run{ErrorHint: c.hint},
-			Job: job.Job{Settings: job.Settings{Schedule: sched, Local: time.UTC, Target: "n2"}, Facts: c.facts, State: c.state, DownSince: c.down},
+			Job: job.Job{Settings: job.Settings{Schedule: five, Local: time.UTC, Target: "n2"}, Facts: c.facts, State: c.state, DownSince: c.down},
 		}
-		tell(&b, c.name, story{j: j, target: "n2", spread: 10 * time.Second, now: now, zone: time.UTC})
+		tell(&b, c.name, story{j: j, target: "n2", now: now, zone: time.UTC})
 	}
 	tell(&b, "not read yet", story{now: now, zone: time.UTC})
 
@@ -84,6 +86,30 @@ func TestStory_OfEveryState(t *testing.T) {
 	}
 	if d := cmp.Diff(string(want), b.String()); d != "" {
 		t.Errorf("(-want +got), -update accepts it:\n%s", d)
+	}
+}
+
+// Where a job stands in the spread is pkg/sched's business.
+func TestStory_TellsTheSpread(t *testing.T) {
+	now := time.Date(2026, 11, 22, 19, 41, 30, 0, time.UTC)
+	five, err := calendar.Parse("*/5")
+	if err != nil {
+		t.Fatal(err)
+	}
+	id, spread := guest.JobID{Guest: 100}, 10*time.Second
+	s := story{target: "n2", spread: spread, now: now, zone: time.UTC, j: node.JobStatus{
+		Conf: guest.Job{ID: id, Schedule: "*/5"}, Ready: true,
+		Job: job.Job{Settings: job.Settings{Schedule: five}, Facts: job.Facts{Known: now}, State: job.OK{}},
+	}}
+	offset := sched.Offset(id, spread)
+	want := fmt.Sprintf("it then begins %s later: starts are spread (start_spread)", offset.Round(100*time.Millisecond))
+	if got := s.next(); !slices.Contains(got, want) {
+		t.Errorf("%q is not said in %q", want, got)
+	}
+	s.now = time.Date(2026, 11, 22, 19, 45, 0, 0, time.UTC)
+	want = "it is due and begins at " + s.at(s.now.Add(offset)) + ": starts are spread (start_spread)"
+	if got := s.next(); !slices.Contains(got, want) {
+		t.Errorf("%q is not said in %q", want, got)
 	}
 }
 
