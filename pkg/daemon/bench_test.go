@@ -32,7 +32,7 @@ import (
 //
 // All nodes share the processors of one machine. `make bench-cluster` runs it.
 func BenchmarkCluster(b *testing.B) {
-	for _, size := range []struct{ nodes, guests int }{{8, 400}, {16, 2000}, {50, 10_000}} {
+	for _, size := range []struct{ nodes, guests int }{{16, 2000}, {50, 10_000}} {
 		b.Run(fmt.Sprintf("nodes=%d/guests=%d", size.nodes, size.guests), func(b *testing.B) {
 			for b.Loop() {
 				benchCluster(b, size.nodes, size.guests)

@@ -143,7 +143,7 @@ func (m *machine) tryStart() error {
 }
 
 // cluster is n machines in one cluster.
-func cluster(t testing.TB, n int, changes ...func(*config.Config)) []*machine {
+func cluster(t *testing.T, n int, changes ...func(*config.Config)) []*machine {
 	t.Helper()
 	first := newMachine(t, "n1", changes...)
 	if _, err := first.api.InitCluster(t.Context()); err != nil {

@@ -265,6 +265,31 @@ func TestGossip_DeathAndReturn(t *testing.T) {
 	}
 }
 
+// What a node says in one go is more than broadcasts carry: it is fetched, by all, and
+// each fetches it about once.
+func TestGossip_LargeNewsIsFetched(t *testing.T) {
+	w := newWorld(t)
+	nodes := []*node{w.start(w.options(newID(), 1)), w.start(w.options(newID(), 1)), w.start(w.options(newID(), 1))}
+	for _, n := range nodes {
+		for _, other := range nodes {
+			w.until(n, "alive", func() bool { return n.state(other.id) == gossip.Alive })
+		}
+	}
+	const guests = 3000
+	for i := range guests {
+		if err := nodes[0].Publish(fmt.Sprintf("guest/%d", i), []byte("1-0123456789abcdef")); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, n := range nodes {
+		w.until(n, "all entries", func() bool { return len(n.Entries(nodes[0].id)) == guests })
+	}
+	const entry = 16 + 8 + 8 + 1 + 1 + 10 + 2 + 18
+	if got := w.dir.bytesFetched(); got < guests*entry/2 || got > 6*guests*entry {
+		t.Errorf("%d bytes were fetched, of %d for each node", got, guests*entry)
+	}
+}
+
 func TestGossip_LeavingIsNotDying(t *testing.T) {
 	w := newWorld(t)
 	a, b := w.start(w.options(newID(), 1)), w.start(w.options(newID(), 1))

@@ -155,8 +155,8 @@ func TestTable_IsBounded(t *testing.T) {
 		t.Errorf("%d nodes and %d keys, want %d and %d", len(table.nodes), len(table.nodes[id(1)].entries), maxNodes, maxKeys)
 	}
 	// One node cannot take the place of the others, and all together have their limit.
-	for node := range maxNodes {
-		for n := range 5000 {
+	for node := range maxTableBytes/maxNodeBytes + 2 {
+		for n := range 4300 {
 			table.merge(entry{node: id(node), boot: 2, seq: 1, key: fmt.Sprint(n), value: make([]byte, MaxValue)})
 		}
 		if p := table.nodes[id(node)]; p != nil && p.size > maxNodeBytes {
