@@ -40,9 +40,9 @@ type machine struct {
 	now func() time.Time
 }
 
-func newMachine(t testing.TB, name string, changes ...func(*config.Config)) *machine {
-	t.Helper()
-	m := stoppedMachine(t, name, changes...)
+func newMachine(tb testing.TB, name string, changes ...func(*config.Config)) *machine {
+	tb.Helper()
+	m := stoppedMachine(tb, name, changes...)
 	m.start()
 	return m
 }
