@@ -52,7 +52,7 @@ func NewSource(o Options, link Link) (*Source, error) {
 		return nil, errors.New("replicate: a source needs a link to the other nodes")
 	}
 	return &Source{
-		o: o, link: link, locks: local.NewLocks(o.LockDir), bases: newBases(o.Store),
+		o: o, link: link, locks: o.Locks, bases: newBases(o.Store),
 		tokens: map[tokenKey]tokenSeen{}, seqs: map[guest.ID]uint64{},
 	}, nil
 }
@@ -344,5 +344,3 @@ func (r *run) targets() []guest.NodeID {
 	}
 	return out
 }
-
-func guestLock(id guest.ID) string { return "guest-" + id.String() }
