@@ -70,8 +70,8 @@ func (c *Client) Cluster(ctx context.Context) (Cluster, error) {
 }
 
 // InitCluster is Backend's.
-func (c *Client) InitCluster(ctx context.Context) (Cluster, error) {
-	return ask[Cluster](ctx, c, call{method: http.MethodPost, path: "/v1/cluster/init"})
+func (c *Client) InitCluster(ctx context.Context, r InitRequest) (Cluster, error) {
+	return ask[Cluster](ctx, c, call{method: http.MethodPost, path: "/v1/cluster/init", body: r})
 }
 
 // Token is Backend's.

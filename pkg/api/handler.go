@@ -30,7 +30,6 @@ func NewHandler(b Backend, log *zap.Logger) http.Handler {
 	mux := http.NewServeMux()
 	mux.Handle("GET /v1/status", endpoint(s, readFilter, b.Status))
 	mux.Handle("GET /v1/cluster", endpoint(s, readNothing, asking(b.Cluster)))
-	mux.Handle("POST /v1/cluster/init", endpoint(s, readNothing, asking(b.InitCluster)))
 	mux.Handle("POST /v1/cluster/token", endpoint(s, readBody[TokenRequest], b.Token))
 	mux.Handle("POST /v1/cluster/join", endpoint(s, readBody[JoinRequest], b.Join))
 	mux.Handle("GET /v1/guests", endpoint(s, readNothing, asking(b.Guests)))
@@ -46,6 +45,8 @@ func NewHandler(b Backend, log *zap.Logger) http.Handler {
 	mux.Handle("POST /v1/jobs/{id}/run", endpoint(s, readJobID, b.StartRun))
 	mux.Handle("GET /v1/jobs/{id}/runs/{run}/watch", endpoint(s, readWatch, b.Watch))
 	mux.Handle("GET /v1/jobs/{id}/explain", endpoint(s, readJobID, b.Explain))
+	clusterRoutes(s, mux, b)
+	guestRoutes(s, mux, b)
 	mux.Handle("/", http.HandlerFunc(s.unknown))
 	return s.guarded(mux)
 }

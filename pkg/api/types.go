@@ -21,7 +21,7 @@ const Version = 1
 type Backend interface {
 	Status(ctx context.Context, f Filter) (Status, error)
 	Cluster(ctx context.Context) (Cluster, error)
-	InitCluster(ctx context.Context) (Cluster, error)
+	InitCluster(ctx context.Context, r InitRequest) (Cluster, error)
 	Token(ctx context.Context, r TokenRequest) (Token, error)
 	Join(ctx context.Context, r JoinRequest) (Cluster, error)
 	Guests(ctx context.Context) ([]Guest, error)
@@ -40,6 +40,8 @@ type Backend interface {
 	Explain(ctx context.Context, id guest.JobID) (Explanation, error)
 	// Runs are the n newest runs of a job, the newest first; n below 1 means all.
 	Runs(ctx context.Context, id guest.JobID, n int) ([]Run, error)
+	ClusterBackend
+	GuestBackend
 }
 
 // Filter limits what Status tells; zero fields limit nothing.
@@ -67,6 +69,7 @@ type Cluster struct {
 	Version    int    `json:"version"`
 	ID         string `json:"id"`
 	Generation string `json:"generation"`
+	Standing
 	// Quorate says whether this node is in contact with a leader that a majority of the voters follows.
 	Quorate bool           `json:"quorate"`
 	Leader  guest.NodeName `json:"leader,omitempty"`
@@ -90,6 +93,8 @@ type Member struct {
 	// Since is when it entered that state, as far as this node saw.
 	Since    time.Time `json:"since,omitzero"`
 	Voter    bool      `json:"voter"`
+	Witness  bool      `json:"witness,omitempty"`
+	Joined   time.Time `json:"joined,omitzero"`
 	Storages []Storage `json:"storages"`
 }
 
@@ -97,6 +102,7 @@ type Member struct {
 type Storage struct {
 	Name    string `json:"name"`
 	Dataset string `json:"dataset,omitempty"`
+	Pool    string `json:"pool,omitempty"`
 	Health  string `json:"health,omitempty"`
 	// Available and Used are in bytes.
 	Available uint64 `json:"available,omitempty"`
@@ -114,6 +120,7 @@ type Guest struct {
 	Owner   guest.NodeName `json:"owner"`
 	Term    string         `json:"term"`
 	Digest  string         `json:"digest"`
+	GuestDetail
 }
 
 // Job is a replication job's configuration as clients see it.
@@ -242,6 +249,8 @@ type JoinRequest struct {
 	// Address of the issuer's peer port, host:port.
 	Address string `json:"address"`
 	Token   string `json:"token"`
+	// Force joins a cluster that runs on forced quorum.
+	Force bool `json:"force,omitempty"`
 }
 
 // AddGuestRequest takes a guest under Tandem's care.
@@ -253,6 +262,10 @@ type AddGuestRequest struct {
 	Unit    string         `json:"unit,omitempty"`
 	// Node is the owner; empty: the asked node.
 	Node guest.NodeName `json:"node,omitempty"`
+	// Config is the content of its configuration file.
+	Config string `json:"config,omitempty"`
+	// Force adds it while the cluster runs on forced quorum.
+	Force bool `json:"force,omitempty"`
 }
 
 // CreateJobRequest adds a job; empty fields take the defaults.

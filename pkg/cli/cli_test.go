@@ -22,6 +22,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/tandemd/tandem/pkg/api"
+	"github.com/tandemd/tandem/pkg/api/socket"
 	"github.com/tandemd/tandem/pkg/cli"
 	"github.com/tandemd/tandem/pkg/guest"
 	"github.com/tandemd/tandem/pkg/identity"
@@ -42,6 +43,7 @@ type world struct {
 	Watches     []api.Watch     `json:"watches"`
 	Explanation api.Explanation `json:"explanation"`
 	Deleted     api.DeletedJob  `json:"deleted"`
+	verbsWorld
 	// Error, where set, is the answer to everything.
 	Error *api.Error `json:"error"`
 	// WatchError, where set, is the answer to Watch once the watches are told.
@@ -87,10 +89,10 @@ func (d *daemon) Cluster(context.Context) (api.Cluster, error) {
 	return answer(d, "Cluster", nil, func(w *world) (api.Cluster, error) { return w.Cluster, nil })
 }
 
-func (d *daemon) InitCluster(context.Context) (api.Cluster, error) {
-	return answer(d, "InitCluster", nil, func(w *world) (api.Cluster, error) {
+func (d *daemon) InitCluster(_ context.Context, r api.InitRequest) (api.Cluster, error) {
+	return answer(d, "InitCluster", r, func(w *world) (api.Cluster, error) {
 		c := w.Cluster
-		c.Members = c.Members[:1]
+		c.Name, c.Members = r.Name, c.Members[:1]
 		return c, nil
 	})
 }
@@ -338,8 +340,8 @@ func (d *daemon) load(file string) error {
 }
 
 func (d *daemon) serve(ctx context.Context, env *testscript.Env) error {
-	socket := filepath.Join(env.WorkDir, ".s")
-	l, err := api.Listen(ctx, socket)
+	path := filepath.Join(env.WorkDir, ".s")
+	l, err := socket.Listen(ctx, path)
 	if err != nil {
 		return err
 	}
@@ -352,7 +354,7 @@ func (d *daemon) serve(ctx context.Context, env *testscript.Env) error {
 			env.T().Log(err)
 		}
 	})
-	env.Setenv("SOCKET", socket)
+	env.Setenv("SOCKET", path)
 	return nil
 }
 

@@ -4,6 +4,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/tandemd/tandem/pkg/api"
+	"github.com/tandemd/tandem/pkg/cli/frame"
 	"github.com/tandemd/tandem/pkg/guest"
 )
 
@@ -26,22 +27,22 @@ Exit codes:
   2  cannot tell: the daemon or the guest's owner did not answer`,
 		Example: `  tandem explain 100-0
   tandem explain 100-0 -o json`,
-		Args: arguments("ID"),
+		Args: frame.Arguments("ID"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			id, err := guest.ParseJobID(args[0])
 			if err != nil {
-				return invalid(err)
+				return frame.Invalid(err)
 			}
-			e, err := a.client().Explain(cmd.Context(), id)
+			e, err := a.Client().Explain(cmd.Context(), id)
 			if err != nil {
 				return err
 			}
-			e.Why, e.Next, e.Silent = list(e.Why), list(e.Next), list(e.Silent)
-			if err := a.print(e, a.text().Explanation(e)...); err != nil {
+			e.Why, e.Next, e.Silent = frame.List(e.Why), frame.List(e.Next), frame.List(e.Silent)
+			if err := a.Print(e, a.Text().Explanation(e)...); err != nil {
 				return err
 			}
 			if e.Status.State == api.StateUnknown {
-				return verdict(exitUnknown)
+				return frame.Verdict(frame.ExitUnknown)
 			}
 			return nil
 		},

@@ -11,6 +11,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/tandemd/tandem/pkg/api"
+	"github.com/tandemd/tandem/pkg/cli/frame"
 	"github.com/tandemd/tandem/pkg/cli/report"
 	"github.com/tandemd/tandem/pkg/guest"
 )
@@ -45,11 +46,11 @@ Exit codes:
   2  cannot tell: a node did not answer, or the watching was ended`,
 		Example: `  tandem run 100-0
   tandem run 100-0 -o json`,
-		Args: arguments("ID"),
+		Args: frame.Arguments("ID"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			id, err := guest.ParseJobID(args[0])
 			if err != nil {
-				return invalid(err)
+				return frame.Invalid(err)
 			}
 			return a.run(cmd.Context(), id)
 		},
@@ -58,7 +59,7 @@ Exit codes:
 }
 
 func (a *app) run(ctx context.Context, id guest.JobID) error {
-	c := a.client()
+	c := a.Client()
 	started, err := c.StartRun(ctx, id)
 	if err != nil {
 		return err
@@ -105,7 +106,7 @@ func (f *follower) verdict(r api.Run) error {
 
 // followLog prints the last runs and goes on with the one that goes on.
 func (a *app) followLog(cmd *cobra.Command, job string, n int) error {
-	ctx, c := cmd.Context(), a.client()
+	ctx, c := cmd.Context(), a.Client()
 	id, runs, err := a.runs(cmd, job, n)
 	if err != nil {
 		return err
@@ -134,8 +135,8 @@ func (a *app) followLog(cmd *cobra.Command, job string, n int) error {
 
 // past prints what is known of a run when the following begins.
 func (f *follower) past(r api.Run) error {
-	if f.app.output != formatJSON {
-		return f.say(strings.Join(f.app.text().Log([]api.Run{r}), "\n"))
+	if f.app.Output != frame.FormatJSON {
+		return f.say(strings.Join(f.app.Text().Log([]api.Run{r}), "\n"))
 	}
 	e := eventDoc{Version: api.Version, Job: f.job, Run: r.ID}
 	if r.Outcome != api.OutcomeRunning {
@@ -187,7 +188,7 @@ func (f *follower) follow(ctx context.Context, c api.Backend) (*api.Run, error) 
 }
 
 func (f *follower) show(w api.Watch) error {
-	if f.app.output == formatJSON {
+	if f.app.Output == frame.FormatJSON {
 		return f.showEvents(w)
 	}
 	if w.Waiting != "" && w.Waiting != f.waiting {
@@ -200,7 +201,7 @@ func (f *follower) show(w api.Watch) error {
 		return nil
 	}
 	for _, l := range w.Run.Log {
-		if err := f.say(f.app.text().LogLine(f.job, l)); err != nil {
+		if err := f.say(f.app.Text().LogLine(f.job, l)); err != nil {
 			return err
 		}
 	}
@@ -274,7 +275,7 @@ func (f *follower) showEvents(w api.Watch) error {
 
 // say prints a line of text; JSON has none.
 func (f *follower) say(line string) error {
-	if f.app.output == formatJSON {
+	if f.app.Output == frame.FormatJSON {
 		return nil
 	}
 	if err := f.clear(); err != nil {

@@ -12,6 +12,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/tandemd/tandem/pkg/api"
+	"github.com/tandemd/tandem/pkg/cli/frame"
 	"github.com/tandemd/tandem/pkg/cli/report"
 	"github.com/tandemd/tandem/pkg/guest"
 )
@@ -64,9 +65,9 @@ With --watch it is that of the last one shown.`,
   tandem status --watch=10s`,
 		Args: func(cmd *cobra.Command, args []string) error {
 			if len(args) == 1 && cmd.Flags().Changed("watch") {
-				return usage(cmd, "%q: the interval of --watch stands behind =, like --watch=10s", args[0])
+				return frame.Usage(cmd, "%q: the interval of --watch stands behind =, like --watch=10s", args[0])
 			}
-			return arguments()(cmd, args)
+			return frame.Arguments()(cmd, args)
 		},
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			f, err := filter(in.guest, in.node)
@@ -75,16 +76,16 @@ With --watch it is that of the last one shown.`,
 			}
 			if cmd.Flags().Changed("watch") {
 				if in.watch < time.Second {
-					return usage(cmd, "--watch=%s: must be at least a second, like --watch=10s", in.watch)
+					return frame.Usage(cmd, "--watch=%s: must be at least a second, like --watch=10s", in.watch)
 				}
 				return a.watchStatus(cmd.Context(), f, in)
 			}
-			s, err := a.client().Status(cmd.Context(), f)
+			s, err := a.Client().Status(cmd.Context(), f)
 			if err != nil {
 				return err
 			}
 			s = whole(s)
-			if err := a.print(s, a.statusLines(s, f, in)...); err != nil {
+			if err := a.Print(s, a.statusLines(s, f, in)...); err != nil {
 				return err
 			}
 			return judged(s, f)
@@ -92,8 +93,8 @@ With --watch it is that of the last one shown.`,
 		ValidArgsFunction: cobra.NoFileCompletions,
 	}
 	in.register(cmd)
-	must(cmd.RegisterFlagCompletionFunc("guest", a.completeGuests))
-	must(cmd.RegisterFlagCompletionFunc("node", a.completeNodes))
+	frame.Must(cmd.RegisterFlagCompletionFunc("guest", a.CompleteGuests))
+	frame.Must(cmd.RegisterFlagCompletionFunc("node", a.CompleteNodes))
 	return cmd
 }
 
@@ -104,40 +105,40 @@ func (in *statusFlags) register(cmd *cobra.Command) {
 	fl.BoolVarP(&in.details, "details", "v", false, "everything about every job and member")
 	fl.DurationVar(&in.watch, "watch", 0, "show it again and again, every two seconds or as often as `=INTERVAL` says")
 	fl.Lookup("watch").NoOptDefVal = "2s"
-	must(cmd.RegisterFlagCompletionFunc("watch", cobra.FixedCompletions([]string{"2s", "10s", "1m"}, cobra.ShellCompDirectiveNoFileComp)))
+	frame.Must(cmd.RegisterFlagCompletionFunc("watch", cobra.FixedCompletions([]string{"2s", "10s", "1m"}, cobra.ShellCompDirectiveNoFileComp)))
 }
 
 // whole makes JSON say [] where there is none.
 func whole(s api.Status) api.Status {
-	s.Jobs, s.Silent, s.Warnings = list(s.Jobs), list(s.Silent), list(s.Warnings)
+	s.Jobs, s.Silent, s.Warnings = frame.List(s.Jobs), frame.List(s.Silent), frame.List(s.Warnings)
 	return s
 }
 
 func (a *app) statusLines(s api.Status, f api.Filter, in statusFlags) []string {
 	if in.details {
-		return a.text().Details(s, f == api.Filter{})
+		return a.Text().Details(s, f == api.Filter{})
 	}
-	return a.text().Status(s, f == api.Filter{})
+	return a.Text().Status(s, f == api.Filter{})
 }
 
 func judged(s api.Status, f api.Filter) error {
-	if v := judge(s, f); v != exitOK {
-		return verdict(v)
+	if v := judge(s, f); v != frame.ExitOK {
+		return frame.Verdict(v)
 	}
 	return nil
 }
 
 // watchStatus shows the status until ctx ends; its exit code is that of the last one.
 func (a *app) watchStatus(ctx context.Context, f api.Filter, in statusFlags) error {
-	var last error = verdict(exitUnknown)
+	var last error = frame.Verdict(frame.ExitUnknown)
 	for {
-		s, err := a.client().Status(ctx, f)
+		s, err := a.Client().Status(ctx, f)
 		if ctx.Err() != nil {
 			return last
 		}
 		var lines []string
 		if err != nil {
-			last = verdict(exitUnknown)
+			last = frame.Verdict(frame.ExitUnknown)
 			lines = []string{"tandem: " + report.Printable(err.Error())}
 		} else {
 			s = whole(s)
@@ -157,10 +158,10 @@ func (a *app) watchStatus(ctx context.Context, f api.Filter, in statusFlags) err
 // JSON it is a line, and an error goes where errors go.
 func (a *app) frame(s api.Status, failed error, lines []string) error {
 	switch {
-	case a.output == formatJSON && failed != nil:
+	case a.Output == frame.FormatJSON && failed != nil:
 		_, err := fmt.Fprintln(a.Stderr, lines[0])
 		return err
-	case a.output == formatJSON:
+	case a.Output == frame.FormatJSON:
 		return json.NewEncoder(a.Stdout).Encode(s)
 	case a.Terminal:
 		// Home, each line to its end, and what is left of the last frame: nothing flickers.
@@ -175,19 +176,19 @@ func (a *app) frame(s api.Status, failed error, lines []string) error {
 func filter(guestID, node string) (f api.Filter, err error) {
 	if guestID != "" {
 		if f.Guest, err = guest.ParseID(guestID); err != nil {
-			return f, invalid(err)
+			return f, frame.Invalid(err)
 		}
 	}
 	if node != "" {
 		f.Node, err = guest.ParseNodeName(node)
 	}
-	return f, invalid(err)
+	return f, frame.Invalid(err)
 }
 
 // judge is the exit code of `status`: what is known to be wrong goes before what
 // is not known.
 func judge(s api.Status, f api.Filter) int {
-	trouble := !s.Cluster.Quorate || len(s.Warnings) > 0
+	trouble := !s.Cluster.Quorate || s.Cluster.Forced || len(s.Warnings) > 0
 	unknown := f == api.Filter{} && len(s.Silent) > 0
 	for _, j := range s.Jobs {
 		if j.State == api.StateDisabled {
@@ -198,10 +199,10 @@ func judge(s api.Status, f api.Filter) int {
 	}
 	switch {
 	case trouble:
-		return exitError
+		return frame.ExitError
 	case unknown:
-		return exitUnknown
+		return frame.ExitUnknown
 	default:
-		return exitOK
+		return frame.ExitOK
 	}
 }

@@ -83,7 +83,7 @@ func production(b *testing.B, nodes int) []*machine {
 			if err := m.join(all[i-1]); err != nil { // each lets in few in a second
 				b.Fatal(err)
 			}
-		} else if _, err := m.api.InitCluster(b.Context()); err != nil {
+		} else if _, err := m.api.InitCluster(b.Context(), api.InitRequest{}); err != nil {
 			b.Fatal(err)
 		}
 		all = append(all, m)

@@ -37,7 +37,7 @@ func clocked(t *testing.T, name string, at time.Time) (*machine, *clock) {
 func TestCluster_ClocksOfDifferentDecades(t *testing.T) {
 	t.Parallel()
 	old, _ := clocked(t, "n1", year(1970))
-	if _, err := old.api.InitCluster(t.Context()); err != nil {
+	if _, err := old.api.InitCluster(t.Context(), api.InitRequest{}); err != nil {
 		t.Fatal(err)
 	}
 	future, _ := clocked(t, "n2", year(2060))
@@ -75,7 +75,7 @@ func TestCluster_ClocksOfDifferentDecades(t *testing.T) {
 func TestCluster_AClockThatJumps(t *testing.T) {
 	t.Parallel()
 	owner, c := clocked(t, "n1", year(2026))
-	if _, err := owner.api.InitCluster(t.Context()); err != nil {
+	if _, err := owner.api.InitCluster(t.Context(), api.InitRequest{}); err != nil {
 		t.Fatal(err)
 	}
 	target, tc := clocked(t, "n2", year(2026))
@@ -133,7 +133,7 @@ func TestCluster_AClockThatJumps(t *testing.T) {
 func TestToken_ExpiresByItsIssuersClock(t *testing.T) {
 	t.Parallel()
 	issuer, c := clocked(t, "n1", year(1970))
-	if _, err := issuer.api.InitCluster(t.Context()); err != nil {
+	if _, err := issuer.api.InitCluster(t.Context(), api.InitRequest{}); err != nil {
 		t.Fatal(err)
 	}
 	joiner, _ := clocked(t, "n2", year(2060))

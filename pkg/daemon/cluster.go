@@ -21,19 +21,23 @@ import (
 	"github.com/tandemd/tandem/pkg/member"
 	"github.com/tandemd/tandem/pkg/node"
 	"github.com/tandemd/tandem/pkg/replicate"
+	"github.com/tandemd/tandem/pkg/replicate/local"
+	"github.com/tandemd/tandem/pkg/replicate/release"
 )
 
 // cluster is all that runs once this node is in a cluster.
 type cluster struct {
-	d       *Daemon
-	log     *zap.Logger
-	rooms   *consensus.DiskRooms
-	cons    *consensus.Consensus
-	gossip  *gossip.Gossip
-	node    *node.Node
-	source  *replicate.Source
-	target  *replicate.Target
-	steward *member.Steward
+	d      *Daemon
+	log    *zap.Logger
+	rooms  *consensus.DiskRooms
+	cons   *consensus.Consensus
+	gossip *gossip.Gossip
+	node   *node.Node
+	source *replicate.Source
+	target *replicate.Target
+	// releaser takes Tandem off volumes that are a guest's no more.
+	releaser *release.Releaser
+	steward  *member.Steward
 	// convener meets other generations, gate holds raft back at the start, memory is
 	// what was heard of other nodes.
 	convener *member.Convener
@@ -106,11 +110,15 @@ func (c *cluster) build(known *ledger.State) error {
 	opts := replicate.Options{
 		Node: d.id.Node, Name: d.conf.NodeName, Storages: d.conf.Storages, ZFS: d.zfs,
 		Ledger: view{c}, Store: facts{d.state, d.troubles}, LockDir: d.state.path("locks"), Now: d.now,
+		Locks: local.NewLocks(d.state.path("locks")),
 	}
 	if c.source, err = replicate.NewSource(opts, link{d.peer, d.rate}); err != nil {
 		return err
 	}
 	if c.target, err = replicate.NewTarget(opts); err != nil {
+		return err
+	}
+	if c.releaser, err = release.New(opts, d.zfs); err != nil {
 		return err
 	}
 	c.node = node.New(node.Options{
@@ -127,7 +135,7 @@ func (c *cluster) build(known *ledger.State) error {
 	c.overview = &overview.Overview{
 		Self: d.id.Node, Name: d.conf.NodeName, Storages: d.storages, Book: d.book,
 		Cons: c.cons, Gossip: c.gossip, Node: c.node, Target: c.target, Ask: c.askReport,
-		Plan: c.source.Preview, Spread: func() time.Duration { return time.Duration(d.conf.Limits.StartSpread) },
+		Standing: c.standing, Plan: c.source.Preview, Spread: func() time.Duration { return time.Duration(d.conf.Limits.StartSpread) },
 		Now: d.now, Troubles: d.troubles.list,
 	}
 	return nil

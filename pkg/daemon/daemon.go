@@ -23,6 +23,7 @@ import (
 	"golang.org/x/time/rate"
 
 	"github.com/tandemd/tandem/pkg/api"
+	"github.com/tandemd/tandem/pkg/api/socket"
 	"github.com/tandemd/tandem/pkg/config"
 	"github.com/tandemd/tandem/pkg/consensus"
 	"github.com/tandemd/tandem/pkg/daemon/backend"
@@ -35,6 +36,7 @@ import (
 	"github.com/tandemd/tandem/pkg/node"
 	"github.com/tandemd/tandem/pkg/peer"
 	"github.com/tandemd/tandem/pkg/replicate"
+	"github.com/tandemd/tandem/pkg/replicate/release"
 	"github.com/tandemd/tandem/pkg/statefile"
 	"github.com/tandemd/tandem/pkg/zfs"
 )
@@ -42,6 +44,7 @@ import (
 // ZFS is what the daemon needs of ZFS: *zfs.ZFS, or the in-memory one of tests.
 type ZFS interface {
 	replicate.ZFS
+	release.ZFS
 	Storage(ctx context.Context, dataset string) (zfs.Storage, error)
 }
 
@@ -194,7 +197,7 @@ func (d *Daemon) Run(ctx context.Context, ready func()) error {
 			cancel(err)
 		}
 	}
-	srv := &http.Server{Handler: api.NewHandler(d.backend, d.log.Named("api")), ReadHeaderTimeout: 10 * time.Second}
+	srv := &http.Server{Handler: api.NewHandler(d.backend, d.log.Named("api")), ReadHeaderTimeout: 10 * time.Second, ConnContext: socket.ConnContext}
 	d.wg.Go(func() { fail("serve clients", ignoreClosed(srv.Serve(clients))) })
 	if ctx.Err() == nil {
 		d.log.Info("tandemd serves", zap.String("node", string(d.conf.NodeName)), zap.String("version", d.version),
@@ -215,7 +218,7 @@ func (d *Daemon) listen(ctx context.Context) (clients, peers net.Listener, err e
 	if peers, err = lc.Listen(ctx, "tcp", d.conf.Peer); err != nil {
 		return nil, nil, fmt.Errorf("listen for peers on %s (peer in the configuration): %w", d.conf.Peer, err)
 	}
-	if clients, err = api.Listen(ctx, d.conf.Socket); err != nil {
+	if clients, err = socket.Listen(ctx, d.conf.Socket); err != nil {
 		return nil, nil, errors.Join(err, peers.Close())
 	}
 	return clients, peers, nil

@@ -146,7 +146,7 @@ func (m *machine) tryStart() error {
 func cluster(t *testing.T, n int, changes ...func(*config.Config)) []*machine {
 	t.Helper()
 	first := newMachine(t, "n1", changes...)
-	if _, err := first.api.InitCluster(t.Context()); err != nil {
+	if _, err := first.api.InitCluster(t.Context(), api.InitRequest{Name: "lab"}); err != nil {
 		t.Fatal(err)
 	}
 	all := []*machine{first}
@@ -390,7 +390,7 @@ func TestBackend_Refusals(t *testing.T) {
 		},
 		"storage without dataset": {add(api.AddGuestRequest{ID: 101, Type: guest.VM, Name: "w", Volumes: []guest.Volume{lost}}), "tank/nowhere"},
 		"guest twice":             {add(api.AddGuestRequest{ID: 100, Type: guest.VM, Name: "w", Volumes: []guest.Volume{volume(101)}}), "exists already"},
-		"init twice":              {func() error { _, err := n[0].api.InitCluster(ctx); return err }, "is in cluster"},
+		"init twice":              {func() error { _, err := n[0].api.InitCluster(ctx, api.InitRequest{}); return err }, "is in cluster"},
 		"status of nobody":        {func() error { _, err := n[0].api.Status(ctx, api.Filter{Node: "n9"}); return err }, "node n9 is not a member"},
 		"run of nothing":          {func() error { return n[0].api.ScheduleNow(ctx, guest.JobID{Guest: 100, Number: 7}) }, "job 100-7 does not exist"},
 	} {
@@ -423,7 +423,7 @@ func ledgerIndependent(t *testing.T, m *machine) [2]any {
 
 func TestJoin_Refusals(t *testing.T) {
 	first := newMachine(t, "n1")
-	if _, err := first.api.InitCluster(t.Context()); err != nil {
+	if _, err := first.api.InitCluster(t.Context(), api.InitRequest{Name: "lab"}); err != nil {
 		t.Fatal(err)
 	}
 	token, err := first.api.Token(t.Context(), api.TokenRequest{})

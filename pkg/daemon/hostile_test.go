@@ -52,7 +52,7 @@ func newVictim(tb testing.TB) *victim {
 	v := &victim{machine: stoppedMachine(tb, "n1")}
 	v.logs = v.logged()
 	v.start()
-	if _, err := v.api.InitCluster(tb.Context()); err != nil {
+	if _, err := v.api.InitCluster(tb.Context(), api.InitRequest{}); err != nil {
 		tb.Fatal(err)
 	}
 	v.fake = newFake(tb, v.machine, "n2")

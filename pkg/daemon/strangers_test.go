@@ -216,7 +216,7 @@ func TestCluster_TwoClustersDoNotMix(t *testing.T) {
 	x := stoppedMachine(t, "x1")
 	logs := map[string]*observer.ObservedLogs{"x1": x.logged()}
 	x.start()
-	if _, err := x.api.InitCluster(t.Context()); err != nil {
+	if _, err := x.api.InitCluster(t.Context(), api.InitRequest{}); err != nil {
 		t.Fatal(err)
 	}
 	x2 := newMachine(t, "x2")
@@ -225,7 +225,7 @@ func TestCluster_TwoClustersDoNotMix(t *testing.T) {
 	}
 	x.quorate(2)
 	y := newMachine(t, "y1")
-	if _, err := y.api.InitCluster(t.Context()); err != nil {
+	if _, err := y.api.InitCluster(t.Context(), api.InitRequest{}); err != nil {
 		t.Fatal(err)
 	}
 	y2 := stoppedMachine(t, "y2")

@@ -52,7 +52,7 @@ func NewSource(o Options, link Link) (*Source, error) {
 		return nil, errors.New("replicate: a source needs a link to the other nodes")
 	}
 	return &Source{
-		o: o, link: link, locks: local.NewLocks(o.LockDir), bases: newBases(o.Store),
+		o: o, link: link, locks: o.Locks, bases: newBases(o.Store),
 		tokens: map[tokenKey]tokenSeen{}, seqs: map[guest.ID]uint64{},
 	}, nil
 }
@@ -166,7 +166,7 @@ func (s *Source) job(id guest.JobID) (release func(), err error) {
 func (s *Source) lockGuest(ctx context.Context, id guest.ID) (release func(), err error) {
 	wait, cancel := context.WithTimeout(ctx, s.o.LockWait)
 	defer cancel()
-	release, err = s.locks.Lock(wait, guestLock(id))
+	release, err = s.locks.Lock(wait, local.GuestLock(id))
 	if err != nil && wait.Err() != nil {
 		return nil, fault.Busy("it passes by itself, and the sync is tried again every minute",
 			"guest %s is locked: it is being moved, or another of its syncs takes long with a snapshot", id)
@@ -357,5 +357,3 @@ func (r *run) targets() []guest.NodeID {
 	}
 	return out
 }
-
-func guestLock(id guest.ID) string { return "guest-" + id.String() }

@@ -17,8 +17,17 @@ func (p Printer) Details(s api.Status, all bool) []string {
 		return lines
 	}
 	lines = append(lines, "Jobs     "+tally(jobs), "")
-	cluster := p.Cluster(s.Cluster)
-	lines = append(lines, cluster[1:]...)
+	lines = append(lines, p.clusterFacts(s.Cluster)...)
+	var storages []api.NodeStorages
+	for _, m := range s.Cluster.Members {
+		if len(m.Storages) == 0 {
+			continue
+		}
+		storages = append(storages, api.NodeStorages{Node: m.Name, Storages: m.Storages})
+	}
+	if len(storages) > 0 {
+		lines = append(append(lines, ""), p.Storages(storages)...)
+	}
 	if len(jobs) == 0 {
 		return append(lines, "", nothing(all))
 	}

@@ -19,6 +19,8 @@ const (
 	pathRun        = "/node/run"
 	pathWatch      = "/node/watch"
 	pathExplain    = "/node/explain"
+	pathRelease    = "/node/release"
+	pathLook       = "/node/look-for-volumes"
 )
 
 type runsRequest struct {
@@ -35,15 +37,13 @@ type jobRequest struct {
 // Handle answers the other nodes' backends.
 func (b *Backend) Handle(mux *http.ServeMux) {
 	peer.Handle(mux, pathStorages, func(ctx context.Context, _ struct{}) ([]api.Storage, error) {
-		return b.Storages.Look(ctx), nil
+		return b.Own.Look(ctx), nil
 	})
 	peer.Handle(mux, pathCheckGuest, func(ctx context.Context, g guest.Guest) (struct{}, error) {
-		c, err := b.cluster()
-		if err != nil {
-			return struct{}{}, err
-		}
-		return struct{}{}, c.Source.Check(ctx, g)
+		return struct{}{}, b.checkHere(ctx, g)
 	})
+	peer.Handle(mux, pathRelease, b.releaseHere)
+	peer.Handle(mux, pathLook, b.lookHere)
 	peer.Handle(mux, pathRuns, func(_ context.Context, r runsRequest) ([]history.Run, error) {
 		return b.runs(r.Job, r.N)
 	})

@@ -90,7 +90,7 @@ func (b *Backend) leftBy(ctx context.Context, s *ledger.State, j guest.Job) []st
 func (b *Backend) datasets(ctx context.Context, id guest.NodeID) map[string]string {
 	var storages []api.Storage
 	if id == b.Self {
-		storages = b.Storages.Look(ctx)
+		storages = b.Own.Look(ctx)
 	} else if c, err := b.cluster(); err == nil {
 		ctx, cancel := context.WithTimeout(ctx, c.Overview.Patience(id))
 		defer cancel()

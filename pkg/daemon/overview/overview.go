@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -37,6 +38,9 @@ type Overview struct {
 	Gossip   *gossip.Gossip
 	Node     *node.Node
 	Target   *replicate.Target
+	// Standing tells of generations and of this node's removal; what the ledger says
+	// is added. Nil: nothing.
+	Standing func() api.Standing
 	// Ask fetches the report of another node.
 	Ask func(ctx context.Context, id guest.NodeID) (*Report, error)
 
@@ -187,6 +191,7 @@ func (s Storages) Look(ctx context.Context) []api.Storage {
 	var out []api.Storage
 	for _, name := range s.Names() {
 		st := api.Storage{Name: name, Dataset: s.Datasets[name]}
+		st.Pool, _, _ = strings.Cut(st.Dataset, "/")
 		got, err := s.ZFS.Storage(ctx, st.Dataset)
 		if err != nil {
 			st.Error = err.Error()
@@ -216,20 +221,11 @@ func patience(alive map[guest.NodeID]bool, id guest.NodeID) time.Duration {
 }
 
 // Patience is how long a node has to answer: less where gossip calls it dead.
-func (o *Overview) Patience(id guest.NodeID) time.Duration { return patience(o.alive(), id) }
-
-// alive are the nodes that gossip sees alive.
-func (o *Overview) alive() map[guest.NodeID]bool {
-	out := map[guest.NodeID]bool{}
-	for _, m := range o.Gossip.Members() {
-		out[m.Node] = m.State == gossip.Alive
-	}
-	return out
-}
+func (o *Overview) Patience(id guest.NodeID) time.Duration { return patience(o.Alive(), id) }
 
 // reports asks all members at once; nil stands for those that did not answer.
 func (o *Overview) reports(ctx context.Context) map[guest.NodeID]*Report {
-	alive := o.alive()
+	alive := o.Alive()
 	out := map[guest.NodeID]*Report{}
 	var mu sync.Mutex
 	var wg sync.WaitGroup
@@ -286,6 +282,7 @@ func (o *Overview) Status(ctx context.Context, f api.Filter) api.Status {
 	}
 	if f == (api.Filter{}) {
 		out.Warnings = append(out.Warnings, o.disagreements(s, out.Time)...)
+		out.Warnings = append(out.Warnings, out.Cluster.Alarms...)
 	}
 	return out
 }
