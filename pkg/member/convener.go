@@ -23,6 +23,9 @@ type Seat interface {
 	// Outlived, Left and Yielding, which the Convener adds. It is cheap, and
 	// does not call the Convener.
 	Claim() rules.Claim
+	// Refuse has commands refused here, for that reason, until Refuse(nil); it
+	// returns when none is on its way to the log any more.
+	Refuse(reason error)
 	// Yield takes this node into the generation of the state: the book, raft,
 	// the key of gossip. The old folder stays.
 	Yield(ctx context.Context, to *ledger.State) error
@@ -64,8 +67,6 @@ type Convener struct {
 	ages     *rules.Ages
 	outlives rules.Outliving
 	yielding string
-	acting   int           // commands under way
-	quiet    chan struct{} // closed when there are none, where somebody waits for it
 	left     []string
 	leader   guest.NodeID // the last other one of this generation; this node itself once it was cleared
 	of       string       // the generation to which leader belongs
@@ -228,6 +229,7 @@ func (c *Convener) whom() []guest.NodeID {
 }
 
 func (c *Convener) ask(ctx context.Context, nodes []guest.NodeID) round {
+	before := c.Claim()
 	answers := askAll(ctx, nodes, c.o.Peers.Ask)
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -249,7 +251,10 @@ func (c *Convener) ask(ctx context.Context, nodes []guest.NodeID) round {
 		claims = append(claims, a.Claim)
 	}
 	r.Ours = c.claim()
-	c.outlives.Look(r.Ours, claims)
+	if before.Generation == r.Ours.Generation && r.Ours.Quorate {
+		// Its quorum as it was before the others told their forks' ages: rather too short than too long.
+		c.outlives.Look(before, claims)
+	}
 	r.Ours.Outlived = c.outlives.Forks()
 	r.Leader = c.leader
 	if known := c.o.Book.Current(); known.Generation == r.Ours.Generation {
@@ -264,8 +269,9 @@ func (c *Convener) look(ctx context.Context) {
 		return
 	}
 	defer c.give()
-	r := c.ask(ctx, c.whom())
-	if r.Restless() {
+	some := c.whom()
+	r := c.ask(ctx, some)
+	if r.Restless() && len(some) < len(c.members()) {
 		r = c.ask(ctx, c.members()) // the whole picture
 	}
 	d := r.Decide()

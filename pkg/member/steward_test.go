@@ -73,14 +73,14 @@ func (c *chamber) dies(n int) {
 
 func (c *chamber) must(t *testing.T, op ledger.Op) {
 	t.Helper()
-	if err := c.Propose(t.Context(), op); err != nil {
-		t.Fatal(err)
-	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.log = nil
+	if err := c.apply(op); err != nil {
+		t.Fatal(err)
+	}
 }
 
+// Propose is the steward's; what it did is told by did.
 func (c *chamber) Propose(_ context.Context, op ledger.Op) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -88,6 +88,14 @@ func (c *chamber) Propose(_ context.Context, op ledger.Op) error {
 		c.log = append(c.log, "failed")
 		return errors.New("not quorate")
 	}
+	err := c.apply(op)
+	if err == nil {
+		c.log = append(c.log, strings.TrimPrefix(fmt.Sprintf("%T", op), "ledger."))
+	}
+	return err
+}
+
+func (c *chamber) apply(op ledger.Op) error {
 	data, err := ledger.Command{ID: fmt.Sprint(c.index), Op: op}.Encode()
 	if err != nil {
 		return err
@@ -96,9 +104,6 @@ func (c *chamber) Propose(_ context.Context, op ledger.Op) error {
 	out, err := c.machine.Apply(c.index, data)
 	if err == nil && out.Refused != "" {
 		err = errors.New(out.Refused)
-	}
-	if err == nil {
-		c.log = append(c.log, strings.TrimPrefix(fmt.Sprintf("%T", op), "ledger."))
 	}
 	return err
 }

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"sync"
 	"time"
 
 	"go.uber.org/zap"
@@ -27,7 +26,8 @@ func (c *Convener) goOver(ctx context.Context, d rules.Decision) error {
 	to := d.Verdict.Winner
 	c.setYielding(to)
 	defer c.setYielding("")
-	if err := c.quiesce(ctx); err != nil {
+	defer c.o.Seat.Refuse(nil)
+	if err := c.quiesce(ctx, d.Verdict.Reason); err != nil {
 		return err
 	}
 	r := c.ask(ctx, c.members())
@@ -55,40 +55,17 @@ func (c *Convener) goOver(ctx context.Context, d rules.Decision) error {
 	return nil
 }
 
-// Act is asked before each command, and before a guest is started: it refuses
-// while this node goes over to another generation. done is called when nothing
-// more can become of the command.
-func (c *Convener) Act() (done func(), err error) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.yielding != "" {
-		return nil, rules.Refuse("try again in some seconds", "this node is going over to generation %s", rules.Short(c.yielding))
-	}
-	c.acting++
-	return sync.OnceFunc(func() {
-		c.mu.Lock()
-		defer c.mu.Unlock()
-		if c.acting--; c.acting == 0 && c.quiet != nil {
-			close(c.quiet)
-			c.quiet = nil
-		}
-	}), nil
-}
-
-// quiesce waits until no command is under way.
-func (c *Convener) quiesce(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, fetchTimeout)
+// quiesce ends the acting of this node: no command is taken, and those under way
+// have ended when it returns nil.
+func (c *Convener) quiesce(ctx context.Context, reason string) error {
+	// Not even the caller's end cuts it short: Refuse(nil) must not come before Refuse.
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), fetchTimeout)
 	defer cancel()
-	c.mu.Lock()
-	if c.acting == 0 {
-		c.mu.Unlock()
-		return nil
-	}
-	if c.quiet == nil {
-		c.quiet = make(chan struct{})
-	}
-	quiet := c.quiet
-	c.mu.Unlock()
+	quiet := make(chan struct{})
+	go func() { // A hanging disk can hold a command up; it ends with raft at the latest.
+		c.o.Seat.Refuse(rules.Refuse("try again in some seconds", "%s", reason))
+		close(quiet)
+	}()
 	select {
 	case <-quiet:
 		return nil

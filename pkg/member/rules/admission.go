@@ -106,9 +106,9 @@ func Admission(own Own, remembered map[guest.NodeID]Record, need int, silent []s
 
 // olderThan says how a node's disk is older than what was heard of it. The last
 // index is held against what was applied, because raft rightly cuts what was not
-// confirmed.
+// confirmed. The same start twice is no sign: a full disk does not count.
 func olderThan(own Own, r Record) string {
-	if r.Boots != 0 && own.Boots <= r.Boots {
+	if own.Boots < r.Boots {
 		return fmt.Sprintf("start %d of its daemon, this is start %d", r.Boots, own.Boots)
 	}
 	i := slices.IndexFunc(r.Marks, func(m Mark) bool { return m.Generation == own.Generation })

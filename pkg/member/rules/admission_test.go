@@ -31,7 +31,8 @@ func TestAdmission(t *testing.T) {
 		{"ledger shorter", []rules.Record{heard(7, rules.Mark{Generation: "X", Term: 5, Applied: 101})}, 1, rules.GateSetAside, "ledger index 101, here 100", 0},
 		{"before enough have answered", []rules.Record{heard(7, rules.Mark{Generation: "X", Term: 6})}, 3, rules.GateSetAside, "term 6, here 5", 0},
 		{"an older image by its starts", []rules.Record{heard(12)}, 1, rules.GateSetAside, "start 12 of its daemon, this is start 8", 13},
-		{"the same start twice", []rules.Record{heard(8)}, 1, rules.GateSetAside, "start 8 of its daemon", 9},
+		{"the same start twice, on a full disk", []rules.Record{heard(8)}, 1, rules.GateStart, "", 0},
+		{"the same start twice, with a lower term", []rules.Record{heard(8, rules.Mark{Generation: "X", Term: 6})}, 1, rules.GateSetAside, "term 6, here 5", 9},
 		{"marks of another generation", []rules.Record{heard(7, rules.Mark{Generation: "A", Term: 50, Applied: 1000})}, 1, rules.GateStart, "", 0},
 		{"the highest of several", []rules.Record{heard(7), heard(20), heard(9)}, 3, rules.GateSetAside, "the disk was put back to an earlier state", 21},
 	} {
@@ -85,7 +86,7 @@ func TestAdmission_OnlyTheWayBackIsRefused(t *testing.T) {
 			return
 		}
 		image.Boots++ // counted at its start
-		if v := rules.Admission(*image, all, 1, nil); ahead && heard.Boots >= image.Boots && v.Kind != rules.GateSetAside {
+		if v := rules.Admission(*image, all, 1, nil); ahead && heard.Boots > image.Boots && v.Kind != rules.GateSetAside {
 			t.Fatalf("an old image was let in: %+v, heard %+v", *image, heard)
 		}
 	})

@@ -3,7 +3,6 @@ package rules_test
 import (
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -96,55 +95,5 @@ func TestPlanRemoval_ADeadNodeOfTwoWhileForced(t *testing.T) {
 	p := rules.PlanRemoval(s, "n2", rules.RemovalFacts{Quorate: true, Leader: nodeID(1), Alive: set(1), Voters: set(1), Force: true})
 	if p.Refusal != nil || !p.Op.Force || !strings.Contains(strings.Join(p.Leaves, "\n"), "removed on forced quorum") {
 		t.Errorf("got %+v", p)
-	}
-}
-
-func TestAttempts(t *testing.T) {
-	now := time.Unix(1_800_000_000, 0)
-	var a rules.Attempts
-	take := func(n int, format string) (last time.Duration) {
-		for range n {
-			last = a.Take(format, now)
-		}
-		return last
-	}
-	if wait := take(5, "192.0.2.1:5000"); wait != 0 {
-		t.Errorf("five attempts: wait %v", wait)
-	}
-	if wait := take(1, "192.0.2.1:6000"); wait != 10*time.Second {
-		t.Errorf("the sixth, from another port: wait %v", wait)
-	}
-	if wait := take(1, "192.0.2.2:5000"); wait != 0 {
-		t.Errorf("another host: wait %v", wait)
-	}
-	take(5, "[2001:db8::1]:5000")
-	if wait := take(1, "[2001:db8::ffff]:5000"); wait == 0 {
-		t.Error("another address of the same IPv6 network may go on")
-	}
-	now = now.Add(10 * time.Second)
-	if wait := take(1, "192.0.2.1:5000"); wait != 0 {
-		t.Errorf("after 10 s: wait %v", wait)
-	}
-	now = now.Add(-20_000 * time.Hour)
-	if wait := take(1, "192.0.2.1:5000"); wait != 0 {
-		t.Errorf("the clock was set back: wait %v", wait)
-	}
-}
-
-func TestAttempts_ManyAddressesTakeNoMoreMemory(t *testing.T) {
-	now := time.Unix(1_800_000_000, 0)
-	var a rules.Attempts
-	refused := 0
-	for i := range 5_000 {
-		addr := "[2001:db8:" + string("0123456789abcdef"[i>>8&15]) + string("0123456789abcdef"[i>>4&15]) + ":" + string("0123456789abcdef"[i&15]) + string("0123456789abcdef"[i>>12&15]) + "::1]:1"
-		if a.Take(addr, now) > 0 {
-			refused++
-		}
-	}
-	if refused == 0 {
-		t.Error("5,000 addresses at once are all remembered")
-	}
-	if wait := a.Take("192.0.2.1:5000", now.Add(time.Minute)); wait != 0 {
-		t.Errorf("a minute later: wait %v", wait)
 	}
 }
