@@ -1,0 +1,155 @@
+package sim
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"maps"
+	"math"
+	"slices"
+	"time"
+
+	"github.com/tandemd/tandem/pkg/ledger"
+)
+
+const (
+	// settleWithin is how soon a cluster is one again after faults ended.
+	settleWithin = 60 * time.Second
+	// lingers is how long after that commands may still be on their way.
+	lingers = settledAfter + 10*time.Second
+)
+
+// heal ends all faults and turns everything on.
+func (c *cluster) heal() {
+	close(c.healing)
+	c.repairs.Wait()
+	for _, m := range c.present() {
+		m.turnOn()
+	}
+}
+
+// settle waits until the cluster is one again, and audits it. A conflict of
+// generations that no rule decides is decided by an operator.
+func (c *cluster) settle() {
+	defer c.gossiping()()
+	begun := c.now()
+	for c.now()-begun < settleWithin {
+		if why := c.torn(); why == "" {
+			c.settled = c.now() - begun
+			c.audit()
+			return
+		}
+		c.dismiss()
+		if c.decideConflict() {
+			begun = c.now()
+		}
+		select {
+		case <-time.After(time.Second):
+		case <-c.judge.broken:
+			return
+		}
+	}
+	c.judge.blame("not one cluster again within %s: %s", settleWithin, c.torn())
+}
+
+// torn says why the cluster is not one; empty: it is.
+func (c *cluster) torn() string {
+	var first *process
+	var state *ledger.State
+	for _, m := range c.present() {
+		p := m.running()
+		if p == nil || p.consensus() == nil {
+			return short(m.id) + " does not run"
+		}
+		if err := p.cons.Err(); err != nil {
+			return fmt.Sprintf("%s does not follow: %v", short(m.id), err)
+		}
+		view := p.cons.View()
+		if _, listed := view.Members[m.id]; !listed {
+			return short(m.id) + " is not in its own list"
+		}
+		if !p.cons.Quorate() {
+			return fmt.Sprintf("%s is not quorate (generation %s, applied %d)", short(m.id), p.cons.Generation(), view.Index)
+		}
+		if first == nil {
+			first, state = p, view
+		}
+		if view.Generation != state.Generation || view.Changed != state.Changed || fingerprint(view) != fingerprint(state) {
+			return fmt.Sprintf("%s has generation %s changed at %d, %s has %s changed at %d",
+				short(m.id), view.Generation, view.Changed, short(first.id), state.Generation, state.Changed)
+		}
+	}
+	if first == nil {
+		return "nothing runs"
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), proposeTimeout)
+	defer cancel()
+	if err := first.cons.Confirm(ctx); err != nil {
+		return fmt.Sprintf("%s confirms no read: %v", short(first.id), err)
+	}
+	return ""
+}
+
+// dismiss is an operator who turns off what is no member: its removal was done
+// after all, or it joined a generation that was given up.
+func (c *cluster) dismiss() {
+	lead := c.leader()
+	if lead == nil || !lead.cons.Quorate() {
+		return
+	}
+	view := lead.cons.View()
+	for _, p := range c.running() {
+		if _, listed := view.Members[p.id]; listed || p.consensus() != nil && p.cons.Quorate() {
+			continue
+		}
+		p.m.leave()
+	}
+}
+
+// decideConflict is an operator who sees the alarm and lets the generation yield
+// that fewer nodes are in.
+func (c *cluster) decideConflict() bool {
+	members := map[string][]*process{}
+	alarm := false
+	for _, p := range c.ready() {
+		alarm = alarm || p.convener.Status().Alarm != ""
+		members[p.cons.Generation()] = append(members[p.cons.Generation()], p)
+	}
+	if !alarm || len(members) < 2 {
+		return false
+	}
+	generations := slices.SortedFunc(maps.Keys(members), func(a, b string) int {
+		return cmp.Or(cmp.Compare(len(members[a]), len(members[b])), cmp.Compare(a, b))
+	})
+	loser, winner := generations[0], generations[len(generations)-1]
+	for _, p := range members[loser] {
+		ctx, cancel := context.WithTimeout(p.life, patience)
+		err := p.convener.Yield(ctx, winner)
+		cancel()
+		if err == nil {
+			c.alarms++
+			return true
+		}
+	}
+	return false
+}
+
+// audit holds what all nodes have in the end against what clients were told.
+func (c *cluster) audit() {
+	var all [][]ledger.Change
+	common := uint64(math.MaxUint64)
+	for _, p := range c.ready() {
+		view, history := p.cons.View(), p.cons.History()
+		c.judge.audit(short(p.id), view, history)
+		all, common = append(all, history), min(common, view.Changed)
+		for _, h := range history {
+			c.tags[h.By] = true
+		}
+	}
+	for i, history := range all {
+		all[i] = slices.DeleteFunc(history, func(h ledger.Change) bool { return h.Index > common })
+		if !slices.Equal(all[i], all[0]) {
+			c.judge.blame("the nodes agree on the ledger, and not on its history up to index %d", common)
+		}
+	}
+}
