@@ -7,6 +7,7 @@ import (
 	"maps"
 	"math"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/tandemd/tandem/pkg/ledger"
@@ -49,7 +50,24 @@ func (c *cluster) settle() {
 			return
 		}
 	}
-	c.judge.blame("not one cluster again within %s: %s", settleWithin, c.torn())
+	c.judge.blame("not one cluster again within %s: %s\n%s", settleWithin, c.torn(), c.scene())
+}
+
+// scene is how each node sees it, for people.
+func (c *cluster) scene() string {
+	var b strings.Builder
+	for _, p := range c.running() {
+		fmt.Fprintf(&b, "  %s: ", short(p.id))
+		if p.consensus() == nil {
+			b.WriteString("in no cluster\n")
+			continue
+		}
+		s, at := p.convener.Status(), p.cons.Progress()
+		fmt.Fprintf(&b, "generation %s, term %d, index %d, applied %d, command %d/%d, leader %q, quorate for %s, waiting %q, alarm %q, reason %q, others %v, removed %v\n",
+			at.Generation, at.Term, at.LastIndex, at.Applied, at.LastCommandTerm, at.LastCommand, at.Leader, at.QuorateFor.Round(time.Second),
+			p.gate.Waiting(), s.Alarm, s.Reason, s.Others, s.Removed)
+	}
+	return b.String()
 }
 
 // torn says why the cluster is not one; empty: it is.

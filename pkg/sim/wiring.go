@@ -41,11 +41,7 @@ func (p *process) serve(ctx context.Context, from guest.NodeID, request any) (an
 		}
 		return cons.ApplyHere(ctx, r.command)
 	case askLedger:
-		cons := p.consensus()
-		if cons == nil {
-			return nil, errStarting
-		}
-		return cons.View(), nil
+		return p.book.Current(), nil
 	default:
 		return nil, fmt.Errorf("there is no call %T", request)
 	}
@@ -100,7 +96,7 @@ func (p peers) Ask(ctx context.Context, node guest.NodeID) (member.Answer, error
 	return a, err
 }
 
-// Ledger fetches the ledger as a member has applied it.
+// Ledger fetches what a member knows of the ledger.
 func (p peers) Ledger(ctx context.Context, node guest.NodeID) (*ledger.State, error) {
 	v, err := p.host.Call(ctx, node, askLedger{})
 	if err != nil {
