@@ -311,7 +311,7 @@ func TestMachine_AnySequenceKeepsItWhole(t *testing.T) {
 					Node: nodeID(1), By: "operator@n1", At: 1_800_000_000,
 				}
 				for _, m := range []*ledger.Machine{a.m, b.m} {
-					if err := m.Fork(f); err != nil {
+					if err := m.Fork(f, d.s); err != nil {
 						rt.Fatal(err)
 					}
 				}
