@@ -130,7 +130,7 @@ func (p *process) forks(ctx context.Context) {
 		}
 		// What stands in the log counts as done: the judge holds the fork to it.
 		p.c.judge.forks(f.Parent, f.Generation, tagged(p.m.disk.Commands(f.Parent)))
-		return p.cons.Fork(ctx, f)
+		return p.cons.Fork(ctx, f, state)
 	})
 	if err == nil {
 		p.gate.Override()

@@ -108,19 +108,14 @@ func (c *cluster) torn() string {
 	return ""
 }
 
-// dismiss is an operator who turns off what is no member: its removal was done
-// after all, or it joined a generation that was given up.
+// dismiss is an operator who turns off what is on nobody else's list: its removal
+// was done after all, or it joined a generation that was given up.
 func (c *cluster) dismiss() {
-	lead := c.leader()
-	if lead == nil || !lead.cons.Quorate() {
-		return
-	}
-	view := lead.cons.View()
-	for _, p := range c.running() {
-		if _, listed := view.Members[p.id]; listed || p.consensus() != nil && p.cons.Quorate() {
-			continue
+	up := c.running()
+	for _, p := range up {
+		if len(up) > 1 && !slices.ContainsFunc(up, func(q *process) bool { return q != p && q.knows(p.id) }) {
+			p.m.leave()
 		}
-		p.m.leave()
 	}
 }
 
@@ -139,14 +134,16 @@ func (c *cluster) decideConflict() bool {
 	generations := slices.SortedFunc(maps.Keys(members), func(a, b string) int {
 		return cmp.Or(cmp.Compare(len(members[a]), len(members[b])), cmp.Compare(a, b))
 	})
-	loser, winner := generations[0], generations[len(generations)-1]
-	for _, p := range members[loser] {
-		ctx, cancel := context.WithTimeout(p.life, patience)
-		err := p.convener.Yield(ctx, winner)
-		cancel()
-		if err == nil {
-			c.alarms++
-			return true
+	winner := generations[len(generations)-1]
+	for _, loser := range generations[:len(generations)-1] {
+		for _, p := range members[loser] {
+			ctx, cancel := context.WithTimeout(p.life, patience)
+			err := p.convener.Yield(ctx, winner)
+			cancel()
+			if err == nil {
+				c.alarms++
+				return true
+			}
 		}
 	}
 	return false
