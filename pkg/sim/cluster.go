@@ -50,6 +50,7 @@ type cluster struct {
 	outcomes []outcome
 	serial   int
 	alarms   int
+	rescues  int
 	settled  time.Duration
 	tags     map[string]bool // of the commands in the ledger, at the end
 	restored time.Duration   // when a disk was put back last

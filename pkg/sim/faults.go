@@ -237,9 +237,7 @@ func (c *cluster) restore(f Fault, m *machine) bool {
 	c.mu.Lock()
 	due := c.restored == 0 || c.now()-c.restored > restoreEvery
 	c.mu.Unlock()
-	// The others must have heard how far it was, or nobody can tell.
-	lead := c.leader()
-	if !due || lead == nil || len(c.ready()) < len(c.present()) || !m.powerCut() {
+	if !due || !c.whole() || !m.powerCut() {
 		return false
 	}
 	m.restore(imageAge)
@@ -248,6 +246,29 @@ func (c *cluster) restore(f Fault, m *machine) bool {
 	c.mu.Unlock()
 	c.after(f.For/4, m.turnOn)
 	return true
+}
+
+// whole says whether a cluster of one generation, with a majority without this
+// machine, has heard of it how far it was: otherwise nobody can tell that its disk
+// is an older one, and no cluster can bear that.
+func (c *cluster) whole() bool {
+	lead, up := c.leader(), c.ready()
+	if lead == nil || len(up) < len(c.present()) {
+		return false
+	}
+	for _, p := range up {
+		if !p.cons.Quorate() || p.cons.Generation() != lead.cons.Generation() {
+			return false
+		}
+	}
+	servers, err := lead.cons.Servers()
+	votes := 0
+	for _, s := range servers {
+		if s.Voter {
+			votes++
+		}
+	}
+	return err == nil && votes >= minNodes
 }
 
 // picturing keeps images of all disks while faults go on.

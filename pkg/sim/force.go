@@ -97,7 +97,7 @@ func (c *cluster) comeBack(f Fault, m *machine, all []*machine) {
 	}
 }
 
-// expect is `tandem cluster expected 1` on a node.
+// expect is `tandem cluster expected` on a node.
 func (c *cluster) expect(m *machine) {
 	p := m.running()
 	if p == nil || p.consensus() == nil {
@@ -118,7 +118,7 @@ func (p *process) forks(ctx context.Context) {
 		State: state, Answers: p.convener.Survey(ctx), Ours: p.convener.Claim(), Removed: p.convener.Status().Removed,
 	}
 	facts.Voters, _ = council{p.cons}.Suffrage() // Not known while it waits at its gate.
-	if rules.CheckExpected(1, facts) != nil {
+	if !forcible(facts) {
 		return
 	}
 	f := member.NewFork(state, p.id, "operator", p.m.wall())
@@ -135,6 +135,17 @@ func (p *process) forks(ctx context.Context) {
 	if err == nil {
 		p.gate.Override()
 	}
+}
+
+// forcible says whether quorum can be forced with any number of expected votes; the
+// refusals tell an operator the right one.
+func forcible(f rules.ExpectedFacts) bool {
+	for votes := range maxNodes {
+		if rules.CheckExpected(votes+1, f) == nil {
+			return true
+		}
+	}
+	return false
 }
 
 // tagged are the tags of the commands in a log, by index.

@@ -41,7 +41,7 @@ func (c *cluster) settle() {
 			return
 		}
 		c.dismiss()
-		if c.decideConflict() {
+		if c.decideConflict() || c.o.Profile == Forced && c.now()-begun > settleWithin/2 && c.rescue() {
 			begun = c.now()
 		}
 		select {
@@ -119,6 +119,23 @@ func (c *cluster) dismiss() {
 	}
 }
 
+// rescue is an operator who sees that nothing is quorate, because disks were put
+// back or lost, and forces quorum where the rules let it.
+func (c *cluster) rescue() bool {
+	up := c.ready()
+	if slices.ContainsFunc(up, func(p *process) bool { return p.cons.Quorate() }) {
+		return false
+	}
+	for _, p := range up {
+		before := p.cons.Generation()
+		if c.expect(p.m); p.cons.Generation() != before {
+			c.rescues++
+			return true
+		}
+	}
+	return false
+}
+
 // decideConflict is an operator who sees the alarm and lets the generation yield
 // that fewer nodes are in.
 func (c *cluster) decideConflict() bool {
@@ -131,8 +148,14 @@ func (c *cluster) decideConflict() bool {
 	if !alarm || len(members) < 2 {
 		return false
 	}
+	worth := func(generation string) int {
+		if slices.ContainsFunc(members[generation], func(p *process) bool { return p.cons.Quorate() }) {
+			return maxNodes + len(members[generation])
+		}
+		return len(members[generation])
+	}
 	generations := slices.SortedFunc(maps.Keys(members), func(a, b string) int {
-		return cmp.Or(cmp.Compare(len(members[a]), len(members[b])), cmp.Compare(a, b))
+		return cmp.Or(cmp.Compare(worth(a), worth(b)), cmp.Compare(a, b))
 	})
 	winner := generations[len(generations)-1]
 	for _, loser := range generations[:len(generations)-1] {
@@ -144,6 +167,15 @@ func (c *cluster) decideConflict() bool {
 				c.alarms++
 				return true
 			}
+		}
+	}
+	// A generation can be led by a node that joined only there: the others do not
+	// know it, so that it never meets them, and those who follow it must not decide.
+	view := members[winner][0].book.Current()
+	for _, p := range c.running() {
+		if _, listed := view.Members[p.id]; !listed {
+			p.m.leave()
+			return true
 		}
 	}
 	return false

@@ -51,8 +51,9 @@ type Result struct {
 	Commands, Reads map[Verdict]int
 	// Messages were sent, of which Lost did not arrive.
 	Messages, Lost uint64
-	// Generations is how many there were; Alarms how many meetings needed a person.
-	Generations, Alarms int
+	// Generations is how many there were; Alarms how many of their meetings needed a
+	// person, Rescues how often nothing was quorate in the end but for a person.
+	Generations, Alarms, Rescues int
 	// Settled is how long the cluster took to become one again.
 	Settled time.Duration
 	// Problems are violations; the first ones tell most.
@@ -105,7 +106,7 @@ func (c *cluster) result() Result {
 	defer c.mu.Unlock()
 	r := Result{
 		Options: c.o, Nodes: c.size, Faults: c.faults, Commands: c.commands, Reads: c.reads,
-		NodeTime: c.now() * time.Duration(c.size), Generations: len(c.judge.worlds), Alarms: c.alarms, Settled: c.settled,
+		NodeTime: c.now() * time.Duration(c.size), Generations: len(c.judge.worlds), Alarms: c.alarms, Rescues: c.rescues, Settled: c.settled,
 		Problems: c.judge.found(),
 	}
 	r.Messages, r.Lost = c.net.Sent()
@@ -133,7 +134,7 @@ func pick[T any](rng *rand.Rand, all []T) (one T, ok bool) {
 
 // String is the result as one line.
 func (r Result) String() string {
-	return fmt.Sprintf("seed %d %s: %d nodes, %s of node time, faults %v, commands %v, reads %v, %d generations, %d alarms, settled in %s, problems %q",
-		r.Options.Seed, r.Options.Profile, r.Nodes, r.NodeTime.Round(time.Second), r.Faults, r.Commands, r.Reads, r.Generations, r.Alarms,
+	return fmt.Sprintf("seed %d %s: %d nodes, %s of node time, faults %v, commands %v, reads %v, %d generations, %d alarms, %d rescues, settled in %s, problems %q",
+		r.Options.Seed, r.Options.Profile, r.Nodes, r.NodeTime.Round(time.Second), r.Faults, r.Commands, r.Reads, r.Generations, r.Alarms, r.Rescues,
 		r.Settled, slices.Clone(r.Problems))
 }
