@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"sync"
 	"time"
+
+	"github.com/tandemd/tandem/pkg/consensus/guard"
 )
 
 // clearance is the leave to act that a leader gets once in each leadership: before
@@ -45,7 +47,7 @@ func (c *clearance) begin(r *run, ask func(context.Context) error) *question {
 	q := &question{cancel: cancel, done: make(chan struct{})}
 	c.term, c.ask = term, q
 	if c.closed {
-		q.err = errStopped
+		q.err = guard.ErrStopped
 		close(q.done)
 		return q
 	}

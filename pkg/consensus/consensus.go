@@ -121,6 +121,10 @@ type Consensus struct {
 	closed bool
 	// emptied is the generation whose stores were set aside: new ones do not vote.
 	emptied string
+
+	life context.Context
+	end  context.CancelFunc
+	wg   sync.WaitGroup
 	// stopped tells why no raft runs, where that is not just a moment.
 	stopped atomic.Pointer[error]
 }
@@ -139,6 +143,7 @@ func Open(o Options) (*Consensus, error) {
 		return nil, err
 	}
 	c := &Consensus{opts: o.withDefaults(), news: newNews()}
+	c.life, c.end = context.WithCancel(context.Background())
 	if o.Hold {
 		c.generation.Store(&o.Generation)
 		c.shown.Store(newFSM(c.news))
@@ -184,6 +189,8 @@ func (c *Consensus) enter(r *run) {
 
 // Close stops raft and closes its stores.
 func (c *Consensus) Close() error {
+	defer c.wg.Wait()
+	c.end()
 	c.change.Lock()
 	defer c.change.Unlock()
 	c.closed = true

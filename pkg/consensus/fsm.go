@@ -7,6 +7,7 @@ import (
 
 	"github.com/hashicorp/raft"
 
+	"github.com/tandemd/tandem/pkg/consensus/guard"
 	"github.com/tandemd/tandem/pkg/ledger"
 )
 
@@ -73,7 +74,7 @@ func (f *fsm) apply(l *raft.Log) (ledger.Outcome, error) {
 	defer f.mu.Unlock()
 	switch {
 	case f.stopped:
-		return ledger.Outcome{}, errStopped
+		return ledger.Outcome{}, guard.ErrStopped
 	case f.failed != nil:
 		return ledger.Outcome{}, f.failed
 	}

@@ -4,10 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/hashicorp/raft"
 	"go.uber.org/zap"
 
+	"github.com/tandemd/tandem/pkg/consensus/guard"
 	"github.com/tandemd/tandem/pkg/ledger"
 )
 
@@ -31,12 +33,32 @@ func (c *Consensus) Switch(ctx context.Context, generation string) error {
 func (c *Consensus) SetAside(ctx context.Context) error {
 	generation := c.Generation()
 	return c.changeTo(ctx, generation, "set this node's copy of the ledger aside", func() error {
+		if again, err := c.isEmptied(generation); again || err != nil {
+			return err
+		}
 		if err := c.opts.Rooms.SetAside(generation); err != nil {
 			return err
 		}
 		c.emptied = generation
 		return nil
 	})
+}
+
+// isEmptied says whether the stores took the place of others already, and were not
+// filled since: there is nothing in them to be kept.
+func (c *Consensus) isEmptied(generation string) (bool, error) {
+	s, err := c.opts.Rooms.Open(generation)
+	if _, broken := errors.AsType[*RoomError](err); broken {
+		return false, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	mark, err := s.Stable.GetUint64([]byte(keyVoteless))
+	if err != nil && err.Error() == "not found" {
+		err = nil
+	}
+	return mark != 0, errors.Join(err, s.close())
 }
 
 // Fork makes the generation that f names from this node's ledger, its unconfirmed
@@ -69,20 +91,27 @@ func (c *Consensus) changeTo(ctx context.Context, generation, what string, betwe
 	if err := ctx.Err(); err != nil {
 		return fmt.Errorf("%s: %w", what, context.Cause(ctx))
 	}
-	old, held := c.Generation(), true
+	old, ran := c.Generation(), false
+	failed := func(err error) error {
+		err = fmt.Errorf("%s: %w", what, err)
+		if !ran {
+			return err
+		}
+		return c.back(old, err)
+	}
 	if r := c.current.Swap(nil); r != nil {
-		held = false
+		ran = true
 		c.news.tell()
 		if err := r.stop(); err != nil {
-			return c.back(old, held, fmt.Errorf("%s: %w", what, err))
+			return failed(err)
 		}
 	}
 	if err := between(); err != nil {
-		return c.back(old, held, fmt.Errorf("%s: %w", what, err))
+		return failed(err)
 	}
 	if c.opts.Entered != nil && generation != old {
 		if err := c.opts.Entered(generation); err != nil {
-			return c.back(old, held, fmt.Errorf("%s: %w", what, err))
+			return failed(err)
 		}
 	}
 	r, err := c.start(generation)
@@ -90,28 +119,52 @@ func (c *Consensus) changeTo(ctx context.Context, generation, what string, betwe
 		if c.opts.Entered != nil && generation != old {
 			err = errors.Join(err, c.opts.Entered(old))
 		}
-		return c.back(old, held, fmt.Errorf("%s: %w", what, err))
+		return failed(err)
 	}
 	c.enter(r)
 	c.opts.Logger.Info("in another generation of the ledger", zap.String("generation", generation), zap.String("before", old))
 	return nil
 }
 
-// back starts the old generation again after a change failed with err, unless no
-// raft ran before.
-func (c *Consensus) back(old string, held bool, err error) error {
-	if held {
-		return err
-	}
+// back starts the old generation again after a change failed with err.
+func (c *Consensus) back(old string, err error) error {
 	r, again := c.start(old)
 	if again != nil {
 		err = errors.Join(err, fmt.Errorf("go back to generation %s: %w", old, again))
 		c.stopped.Store(&err)
 		c.news.tell()
+		c.wg.Go(func() { c.keepGoingBack(old) })
 		return err
 	}
 	c.enter(r)
 	return err
+}
+
+// backAgain is how long a node that could not go back waits for its next try: a
+// write that hung lets go of the old stores at some time.
+const backAgain = 5 * time.Second
+
+// keepGoingBack tries to start the old generation until something runs.
+func (c *Consensus) keepGoingBack(old string) {
+	for {
+		select {
+		case <-time.After(backAgain):
+		case <-c.life.Done():
+			return
+		}
+		c.change.Lock()
+		done := c.closed || c.current.Load() != nil
+		if !done {
+			if r, err := c.start(old); err == nil {
+				c.enter(r)
+				done = true
+			}
+		}
+		c.change.Unlock()
+		if done {
+			return
+		}
+	}
 }
 
 // copyTo writes what the old stores hold into a draft of the new generation, as
@@ -125,7 +178,7 @@ func (c *Consensus) copyTo(f ledger.Fork, known *ledger.State, old Stores) error
 	if found.empty {
 		return errors.New("this node has no ledger to go on with")
 	}
-	f.Index, f.Term = found.last.index, found.last.term
+	f.Index, f.Term = found.last.Index, found.last.Term
 	draft, err := c.opts.Rooms.Draft(f.Generation)
 	if err != nil {
 		return err
@@ -138,7 +191,7 @@ func (c *Consensus) copyTo(f ledger.Fork, known *ledger.State, old Stores) error
 	machine := &forker{fsm: newFSM(newNews()), fork: f, known: known}
 	err = raft.RecoverCluster(c.config(), machine, logs, old.Stable, redirected{old.Snapshots, draft.Snapshots}, nowhere, c.alone())
 	if err == nil {
-		err = draft.Stable.SetUint64([]byte(keyCurrentTerm), found.term)
+		err = draft.Stable.SetUint64([]byte(guard.KeyTerm), found.term)
 	}
 	return errors.Join(err, draft.close())
 }
@@ -196,5 +249,5 @@ func Look(rooms Rooms, generation string) (Mark, error) {
 	if err = errors.Join(err, s.close()); err != nil {
 		return Mark{}, err
 	}
-	return Mark{Term: found.term, LastIndex: found.last.index}, nil
+	return Mark{Term: found.term, LastIndex: found.last.Index}, nil
 }

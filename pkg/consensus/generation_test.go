@@ -316,6 +316,13 @@ func TestSetAside_ARestoredNodeDoesNotVoteBeforeItHasCaughtUp(t *testing.T) {
 			t.Fatal("after a restart it votes again")
 		}
 
+		if err := c.SetAside(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if got := r.disks[nodeID(2)].Folders(); len(got) != 2 {
+			t.Errorf("folders %v: an empty one was set aside too", got)
+		}
+
 		// With the node that knows the guest the cluster goes on; the one without a
 		// log is made a follower, catches up, and votes again.
 		r.isolate(1, false)

@@ -7,6 +7,7 @@ import (
 	"github.com/hashicorp/raft"
 
 	"github.com/tandemd/tandem/pkg/consensus/disk"
+	"github.com/tandemd/tandem/pkg/consensus/guard"
 	"github.com/tandemd/tandem/pkg/ledger"
 )
 
@@ -48,8 +49,8 @@ var errHole = errors.New("entries are missing")
 type findings struct {
 	empty bool
 	// snapshot is where the newest snapshot ends, last where the log does.
-	snapshot, last entryID
-	command        entryID
+	snapshot, last guard.Entry
+	command        guard.Entry
 	// superseded is set where the whole log lies before the snapshot.
 	superseded bool
 	term       uint64
@@ -67,7 +68,7 @@ func inspect(s Stores) (f findings, err error) {
 	if f.empty, err = s.Empty(); err != nil {
 		return f, err
 	}
-	if f.term, err = s.Stable.GetUint64([]byte(keyCurrentTerm)); err != nil && err.Error() != "not found" {
+	if f.term, err = s.Stable.GetUint64([]byte(guard.KeyTerm)); err != nil && err.Error() != "not found" {
 		return f, fmt.Errorf("read the term: %w", err)
 	}
 	if err := f.readSnapshots(s); err != nil {
@@ -95,14 +96,14 @@ func (f *findings) readSnapshots(s Stores) error {
 	if err = errors.Join(err, content.Close()); err != nil {
 		return fmt.Errorf("snapshot %s: %w", list[0].ID, err)
 	}
-	f.machine, f.snapshot = m, entryID{meta.Term, meta.Index}
+	f.machine, f.snapshot = m, guard.Entry{Term: meta.Term, Index: meta.Index}
 	return f.checkTerm(f.snapshot)
 }
 
 // checkTerm holds an entry against the term that raft kept before it.
-func (f *findings) checkTerm(e entryID) error {
-	if e.term > f.term {
-		return fmt.Errorf("%w: entry %d is of term %d, but the votes are of term %d", errHole, e.index, e.term, f.term)
+func (f *findings) checkTerm(e guard.Entry) error {
+	if e.Term > f.term {
+		return fmt.Errorf("%w: entry %d is of term %d, but the votes are of term %d", errHole, e.Index, e.Term, f.term)
 	}
 	return nil
 }
@@ -117,13 +118,13 @@ func (f *findings) readLog(s Stores) error {
 	switch {
 	case last == 0:
 		return nil
-	case last < f.snapshot.index:
+	case last < f.snapshot.Index:
 		f.superseded = true
 		return nil
-	case first > f.snapshot.index+1:
-		return fmt.Errorf("%w: the log begins with entry %d, the newest snapshot in %s ends with %d", errHole, first, s.Where, f.snapshot.index)
+	case first > f.snapshot.Index+1:
+		return fmt.Errorf("%w: the log begins with entry %d, the newest snapshot in %s ends with %d", errHole, first, s.Where, f.snapshot.Index)
 	}
-	for i := max(first, f.snapshot.index); i <= last; i++ {
+	for i := max(first, f.snapshot.Index); i <= last; i++ {
 		var l raft.Log
 		if err := s.Log.GetLog(i, &l); err != nil {
 			return fmt.Errorf("read entry %d of the log: %w", i, err)
@@ -132,11 +133,11 @@ func (f *findings) readLog(s Stores) error {
 			return err
 		}
 	}
-	if f.command.index > 0 {
+	if f.command.Index > 0 {
 		return nil
 	}
 	var err error
-	f.command, err = lastCommand(s.Log, first, min(last, f.snapshot.index))
+	f.command, err = guard.LastCommand(s.Log, first, min(last, f.snapshot.Index))
 	return err
 }
 
@@ -144,13 +145,13 @@ func (f *findings) readEntry(index uint64, l *raft.Log) error {
 	switch {
 	case l.Index != index:
 		return fmt.Errorf("%w: entry %d stands where %d is expected", errHole, l.Index, index)
-	case index == f.snapshot.index && l.Term != f.snapshot.term:
-		return fmt.Errorf("%w: entry %d is of term %d in the log, of term %d in the snapshot", errHole, index, l.Term, f.snapshot.term)
-	case index > f.snapshot.index && l.Term < f.last.term:
+	case index == f.snapshot.Index && l.Term != f.snapshot.Term:
+		return fmt.Errorf("%w: entry %d is of term %d in the log, of term %d in the snapshot", errHole, index, l.Term, f.snapshot.Term)
+	case index > f.snapshot.Index && l.Term < f.last.Term:
 		return fmt.Errorf("%w: entry %d is of term %d, older than the one before it", errHole, index, l.Term)
 	case l.Type > raft.LogConfiguration:
 		return fmt.Errorf("entry %d of the log is of an unknown type %d", index, l.Type)
-	case index == f.snapshot.index:
+	case index == f.snapshot.Index:
 		return nil
 	}
 	if l.Type == raft.LogConfiguration {
@@ -158,8 +159,8 @@ func (f *findings) readEntry(index uint64, l *raft.Log) error {
 			return fmt.Errorf("entry %d of the log: %w", index, err)
 		}
 	}
-	f.last = entryID{l.Term, l.Index}
-	if isCommand(l) {
+	f.last = guard.Entry{Term: l.Term, Index: l.Index}
+	if guard.IsCommand(l) {
 		f.command = f.last
 	}
 	return f.checkTerm(f.last)
@@ -189,7 +190,7 @@ func (f *findings) checkBroken(s Stores) error {
 		return fmt.Errorf("read the snapshots: %w", err)
 	}
 	for _, b := range broken {
-		if b.Index > f.last.index {
+		if b.Index > f.last.Index {
 			return &b.BrokenError
 		}
 	}

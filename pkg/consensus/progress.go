@@ -36,10 +36,10 @@ func (c *Consensus) Progress() Progress {
 	}
 	p := Progress{
 		Generation: r.generation, Term: r.raft.CurrentTerm(), LastIndex: r.raft.LastIndex(), Applied: r.raft.AppliedIndex(),
-		Leader: r.leader(), QuorateFor: r.contact.lasts(r.quorate()), SetAside: r.wire.voteless.Load(),
+		Leader: r.leader(), QuorateFor: r.contact.lasts(r.quorate()), SetAside: r.wire.Voteless.Load(),
 	}
-	last := r.log.last()
-	p.LastCommand, p.LastCommandTerm = last.index, last.term
+	last := r.log.LastCommand()
+	p.LastCommand, p.LastCommandTerm = last.Index, last.Term
 	if changed := r.fsm.view().Changed; changed > p.LastCommand {
 		p.LastCommand, p.LastCommandTerm = changed, 0
 	}
@@ -47,11 +47,11 @@ func (c *Consensus) Progress() Progress {
 }
 
 // Trouble tells what keeps the state disk from taking writes; nil: nothing. The
-// error has hints for the operator (*TroubleError, *ReserveError).
+// error has hints for the operator (*guard.TroubleError, *ReserveError).
 func (c *Consensus) Trouble() error {
 	var errs []error
 	if r := c.current.Load(); r != nil {
-		errs = append(errs, r.guard.trouble(), r.snapshots.trouble(r.stores.Where))
+		errs = append(errs, r.guard.Trouble())
 	}
 	if res := c.opts.Reserve; res != nil && !res.Held() {
 		errs = append(errs, &ReserveError{Bytes: res.Size()})

@@ -11,6 +11,7 @@ import (
 	"github.com/hashicorp/raft"
 	"go.uber.org/zap"
 
+	"github.com/tandemd/tandem/pkg/consensus/guard"
 	"github.com/tandemd/tandem/pkg/guest"
 )
 
@@ -19,11 +20,10 @@ type run struct {
 	generation string
 	raft       *raft.Raft
 	fsm        *fsm
-	guard      *guard
-	wire       *wire
-	log        *guardedLog
+	guard      *guard.Guard
+	wire       *guard.Wire
+	log        *guard.Log
 	stable     raft.StableStore
-	snapshots  *snapshotNote
 	stores     Stores
 	contact    contact
 
@@ -47,7 +47,7 @@ func (c *Consensus) start(generation string) (_ *run, err error) {
 	if err != nil {
 		return nil, err
 	}
-	r := &run{generation: generation, stores: stores, fsm: newFSM(c.news), snapshots: &snapshotNote{}}
+	r := &run{generation: generation, stores: stores, fsm: newFSM(c.news)}
 	r.life, r.end = context.WithCancel(context.Background())
 	r.contact.now, r.contact.gap = c.opts.Boottime, 3*c.opts.Timing.Heartbeat
 	defer func() {
@@ -71,21 +71,23 @@ func (c *Consensus) start(generation string) (_ *run, err error) {
 	if err != nil {
 		return nil, err
 	}
-	if r.wire, err = newWire(trans); err != nil {
+	if r.wire, err = guard.NewWire(trans); err != nil {
 		return nil, err
 	}
-	r.guard = newGuard(stores.Where, c.opts.Timing.Stuck, func(muted bool) {
-		r.wire.setMuted(muted)
-		c.news.tell()
-	}, c.opts.Reserve, c.opts.Logger)
-	r.log = &guardedLog{LogStore: stores.Log, guard: r.guard, command: found.command}
-	r.stable = guardedVotes{stores.Stable, r.guard}
+	r.guard = guard.New(guard.Options{
+		Where: stores.Where, Stuck: c.opts.Timing.Stuck, Reserve: c.opts.Reserve, Logger: c.opts.Logger,
+		Mute: func(muted bool) {
+			r.wire.SetMuted(muted)
+			c.news.tell()
+		},
+	})
+	r.log, r.stable = r.guard.Log(stores.Log, found.command), r.guard.Votes(stores.Stable)
 	mark, err := stores.Stable.GetUint64([]byte(keyVoteless))
 	if err != nil && err.Error() != "not found" {
 		return nil, err
 	}
-	r.wire.voteless.Store(mark != 0)
-	snaps := guardedSnapshots{stores.Snapshots, r.guard, r.snapshots}
+	r.wire.Voteless.Store(mark != 0)
+	snaps := r.guard.Snapshots(stores.Snapshots)
 	if r.raft, err = raft.NewRaft(c.config(), r.fsm, r.log, r.stable, snaps, r.wire); err != nil {
 		return nil, fmt.Errorf("start raft: %w", err)
 	}
@@ -127,9 +129,9 @@ const stopTimeout = 10 * time.Second
 func (r *run) stop() error {
 	r.end()
 	r.clear.close()
-	r.wire.finish()
+	r.wire.Finish()
 	r.fsm.stop()
-	r.guard.close()
+	r.guard.Close()
 	r.raft.DeregisterObserver(r.observer)
 	done := make(chan error, 1)
 	go func() {
@@ -181,7 +183,7 @@ func (r *run) abandon() error {
 	r.end()
 	var errs []error
 	if r.guard != nil {
-		r.guard.close()
+		r.guard.Close()
 	}
 	if r.wire != nil {
 		errs = append(errs, r.wire.Close())
@@ -228,11 +230,11 @@ func (r *run) look(c *Consensus) {
 	} else {
 		r.clear.drop()
 	}
-	if r.wire.voteless.Load() && r.caughtUp(c.opts.Node) {
+	if r.wire.Voteless.Load() && r.caughtUp(c.opts.Node) {
 		if err := r.stable.SetUint64([]byte(keyVoteless), 0); err != nil {
 			return // being closed
 		}
-		r.wire.voteless.Store(false)
+		r.wire.Voteless.Store(false)
 		c.opts.Logger.Info("this node has caught up after its ledger was set aside: it may vote again")
 	}
 }
@@ -247,7 +249,7 @@ func (r *run) keepReserve(c *Consensus) {
 		case <-r.life.Done():
 			return
 		}
-		if c.opts.Reserve.Held() || r.guard.trouble() != nil {
+		if c.opts.Reserve.Held() || r.guard.Trouble() != nil {
 			continue
 		}
 		if err := c.opts.Reserve.Renew(); err == nil {
@@ -259,7 +261,7 @@ func (r *run) keepReserve(c *Consensus) {
 // caughtUp says whether the cluster knows that this node has no vote, and this
 // node all that the leader told was confirmed.
 func (r *run) caughtUp(self guest.NodeID) bool {
-	commit := r.wire.commit.Load()
+	commit := r.wire.Commit.Load()
 	if commit == 0 || r.raft.AppliedIndex() < commit || r.raft.CommitIndex() < commit {
 		return false
 	}
@@ -278,14 +280,14 @@ func (r *run) caughtUp(self guest.NodeID) bool {
 // leader is who leads as far as this node knows; "" for none, or while it is mute:
 // raft hangs in a write then and does not notice that others have elected.
 func (r *run) leader() guest.NodeID {
-	if r.wire.isMuted() {
+	if r.wire.Muted() {
 		return ""
 	}
 	_, id := r.raft.LeaderWithID()
 	return guest.NodeID(id)
 }
 
-func (r *run) leads() bool { return r.raft.State() == raft.Leader && !r.wire.isMuted() }
+func (r *run) leads() bool { return r.raft.State() == raft.Leader && !r.wire.Muted() }
 
 func (r *run) quorate() bool { return r.leader() != "" && r.fsm.err() == nil }
 

@@ -169,8 +169,11 @@ func (r *DiskRooms) SetAside(generation string) error {
 	}
 	for n := 1; ; n++ {
 		aside := r.path(fmt.Sprintf("%s.aside-%d", generation, n))
-		if exists(aside) {
+		switch {
+		case exists(aside):
 			continue
+		case !exists(r.path(generation)):
+			return nil // there is nothing to keep
 		}
 		return r.rename(r.path(generation), aside)
 	}

@@ -14,6 +14,7 @@ import (
 	"go.uber.org/zap/zaptest/observer"
 
 	"github.com/tandemd/tandem/pkg/consensus"
+	"github.com/tandemd/tandem/pkg/consensus/guard"
 	"github.com/tandemd/tandem/pkg/statefile"
 )
 
@@ -34,7 +35,7 @@ func TestTrouble_AWriteThatFailsIsTriedUntilItWorks(t *testing.T) {
 		if err := r.propose(c, addGuest(100), 3*time.Second); !errors.Is(err, consensus.ErrUnknownOutcome) {
 			t.Errorf("got %v, want ErrUnknownOutcome", err)
 		}
-		var trouble *consensus.TroubleError
+		var trouble *guard.TroubleError
 		if err := c.Trouble(); !errors.As(err, &trouble) || !errors.Is(err, syscall.EIO) || trouble.Hint() == "" ||
 			!strings.Contains(err.Error(), "write the ledger's log in "+firstGeneration) {
 			t.Errorf("trouble: %v", err)
@@ -166,6 +167,31 @@ func TestTrouble_CloseAndSwitchDoNotWaitForADeadDisk(t *testing.T) {
 			})
 		}
 	}
+}
+
+// TestTrouble_ASwitchThatAHangingWriteHoldsUpGoesBackOnceItCan: raft cannot be
+// ended while a write hangs in the kernel.
+func TestTrouble_ASwitchThatAHangingWriteHoldsUpGoesBackOnceItCan(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := founded(t, 1)
+		defer r.close()
+		c := r.node(1)
+		resume := r.disks[nodeID(1)].Hang()
+		if err := r.propose(c, addGuest(100), time.Second); !errors.Is(err, consensus.ErrUnknownOutcome) {
+			t.Errorf("got %v, want ErrUnknownOutcome", err)
+		}
+		if err := c.Switch(t.Context(), "aaaaaaaaaaaaaaaa"); err == nil {
+			t.Error("it left stores in which a write hangs")
+		}
+		if err := r.propose(c, addGuest(101), time.Second); !errors.Is(err, consensus.ErrNotQuorate) || c.Err() == nil {
+			t.Errorf("got %v, want ErrNotQuorate; Err is %v", err, c.Err())
+		}
+		resume()
+		r.must(c, addGuest(101))
+		if err := c.Err(); err != nil || c.Generation() != firstGeneration {
+			t.Errorf("in generation %s: %v", c.Generation(), err)
+		}
+	})
 }
 
 func TestTrouble_AFullDiskGetsItsReserve(t *testing.T) {

@@ -255,6 +255,9 @@ func (r *rooms) Transport(generation string) (raft.Transport, error) { return r.
 func (r *rooms) SetAside(generation string) error {
 	d := r.disk
 	return d.now(func() error {
+		if _, there := d.rooms[generation]; !there {
+			return nil
+		}
 		for n := 1; ; n++ {
 			aside := fmt.Sprintf("%s.aside-%d", generation, n)
 			if _, taken := d.rooms[aside]; !taken {

@@ -1,4 +1,4 @@
-package consensus
+package guard
 
 import (
 	"errors"
@@ -14,10 +14,9 @@ var (
 	errNoVotes = errors.New("this node's ledger was set aside: it does not vote until it has caught up")
 )
 
-// wire is raft's transport with a switch: mute, it neither asks others nor answers
-// them. Raft's own goroutine may hang in a write then, while its heartbeats would
-// go on and keep the others from electing.
-type wire struct {
+// Wire is raft's transport with a switch: mute, it neither asks others nor answers
+// them.
+type Wire struct {
 	raft.Transport
 	prevote raft.WithPreVote
 	calls   chan raft.RPC
@@ -27,22 +26,22 @@ type wire struct {
 	changed  chan struct{} // closed and replaced when muted changes
 	finished bool          // mute for good
 
-	// voteless keeps a node from voting and from standing for election.
-	voteless atomic.Bool
-	// commit is the highest commit index that a leader told.
-	commit atomic.Uint64
+	// Voteless keeps a node from voting and from standing for election.
+	Voteless atomic.Bool
+	// Commit is the highest commit index that a leader told.
+	Commit atomic.Uint64
 
 	done chan struct{}
 	wg   sync.WaitGroup
 }
 
-// newWire wraps a transport, which must know pre-votes: raft would do without them.
-func newWire(t raft.Transport) (*wire, error) {
+// NewWire wraps a transport, which must know pre-votes: raft would do without them.
+func NewWire(t raft.Transport) (*Wire, error) {
 	p, ok := t.(raft.WithPreVote)
 	if !ok {
 		return nil, errors.New("raft's transport does not know pre-votes")
 	}
-	w := &wire{
+	w := &Wire{
 		Transport: t, prevote: p, calls: make(chan raft.RPC),
 		changed: make(chan struct{}), done: make(chan struct{}),
 	}
@@ -50,7 +49,8 @@ func newWire(t raft.Transport) (*wire, error) {
 	return w, nil
 }
 
-func (w *wire) setMuted(muted bool) { //nolint:revive // the state of a switch
+// SetMuted turns the switch.
+func (w *Wire) SetMuted(muted bool) { //nolint:revive // the state of a switch
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if w.finished || w.muted == muted {
@@ -61,35 +61,36 @@ func (w *wire) setMuted(muted bool) { //nolint:revive // the state of a switch
 	w.changed = make(chan struct{})
 }
 
-// finish mutes for good.
-func (w *wire) finish() {
-	w.setMuted(true)
+// Finish mutes for good.
+func (w *Wire) Finish() {
+	w.SetMuted(true)
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.finished = true
 }
 
-func (w *wire) state() (muted bool, changed <-chan struct{}) {
+func (w *Wire) state() (muted bool, changed <-chan struct{}) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	return w.muted, w.changed
 }
 
-func (w *wire) isMuted() bool {
+// Muted says how the switch stands.
+func (w *Wire) Muted() bool {
 	muted, _ := w.state()
 	return muted
 }
 
 // check is what a call to another node must pass.
-func (w *wire) check() error {
-	if w.isMuted() {
+func (w *Wire) check() error {
+	if w.Muted() {
 		return errMute
 	}
 	return nil
 }
 
 // pump carries the calls of others to raft.
-func (w *wire) pump() {
+func (w *Wire) pump() {
 	for {
 		select {
 		case rpc := <-w.Transport.Consumer():
@@ -100,7 +101,7 @@ func (w *wire) pump() {
 	}
 }
 
-func (w *wire) deliver(rpc raft.RPC) {
+func (w *Wire) deliver(rpc raft.RPC) {
 	if err := w.admits(rpc); err != nil {
 		refuse(rpc, err)
 		return
@@ -123,14 +124,14 @@ func (w *wire) deliver(rpc raft.RPC) {
 }
 
 // admits notes what a call tells, and refuses votes that must not be given.
-func (w *wire) admits(rpc raft.RPC) error {
+func (w *Wire) admits(rpc raft.RPC) error {
 	switch c := rpc.Command.(type) {
 	case *raft.AppendEntriesRequest:
-		for old := w.commit.Load(); c.LeaderCommitIndex > old && !w.commit.CompareAndSwap(old, c.LeaderCommitIndex); {
-			old = w.commit.Load()
+		for old := w.Commit.Load(); c.LeaderCommitIndex > old && !w.Commit.CompareAndSwap(old, c.LeaderCommitIndex); {
+			old = w.Commit.Load()
 		}
 	case *raft.RequestVoteRequest, *raft.RequestPreVoteRequest, *raft.TimeoutNowRequest:
-		if w.voteless.Load() {
+		if w.Voteless.Load() {
 			return errNoVotes
 		}
 	}
@@ -164,8 +165,8 @@ func refuse(rpc raft.RPC, err error) {
 }
 
 // Close implements raft.WithClose.
-func (w *wire) Close() error {
-	w.finish()
+func (w *Wire) Close() error {
+	w.Finish()
 	close(w.done)
 	w.wg.Wait()
 	if c, ok := w.Transport.(raft.WithClose); ok {
@@ -175,10 +176,10 @@ func (w *wire) Close() error {
 }
 
 // Consumer implements raft.Transport.
-func (w *wire) Consumer() <-chan raft.RPC { return w.calls }
+func (w *Wire) Consumer() <-chan raft.RPC { return w.calls }
 
 // SetHeartbeatHandler implements raft.Transport.
-func (w *wire) SetHeartbeatHandler(handle func(raft.RPC)) {
+func (w *Wire) SetHeartbeatHandler(handle func(raft.RPC)) {
 	w.Transport.SetHeartbeatHandler(func(rpc raft.RPC) {
 		if err := w.check(); err != nil {
 			refuse(rpc, err)
@@ -189,7 +190,7 @@ func (w *wire) SetHeartbeatHandler(handle func(raft.RPC)) {
 }
 
 // AppendEntriesPipeline implements raft.Transport.
-func (w *wire) AppendEntriesPipeline(id raft.ServerID, to raft.ServerAddress) (raft.AppendPipeline, error) {
+func (w *Wire) AppendEntriesPipeline(id raft.ServerID, to raft.ServerAddress) (raft.AppendPipeline, error) {
 	if err := w.check(); err != nil {
 		return nil, err
 	}
@@ -202,7 +203,7 @@ func (w *wire) AppendEntriesPipeline(id raft.ServerID, to raft.ServerAddress) (r
 
 type pipeline struct {
 	raft.AppendPipeline
-	wire *wire
+	wire *Wire
 }
 
 // AppendEntries implements raft.AppendPipeline.
@@ -214,7 +215,7 @@ func (p *pipeline) AppendEntries(args *raft.AppendEntriesRequest, resp *raft.App
 }
 
 // AppendEntries implements raft.Transport.
-func (w *wire) AppendEntries(id raft.ServerID, to raft.ServerAddress, args *raft.AppendEntriesRequest, resp *raft.AppendEntriesResponse) error {
+func (w *Wire) AppendEntries(id raft.ServerID, to raft.ServerAddress, args *raft.AppendEntriesRequest, resp *raft.AppendEntriesResponse) error {
 	if err := w.check(); err != nil {
 		return err
 	}
@@ -222,7 +223,7 @@ func (w *wire) AppendEntries(id raft.ServerID, to raft.ServerAddress, args *raft
 }
 
 // RequestVote implements raft.Transport.
-func (w *wire) RequestVote(id raft.ServerID, to raft.ServerAddress, args *raft.RequestVoteRequest, resp *raft.RequestVoteResponse) error {
+func (w *Wire) RequestVote(id raft.ServerID, to raft.ServerAddress, args *raft.RequestVoteRequest, resp *raft.RequestVoteResponse) error {
 	if err := w.mayVote(); err != nil {
 		return err
 	}
@@ -230,22 +231,22 @@ func (w *wire) RequestVote(id raft.ServerID, to raft.ServerAddress, args *raft.R
 }
 
 // RequestPreVote implements raft.WithPreVote.
-func (w *wire) RequestPreVote(id raft.ServerID, to raft.ServerAddress, args *raft.RequestPreVoteRequest, resp *raft.RequestPreVoteResponse) error {
+func (w *Wire) RequestPreVote(id raft.ServerID, to raft.ServerAddress, args *raft.RequestPreVoteRequest, resp *raft.RequestPreVoteResponse) error {
 	if err := w.mayVote(); err != nil {
 		return err
 	}
 	return w.prevote.RequestPreVote(id, to, args, resp)
 }
 
-func (w *wire) mayVote() error {
-	if w.voteless.Load() {
+func (w *Wire) mayVote() error {
+	if w.Voteless.Load() {
 		return errNoVotes
 	}
 	return w.check()
 }
 
 // InstallSnapshot implements raft.Transport.
-func (w *wire) InstallSnapshot(id raft.ServerID, to raft.ServerAddress, args *raft.InstallSnapshotRequest,
+func (w *Wire) InstallSnapshot(id raft.ServerID, to raft.ServerAddress, args *raft.InstallSnapshotRequest,
 	resp *raft.InstallSnapshotResponse, data io.Reader,
 ) error {
 	if err := w.check(); err != nil {
@@ -255,7 +256,7 @@ func (w *wire) InstallSnapshot(id raft.ServerID, to raft.ServerAddress, args *ra
 }
 
 // TimeoutNow implements raft.Transport.
-func (w *wire) TimeoutNow(id raft.ServerID, to raft.ServerAddress, args *raft.TimeoutNowRequest, resp *raft.TimeoutNowResponse) error {
+func (w *Wire) TimeoutNow(id raft.ServerID, to raft.ServerAddress, args *raft.TimeoutNowRequest, resp *raft.TimeoutNowResponse) error {
 	if err := w.check(); err != nil {
 		return err
 	}

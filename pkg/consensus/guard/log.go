@@ -1,4 +1,4 @@
-package consensus
+package guard
 
 import (
 	"errors"
@@ -10,21 +10,26 @@ import (
 	"github.com/tandemd/tandem/pkg/ledger"
 )
 
-// guardedLog is raft's log behind the guard. It knows the last command that
-// stands in the log, confirmed or not.
-type guardedLog struct {
+// Log is raft's log behind the guard. It knows the last command that stands in the
+// log, confirmed or not.
+type Log struct {
 	raft.LogStore
-	guard *guard
+	guard *Guard
 
 	mu      sync.Mutex
-	command entryID
+	command Entry
 }
 
-// entryID is where an entry stands in the log; zero for none.
-type entryID struct{ term, index uint64 }
+// Log puts the guard before raft's log, in which command is the last one.
+func (g *Guard) Log(s raft.LogStore, command Entry) *Log {
+	return &Log{LogStore: s, guard: g, command: command}
+}
 
-// isCommand says whether an entry is a command of the ledger that may change something.
-func isCommand(l *raft.Log) bool {
+// Entry is where an entry stands in the log; zero for none.
+type Entry struct{ Term, Index uint64 }
+
+// IsCommand says whether an entry is a command of the ledger that may change something.
+func IsCommand(l *raft.Log) bool {
 	if l.Type != raft.LogCommand {
 		return false
 	}
@@ -36,41 +41,42 @@ func isCommand(l *raft.Log) bool {
 	return !ask
 }
 
-// lastCommand finds the last command in a log, from index down.
-func lastCommand(logs raft.LogStore, first, index uint64) (entryID, error) {
+// LastCommand finds the last command in a log, from index down.
+func LastCommand(logs raft.LogStore, first, index uint64) (Entry, error) {
 	for i := index; i >= first && i > 0; i-- {
 		var l raft.Log
 		if err := logs.GetLog(i, &l); err != nil {
-			return entryID{}, err
+			return Entry{}, err
 		}
-		if isCommand(&l) {
-			return entryID{l.Term, l.Index}, nil
+		if IsCommand(&l) {
+			return Entry{l.Term, l.Index}, nil
 		}
 	}
-	return entryID{}, nil
+	return Entry{}, nil
 }
 
-func (l *guardedLog) last() entryID {
+// LastCommand is the last command that was handed to the log.
+func (l *Log) LastCommand() Entry {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.command
 }
 
 // IsMonotonic tells raft whether the log takes no holes.
-func (l *guardedLog) IsMonotonic() bool {
+func (l *Log) IsMonotonic() bool {
 	m, ok := l.LogStore.(raft.MonotonicLogStore)
 	return ok && m.IsMonotonic()
 }
 
 // StoreLog implements raft.LogStore.
-func (l *guardedLog) StoreLog(e *raft.Log) error { return l.StoreLogs([]*raft.Log{e}) }
+func (l *Log) StoreLog(e *raft.Log) error { return l.StoreLogs([]*raft.Log{e}) }
 
 // StoreLogs implements raft.LogStore.
-func (l *guardedLog) StoreLogs(entries []*raft.Log) error {
+func (l *Log) StoreLogs(entries []*raft.Log) error {
 	l.mu.Lock()
 	for _, e := range entries {
-		if isCommand(e) {
-			l.command = entryID{e.Term, e.Index}
+		if IsCommand(e) {
+			l.command = Entry{e.Term, e.Index}
 		}
 	}
 	l.mu.Unlock()
@@ -78,19 +84,19 @@ func (l *guardedLog) StoreLogs(entries []*raft.Log) error {
 }
 
 // DeleteRange implements raft.LogStore.
-func (l *guardedLog) DeleteRange(from, to uint64) error {
+func (l *Log) DeleteRange(from, to uint64) error {
 	err := l.guard.do("shorten the ledger's log", func() error { return l.LogStore.DeleteRange(from, to) })
 	if err != nil {
 		return err
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.command.index < from || l.command.index > to {
+	if l.command.Index < from || l.command.Index > to {
 		return nil
 	}
 	first, err1 := l.FirstIndex()
 	last, err2 := l.LastIndex()
-	found, err3 := lastCommand(l.LogStore, first, min(last, from-1))
+	found, err3 := LastCommand(l.LogStore, first, min(last, from-1))
 	if errors.Join(err1, err2, err3) == nil {
 		l.command = found
 	}
@@ -99,7 +105,7 @@ func (l *guardedLog) DeleteRange(from, to uint64) error {
 
 // GetLog implements raft.LogStore. Raft panics where an entry that it wrote cannot
 // be read, so that such a read waits like a write.
-func (l *guardedLog) GetLog(index uint64, out *raft.Log) error {
+func (l *Log) GetLog(index uint64, out *raft.Log) error {
 	err := l.read(index, out)
 	if err == nil || errors.Is(err, raft.ErrLogNotFound) {
 		return err
@@ -117,7 +123,7 @@ func (l *guardedLog) GetLog(index uint64, out *raft.Log) error {
 		return nil
 	})
 	switch {
-	case errors.Is(err, errStopped):
+	case errors.Is(err, ErrStopped):
 		// Raft is being closed, mute already, and applies nothing any more.
 		*out = raft.Log{Index: index, Type: raft.LogNoop}
 		return nil
@@ -127,7 +133,7 @@ func (l *guardedLog) GetLog(index uint64, out *raft.Log) error {
 	return err
 }
 
-func (l *guardedLog) read(index uint64, out *raft.Log) error {
+func (l *Log) read(index uint64, out *raft.Log) error {
 	if err := l.LogStore.GetLog(index, out); err != nil {
 		return err
 	}
