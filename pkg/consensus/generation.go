@@ -80,11 +80,22 @@ func (c *Consensus) Fork(ctx context.Context, f ledger.Fork, known *ledger.State
 	})
 }
 
+// anew starts the raft that runs once more, on what it has written.
+func (c *Consensus) anew(r *run) {
+	if c.current.Load() != r {
+		return
+	}
+	what := "start raft anew after a snapshot that its log had overtaken"
+	if err := c.changeTo(r.life, r.generation, what, func() error { return nil }); err != nil && r.life.Err() == nil {
+		c.opts.Logger.Error("raft could not be started anew", zap.Error(err))
+	}
+}
+
 // changeTo stops the raft that runs, does the work between, and starts that of the
 // generation. On any failure the old one runs again.
 func (c *Consensus) changeTo(ctx context.Context, generation, what string, between func() error) error {
-	c.change.Lock()
-	defer c.change.Unlock()
+	c.change <- struct{}{}
+	defer func() { <-c.change }()
 	if c.closed {
 		return fmt.Errorf("%s: %w", what, ErrClosed)
 	}
@@ -152,7 +163,7 @@ func (c *Consensus) keepGoingBack(old string) {
 		case <-c.life.Done():
 			return
 		}
-		c.change.Lock()
+		c.change <- struct{}{}
 		done := c.closed || c.current.Load() != nil
 		if !done {
 			if r, err := c.start(old); err == nil {
@@ -160,7 +171,7 @@ func (c *Consensus) keepGoingBack(old string) {
 				done = true
 			}
 		}
-		c.change.Unlock()
+		<-c.change
 		if done {
 			return
 		}
