@@ -40,8 +40,8 @@ func (c *cluster) settle() {
 			c.audit()
 			return
 		}
-		c.dismiss()
-		if c.decideConflict() || c.o.Profile == Forced && c.now()-begun > settleWithin/2 && c.rescue() {
+		late := c.now()-begun > settleWithin/2
+		if c.decideConflict() || late && (c.dismiss() || c.o.Profile == Forced && c.rescue()) {
 			begun = c.now()
 		}
 		select {
@@ -108,15 +108,42 @@ func (c *cluster) torn() string {
 	return ""
 }
 
-// dismiss is an operator who turns off what is on nobody else's list: its removal
-// was done after all, or it joined a generation that was given up.
-func (c *cluster) dismiss() {
-	up := c.running()
-	for _, p := range up {
-		if len(up) > 1 && !slices.ContainsFunc(up, func(q *process) bool { return q != p && q.knows(p.id) }) {
+// camps are the daemons by their generation, and the generations in the order in
+// which an operator would give them up: the last one is worth most.
+func (c *cluster) camps() (map[string][]*process, []string) {
+	in := map[string][]*process{}
+	for _, p := range c.ready() {
+		in[p.cons.Generation()] = append(in[p.cons.Generation()], p)
+	}
+	worth := func(generation string) int {
+		if slices.ContainsFunc(in[generation], func(p *process) bool { return p.cons.Quorate() }) {
+			return maxNodes + len(in[generation])
+		}
+		return len(in[generation])
+	}
+	return in, slices.SortedFunc(maps.Keys(in), func(a, b string) int {
+		return cmp.Or(cmp.Compare(worth(a), worth(b)), cmp.Compare(a, b))
+	})
+}
+
+// dismiss is an operator who turns off what is no member: its removal was done
+// after all, or it joined a generation that was given up. Such nodes do not meet
+// the others, who do not know them.
+func (c *cluster) dismiss() bool {
+	in, generations := c.camps()
+	if len(generations) == 0 {
+		return false
+	}
+	best := in[generations[len(generations)-1]]
+	members := best[0].book.Current().Members
+	gone := false
+	for _, p := range c.running() {
+		if _, listed := members[p.id]; !listed {
 			p.m.leave()
+			gone = true
 		}
 	}
+	return gone
 }
 
 // rescue is an operator who sees that nothing is quorate, because disks were put
@@ -139,27 +166,13 @@ func (c *cluster) rescue() bool {
 // decideConflict is an operator who sees the alarm and lets the generation yield
 // that fewer nodes are in.
 func (c *cluster) decideConflict() bool {
-	members := map[string][]*process{}
-	alarm := false
-	for _, p := range c.ready() {
-		alarm = alarm || p.convener.Status().Alarm != ""
-		members[p.cons.Generation()] = append(members[p.cons.Generation()], p)
-	}
-	if !alarm || len(members) < 2 {
+	in, generations := c.camps()
+	if len(generations) < 2 || !slices.ContainsFunc(c.ready(), func(p *process) bool { return p.convener.Status().Alarm != "" }) {
 		return false
 	}
-	worth := func(generation string) int {
-		if slices.ContainsFunc(members[generation], func(p *process) bool { return p.cons.Quorate() }) {
-			return maxNodes + len(members[generation])
-		}
-		return len(members[generation])
-	}
-	generations := slices.SortedFunc(maps.Keys(members), func(a, b string) int {
-		return cmp.Or(cmp.Compare(worth(a), worth(b)), cmp.Compare(a, b))
-	})
 	winner := generations[len(generations)-1]
 	for _, loser := range generations[:len(generations)-1] {
-		for _, p := range members[loser] {
+		for _, p := range in[loser] {
 			ctx, cancel := context.WithTimeout(p.life, patience)
 			err := p.convener.Yield(ctx, winner)
 			cancel()
@@ -167,15 +180,6 @@ func (c *cluster) decideConflict() bool {
 				c.alarms++
 				return true
 			}
-		}
-	}
-	// A generation can be led by a node that joined only there: the others do not
-	// know it, so that it never meets them, and those who follow it must not decide.
-	view := members[winner][0].book.Current()
-	for _, p := range c.running() {
-		if _, listed := view.Members[p.id]; !listed {
-			p.m.leave()
-			return true
 		}
 	}
 	return false
