@@ -43,6 +43,17 @@ check: need format tidy lint unit fuzz shell units ## Everything that needs no v
 test: check e2e ## check, then the end-to-end tests in the lab: this is what CI runs
 	@echo 'test: all good'
 
+.PHONY: soak
+soak: soak-gossip ## The expensive tests with their full figures
+	@echo 'soak: all good'
+
+.PHONY: bench-cluster
+bench-cluster: ## Measure whole clusters in one process: 16 nodes with 2,000 guests, 50 with 10,000
+	@mkdir -p bin
+	go test -c -o bin/daemon.test ./pkg/daemon
+	cd pkg/daemon && unshare --user --map-root-user --net sh -c 'ip link set lo up && \
+		exec ../../bin/daemon.test -test.run "^$$" -test.bench "^BenchmarkCluster$$" -test.benchtime 1x -test.timeout 2h'
+
 .PHONY: demo
 demo: ## Show the main job in three virtual machines, from nothing; they stay up (as root)
 	@deploy/checks/need.sh demo
@@ -110,6 +121,10 @@ units:
 .PHONY: e2e
 e2e:
 	go test -tags lab -count=1 -timeout 40m -v ./deploy/lab/e2e
+
+.PHONY: soak-gossip
+soak-gossip:
+	go test -count=1 -timeout 1h -v -run '^TestGossip_HostilePackets$$' ./pkg/gossip -args -hostile=1000000
 
 .PHONY: labctl
 labctl:

@@ -27,5 +27,6 @@ func run() int {
 	return cli.Run(ctx, cli.Env{
 		Stdin: os.Stdin, Stdout: os.Stdout, Stderr: os.Stderr,
 		Now: time.Now, Zone: time.Local, Version: version,
+		Terminal: terminal(os.Stdout), Pause: pause,
 	}, os.Args[1:])
 }

@@ -20,8 +20,10 @@ func main() { os.Exit(run()) }
 func run() int {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
+	reload := make(chan os.Signal, 1)
+	signal.Notify(reload, syscall.SIGHUP)
 	if info, ok := debug.ReadBuildInfo(); ok && version == "" {
 		version = info.Main.Version
 	}
-	return daemon.Main(ctx, os.Args[1:], os.Stderr, version)
+	return daemon.Main(ctx, os.Args[1:], os.Stderr, version, reload)
 }

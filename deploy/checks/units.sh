@@ -9,6 +9,8 @@ make -s install DESTDIR="$root" >/dev/null
 units=("$root"/usr/lib/systemd/system/tandem*.service)
 # They name targets of systemd itself: give the tree those of this machine.
 cp -a --no-clobber /usr/lib/systemd/system/. "$root/usr/lib/systemd/system/"
+# They reload by the system's shell.
+install -D /bin/sh "$root/bin/sh"
 
 code=0
 said=$(systemd-analyze verify --root="$root" --man=no --recursive-errors=no "${units[@]}" 2>&1) || code=$?

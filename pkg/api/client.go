@@ -70,8 +70,8 @@ func (c *Client) Cluster(ctx context.Context) (Cluster, error) {
 }
 
 // InitCluster is Backend's.
-func (c *Client) InitCluster(ctx context.Context) (Cluster, error) {
-	return ask[Cluster](ctx, c, call{method: http.MethodPost, path: "/v1/cluster/init"})
+func (c *Client) InitCluster(ctx context.Context, r InitRequest) (Cluster, error) {
+	return ask[Cluster](ctx, c, call{method: http.MethodPost, path: "/v1/cluster/init", body: r})
 }
 
 // Token is Backend's.
@@ -115,12 +115,15 @@ func (c *Client) UpdateJob(ctx context.Context, r UpdateJobRequest) (Job, error)
 }
 
 // DeleteJob is Backend's.
-func (c *Client) DeleteJob(ctx context.Context, r DeleteJobRequest) error {
+func (c *Client) DeleteJob(ctx context.Context, r DeleteJobRequest) (DeletedJob, error) {
 	q := url.Values{}
 	if r.Keep {
 		q.Set("keep", "true")
 	}
-	return c.do(ctx, call{method: http.MethodDelete, path: "/v1/jobs/" + r.ID.String(), query: q}, &nothing{})
+	if r.Force {
+		q.Set("force", "true")
+	}
+	return ask[DeletedJob](ctx, c, call{method: http.MethodDelete, path: "/v1/jobs/" + r.ID.String(), query: q})
 }
 
 // ScheduleNow is Backend's.

@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -20,6 +21,7 @@ import (
 	"go.uber.org/zap/zaptest/observer"
 
 	"github.com/tandemd/tandem/pkg/api"
+	"github.com/tandemd/tandem/pkg/api/socket"
 	"github.com/tandemd/tandem/pkg/guest"
 )
 
@@ -49,8 +51,8 @@ func (b *backend) Status(_ context.Context, f api.Filter) (api.Status, error) {
 	return respond[api.Status](b, f)
 }
 func (b *backend) Cluster(context.Context) (api.Cluster, error) { return respond[api.Cluster](b) }
-func (b *backend) InitCluster(context.Context) (api.Cluster, error) {
-	return respond[api.Cluster](b, "init")
+func (b *backend) InitCluster(_ context.Context, r api.InitRequest) (api.Cluster, error) {
+	return respond[api.Cluster](b, r)
 }
 
 func (b *backend) Token(_ context.Context, r api.TokenRequest) (api.Token, error) {
@@ -77,9 +79,20 @@ func (b *backend) UpdateJob(_ context.Context, r api.UpdateJobRequest) (api.Job,
 	return respond[api.Job](b, r)
 }
 
-func (b *backend) DeleteJob(_ context.Context, r api.DeleteJobRequest) error {
-	_, err := respond[struct{}](b, r)
-	return err
+func (b *backend) DeleteJob(_ context.Context, r api.DeleteJobRequest) (api.DeletedJob, error) {
+	return respond[api.DeletedJob](b, r)
+}
+
+func (b *backend) StartRun(_ context.Context, id guest.JobID) (api.StartedRun, error) {
+	return respond[api.StartedRun](b, id)
+}
+
+func (b *backend) Watch(_ context.Context, r api.WatchRequest) (api.Watch, error) {
+	return respond[api.Watch](b, r)
+}
+
+func (b *backend) Explain(_ context.Context, id guest.JobID) (api.Explanation, error) {
+	return respond[api.Explanation](b, id)
 }
 
 func (b *backend) ScheduleNow(_ context.Context, id guest.JobID) error {
@@ -94,8 +107,8 @@ func (b *backend) Runs(_ context.Context, id guest.JobID, n int) ([]api.Run, err
 // serve runs the handler on a real socket until the test ends.
 func serve(t *testing.T, b api.Backend, log *zap.Logger) string {
 	t.Helper()
-	socket := filepath.Join(t.TempDir(), "s")
-	l, err := api.Listen(t.Context(), socket)
+	path := filepath.Join(t.TempDir(), "s")
+	l, err := socket.Listen(t.Context(), path)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -108,7 +121,7 @@ func serve(t *testing.T, b api.Backend, log *zap.Logger) string {
 			t.Error(err)
 		}
 	})
-	return socket
+	return path
 }
 
 type method struct {
@@ -136,16 +149,26 @@ func methods() []method {
 	gst := api.Guest{ID: 100, Type: guest.VM, Name: "web", Volumes: volumes, Owner: "n1", Term: "1-0123456789abcdef", Digest: "d"}
 	run := api.Run{ID: 9, Job: id, Start: at, Volumes: volumes, Error: "e", Hint: "h", Log: []api.LogLine{{Time: at, Level: "info", Message: "<m>"}}}
 	filter := api.Filter{Guest: 100, Node: "n1"}
+	watch := api.WatchRequest{Job: id, Run: 9, Lines: 3}
+	explanation := api.Explanation{
+		Version: api.Version, Node: "n1", Time: at, Job: job, Status: status.Jobs[0], Why: []string{"w"}, Next: []string{"n"}, NoPlan: "p", Silent: []guest.NodeName{"n2"},
+		Plan: &api.PlannedSync{
+			Kind: "full", Base: "b", Bytes: 1 << 60, Volumes: []api.PlannedVolume{{Volume: volumes[0], Kind: "full", Bytes: 1, Steps: []string{"s"}, Reason: "r"}},
+			Refusals: []api.PlannedRefusal{{Volume: volumes[0], Reason: "r", Hint: "h"}}, Remembered: "m",
+		},
+	}
 	token := api.TokenRequest{TTL: 60}
 	join := api.JoinRequest{Address: "a:1", Token: "t"}
 	add := api.AddGuestRequest{ID: 100, Type: guest.VM, Name: "web", Volumes: volumes, Unit: "u.service", Node: "n1"}
 	create := api.CreateJobRequest{ID: id, Target: "n2", Schedule: "*/5", Rate: 1.5, Comment: "c", Disabled: true, Snapshots: guest.Keep}
 	update := api.UpdateJobRequest{ID: id, Schedule: new(""), Rate: new(0.0), Comment: new("c"), Enabled: new(false), Snapshots: new(guest.None), Digest: "d"}
-	return []method{
+	return slices.Concat(clusterMethods(cluster), guestMethods(gst), []method{
 		{"Status", func(ctx context.Context, b api.Backend) (any, error) { return b.Status(ctx, filter) }, []any{filter}, status},
 		{"Status of all", func(ctx context.Context, b api.Backend) (any, error) { return b.Status(ctx, api.Filter{}) }, []any{api.Filter{}}, status},
 		{"Cluster", func(ctx context.Context, b api.Backend) (any, error) { return b.Cluster(ctx) }, nil, cluster},
-		{"InitCluster", func(ctx context.Context, b api.Backend) (any, error) { return b.InitCluster(ctx) }, []any{"init"}, cluster},
+		{"InitCluster", func(ctx context.Context, b api.Backend) (any, error) {
+			return b.InitCluster(ctx, api.InitRequest{Name: "prod"})
+		}, []any{api.InitRequest{Name: "prod"}}, cluster},
 		{"Token", func(ctx context.Context, b api.Backend) (any, error) { return b.Token(ctx, token) }, []any{token}, api.Token{Text: "t", Address: "a", Expires: at}},
 		{"Join", func(ctx context.Context, b api.Backend) (any, error) { return b.Join(ctx, join) }, []any{join}, cluster},
 		{"Guests", func(ctx context.Context, b api.Backend) (any, error) { return b.Guests(ctx) }, nil, []api.Guest{gst}},
@@ -155,11 +178,19 @@ func methods() []method {
 		{"CreateJob", func(ctx context.Context, b api.Backend) (any, error) { return b.CreateJob(ctx, create) }, []any{create}, job},
 		{"UpdateJob", func(ctx context.Context, b api.Backend) (any, error) { return b.UpdateJob(ctx, update) }, []any{update}, job},
 		{"DeleteJob", func(ctx context.Context, b api.Backend) (any, error) {
-			return nil, b.DeleteJob(ctx, api.DeleteJobRequest{ID: id, Keep: true})
-		}, []any{api.DeleteJobRequest{ID: id, Keep: true}}, nil},
+			return b.DeleteJob(ctx, api.DeleteJobRequest{ID: id, Keep: true})
+		}, []any{api.DeleteJobRequest{ID: id, Keep: true}}, api.DeletedJob{ID: id, Left: []string{}}},
+		{"DeleteJob at once", func(ctx context.Context, b api.Backend) (any, error) {
+			return b.DeleteJob(ctx, api.DeleteJobRequest{ID: id, Force: true})
+		}, []any{api.DeleteJobRequest{ID: id, Force: true}}, api.DeletedJob{ID: id, Dropped: true, Left: []string{"a replica"}}},
+		{"StartRun", func(ctx context.Context, b api.Backend) (any, error) { return b.StartRun(ctx, id) }, []any{id}, api.StartedRun{Job: id, Run: 9, Node: "n1"}},
+		{"Watch", func(ctx context.Context, b api.Backend) (any, error) { return b.Watch(ctx, watch) }, []any{watch}, api.Watch{
+			Version: api.Version, Job: id, Time: at, Run: &run, Progress: &api.Progress{Started: at, Phase: "send"}, Waiting: "w", Idle: true,
+		}},
+		{"Explain", func(ctx context.Context, b api.Backend) (any, error) { return b.Explain(ctx, id) }, []any{id}, explanation},
 		{"ScheduleNow", func(ctx context.Context, b api.Backend) (any, error) { return nil, b.ScheduleNow(ctx, id) }, []any{id}, nil},
 		{"Runs", func(ctx context.Context, b api.Backend) (any, error) { return b.Runs(ctx, id, 2) }, []any{runs{id, 2}}, []api.Run{run}},
-	}
+	})
 }
 
 func TestClient_EveryMethodRoundTrips(t *testing.T) {
@@ -234,7 +265,7 @@ func TestHandler_PanicIsAnsweredAndLogged(t *testing.T) {
 
 func TestHandler_RefusesWhatItDoesNotUnderstand(t *testing.T) {
 	b := &backend{}
-	socket := serve(t, b, zap.NewNop())
+	at := serve(t, b, zap.NewNop())
 	for _, tc := range []struct{ method, path, body, want string }{
 		{"POST", "/v1/jobs", "", "body is empty"},
 		{"POST", "/v1/jobs", "\x00\xff garbage", "cannot be read"},
@@ -250,10 +281,22 @@ func TestHandler_RefusesWhatItDoesNotUnderstand(t *testing.T) {
 		{"GET", "/v1/status?guest=7", "", "from 100"},
 		{"GET", "/v1/status?gest=100", "", `unknown parameter \"gest\"`},
 		{"DELETE", "/v1/jobs/100-0?keep=maybe", "", "true or false"},
+		{"DELETE", "/v1/jobs/100-0?force=1x", "", "force=\\\"1x\\\": must be true or false"},
+		{"GET", "/v1/jobs/100-0/runs/x/watch", "", "must be a number"},
+		{"GET", "/v1/jobs/100-0/runs/1/watch?lines=-1", "", "at least 0"},
+		{"GET", "/v1/jobs/100/explain", "", "must be a guest ID and a job number"},
+		{"GET", "/v1/guests/7", "", "from 100"},
+		{"PATCH", "/v1/guests/100", `{"id":101}`, "path names guest 100"},
+		{"PATCH", "/v1/guests/100", `{"id":100,"add_volumes":["x"]}`, "must be STORAGE:NAME"},
+		{"DELETE", "/v1/guests/100?delete_data=maybe", "", "true or false"},
+		{"GET", "/v1/discover?node=N", "", "node name"},
+		{"GET", "/v1/storages?node=N", "", "node name"},
+		{"GET", "/v1/cluster/log?n=x", "", "must be a number"},
+		{"POST", "/v1/cluster/expected", `{"votes":"one"}`, "cannot be read"},
 		{"GET", "/v1/nodes", "", "does not know the request"},
 		{"PUT", "/v1/jobs", "{}", "does not know the request"},
 	} {
-		code, body := raw(t, socket, tc.method, tc.path, tc.body)
+		code, body := raw(t, at, tc.method, tc.path, tc.body)
 		if code < 400 || code > 499 || !strings.Contains(body, tc.want) {
 			t.Errorf("%s %s %.40q: got %d %s, want a 4xx that says %q", tc.method, tc.path, tc.body, code, body, tc.want)
 		}
@@ -263,10 +306,10 @@ func TestHandler_RefusesWhatItDoesNotUnderstand(t *testing.T) {
 	}
 }
 
-func raw(t *testing.T, socket, method, path, body string) (int, string) {
+func raw(t *testing.T, at, method, path, body string) (int, string) {
 	t.Helper()
 	hc := http.Client{Transport: &http.Transport{DisableKeepAlives: true, DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-		return new(net.Dialer).DialContext(ctx, "unix", socket)
+		return new(net.Dialer).DialContext(ctx, "unix", at)
 	}}}
 	req, err := http.NewRequestWithContext(t.Context(), method, "http://x"+path, bytes.NewReader([]byte(body)))
 	if err != nil {
@@ -310,8 +353,8 @@ func TestClient_SaysWhatIsWrongWithTheSocket(t *testing.T) {
 }
 
 func TestClient_LostAnswer(t *testing.T) {
-	socket := filepath.Join(t.TempDir(), "s")
-	l, err := api.Listen(t.Context(), socket)
+	path := filepath.Join(t.TempDir(), "s")
+	l, err := socket.Listen(t.Context(), path)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -328,7 +371,7 @@ func TestClient_LostAnswer(t *testing.T) {
 		}
 	}()
 	t.Cleanup(func() { l.Close(); <-done })
-	c := api.NewClient(socket)
+	c := api.NewClient(path)
 	var e *api.Error
 	if _, err := c.Jobs(t.Context()); !errors.As(err, &e) || e.Code != api.CodeUnavailable {
 		t.Errorf("a read: got %#v, want unavailable", err)
@@ -353,7 +396,7 @@ func TestListen(t *testing.T) {
 	dir := t.TempDir()
 	path := filepath.Join(dir, "s")
 	leaveSocket(t, path)
-	l, err := api.Listen(t.Context(), path)
+	l, err := socket.Listen(t.Context(), path)
 	if err != nil {
 		t.Fatalf("over a stale socket: %v", err)
 	}
@@ -361,7 +404,7 @@ func TestListen(t *testing.T) {
 	if err != nil || info.Mode().Perm() != 0o660 {
 		t.Errorf("got %v, %v; want mode 0660", info.Mode(), err)
 	}
-	if _, err := api.Listen(t.Context(), path); err == nil || !strings.Contains(err.Error(), "another tandemd") {
+	if _, err := socket.Listen(t.Context(), path); err == nil || !strings.Contains(err.Error(), "another tandemd") {
 		t.Errorf("a second one: got %v, want a refusal", err)
 	}
 	if err := l.Close(); err != nil {
@@ -371,7 +414,7 @@ func TestListen(t *testing.T) {
 	if err := os.WriteFile(file, []byte("precious"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := api.Listen(t.Context(), file); err == nil || !strings.Contains(err.Error(), "no socket") {
+	if _, err := socket.Listen(t.Context(), file); err == nil || !strings.Contains(err.Error(), "no socket") {
 		t.Errorf("over a file: got %v, want a refusal", err)
 	}
 	if b, _ := os.ReadFile(file); string(b) != "precious" {

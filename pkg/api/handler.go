@@ -30,7 +30,6 @@ func NewHandler(b Backend, log *zap.Logger) http.Handler {
 	mux := http.NewServeMux()
 	mux.Handle("GET /v1/status", endpoint(s, readFilter, b.Status))
 	mux.Handle("GET /v1/cluster", endpoint(s, readNothing, asking(b.Cluster)))
-	mux.Handle("POST /v1/cluster/init", endpoint(s, readNothing, asking(b.InitCluster)))
 	mux.Handle("POST /v1/cluster/token", endpoint(s, readBody[TokenRequest], b.Token))
 	mux.Handle("POST /v1/cluster/join", endpoint(s, readBody[JoinRequest], b.Join))
 	mux.Handle("GET /v1/guests", endpoint(s, readNothing, asking(b.Guests)))
@@ -39,10 +38,15 @@ func NewHandler(b Backend, log *zap.Logger) http.Handler {
 	mux.Handle("POST /v1/jobs", endpoint(s, readBody[CreateJobRequest], b.CreateJob))
 	mux.Handle("GET /v1/jobs/{id}", endpoint(s, readJobID, b.Job))
 	mux.Handle("PATCH /v1/jobs/{id}", endpoint(s, readUpdate, b.UpdateJob))
-	mux.Handle("DELETE /v1/jobs/{id}", endpoint(s, readDelete, doing(b.DeleteJob)))
+	mux.Handle("DELETE /v1/jobs/{id}", endpoint(s, readDelete, b.DeleteJob))
 	mux.Handle("POST /v1/jobs/{id}/schedule-now", endpoint(s, readJobID, doing(b.ScheduleNow)))
 	mux.Handle("GET /v1/jobs/{id}/runs", endpoint(s, readRuns,
 		func(ctx context.Context, q runsRequest) ([]Run, error) { return b.Runs(ctx, q.job, q.n) }))
+	mux.Handle("POST /v1/jobs/{id}/run", endpoint(s, readJobID, b.StartRun))
+	mux.Handle("GET /v1/jobs/{id}/runs/{run}/watch", endpoint(s, readWatch, b.Watch))
+	mux.Handle("GET /v1/jobs/{id}/explain", endpoint(s, readJobID, b.Explain))
+	clusterRoutes(s, mux, b)
+	guestRoutes(s, mux, b)
 	mux.Handle("/", http.HandlerFunc(s.unknown))
 	return s.guarded(mux)
 }
@@ -223,15 +227,17 @@ func readUpdate(r *http.Request) (UpdateJobRequest, error) {
 
 func readDelete(r *http.Request) (q DeleteJobRequest, err error) {
 	params := r.URL.Query()
-	if err := onlyParams(params, "keep"); err != nil {
+	if err := onlyParams(params, "keep", "force"); err != nil {
 		return q, err
 	}
 	if q.ID, err = guest.ParseJobID(r.PathValue("id")); err != nil {
 		return q, err
 	}
-	if s := params.Get("keep"); s != "" {
-		if q.Keep, err = strconv.ParseBool(s); err != nil {
-			return q, fmt.Errorf("keep=%q: must be true or false", s)
+	for name, to := range map[string]*bool{"keep": &q.Keep, "force": &q.Force} {
+		if s := params.Get(name); s != "" {
+			if *to, err = strconv.ParseBool(s); err != nil {
+				return q, fmt.Errorf("%s=%q: must be true or false", name, s)
+			}
 		}
 	}
 	return q, nil

@@ -21,7 +21,7 @@ const Version = 1
 type Backend interface {
 	Status(ctx context.Context, f Filter) (Status, error)
 	Cluster(ctx context.Context) (Cluster, error)
-	InitCluster(ctx context.Context) (Cluster, error)
+	InitCluster(ctx context.Context, r InitRequest) (Cluster, error)
 	Token(ctx context.Context, r TokenRequest) (Token, error)
 	Join(ctx context.Context, r JoinRequest) (Cluster, error)
 	Guests(ctx context.Context) ([]Guest, error)
@@ -30,10 +30,18 @@ type Backend interface {
 	Job(ctx context.Context, id guest.JobID) (Job, error)
 	CreateJob(ctx context.Context, r CreateJobRequest) (Job, error)
 	UpdateJob(ctx context.Context, r UpdateJobRequest) (Job, error)
-	DeleteJob(ctx context.Context, r DeleteJobRequest) error
+	DeleteJob(ctx context.Context, r DeleteJobRequest) (DeletedJob, error)
 	ScheduleNow(ctx context.Context, id guest.JobID) error
+	// StartRun is ScheduleNow that tells which run to watch.
+	StartRun(ctx context.Context, id guest.JobID) (StartedRun, error)
+	// Watch tells what is new of a run. It waits a little for news.
+	Watch(ctx context.Context, r WatchRequest) (Watch, error)
+	// Explain tells why a job is in its state and what its next sync would do.
+	Explain(ctx context.Context, id guest.JobID) (Explanation, error)
 	// Runs are the n newest runs of a job, the newest first; n below 1 means all.
 	Runs(ctx context.Context, id guest.JobID, n int) ([]Run, error)
+	ClusterBackend
+	GuestBackend
 }
 
 // Filter limits what Status tells; zero fields limit nothing.
@@ -61,6 +69,7 @@ type Cluster struct {
 	Version    int    `json:"version"`
 	ID         string `json:"id"`
 	Generation string `json:"generation"`
+	Standing
 	// Quorate says whether this node is in contact with a leader that a majority of the voters follows.
 	Quorate bool           `json:"quorate"`
 	Leader  guest.NodeName `json:"leader,omitempty"`
@@ -84,6 +93,8 @@ type Member struct {
 	// Since is when it entered that state, as far as this node saw.
 	Since    time.Time `json:"since,omitzero"`
 	Voter    bool      `json:"voter"`
+	Witness  bool      `json:"witness,omitempty"`
+	Joined   time.Time `json:"joined,omitzero"`
 	Storages []Storage `json:"storages"`
 }
 
@@ -91,6 +102,7 @@ type Member struct {
 type Storage struct {
 	Name    string `json:"name"`
 	Dataset string `json:"dataset,omitempty"`
+	Pool    string `json:"pool,omitempty"`
 	Health  string `json:"health,omitempty"`
 	// Available and Used are in bytes.
 	Available uint64 `json:"available,omitempty"`
@@ -108,6 +120,7 @@ type Guest struct {
 	Owner   guest.NodeName `json:"owner"`
 	Term    string         `json:"term"`
 	Digest  string         `json:"digest"`
+	GuestDetail
 }
 
 // Job is a replication job's configuration as clients see it.
@@ -147,8 +160,11 @@ type JobStatus struct {
 	Source    guest.NodeName `json:"source"`
 	Target    guest.NodeName `json:"target"`
 	Schedule  string         `json:"schedule"`
-	State     string         `json:"state"`
-	FailCount int            `json:"fail_count"`
+	// Rate is in MB/s (10^6 bytes); 0: no limit.
+	Rate      float64 `json:"rate,omitempty"`
+	Comment   string  `json:"comment,omitempty"`
+	State     string  `json:"state"`
+	FailCount int     `json:"fail_count"`
 	// LastSync is when the last successful run began, by the owner's clock; zero: never.
 	LastSync time.Time `json:"last_sync,omitzero"`
 	// LastTry is when the last run began, successful or not.
@@ -188,12 +204,16 @@ type Progress struct {
 
 // Run is one finished or running sync of a job.
 type Run struct {
-	ID       uint64         `json:"id"`
-	Job      guest.JobID    `json:"job"`
-	Source   guest.NodeName `json:"source"`
-	Target   guest.NodeName `json:"target"`
-	Start    time.Time      `json:"start"`
-	End      time.Time      `json:"end,omitzero"`
+	ID     uint64         `json:"id"`
+	Job    guest.JobID    `json:"job"`
+	Source guest.NodeName `json:"source"`
+	Target guest.NodeName `json:"target"`
+	Start  time.Time      `json:"start"`
+	End    time.Time      `json:"end,omitzero"`
+	// Duration is in seconds; 0 while it runs, and where nobody saw it end.
+	Duration float64 `json:"duration"`
+	// Outcome is running, ok, failed, skipped or interrupted.
+	Outcome  string         `json:"outcome"`
 	Kind     string         `json:"kind,omitempty"`
 	Bytes    int64          `json:"bytes"`
 	Base     string         `json:"base,omitempty"`
@@ -229,6 +249,8 @@ type JoinRequest struct {
 	// Address of the issuer's peer port, host:port.
 	Address string `json:"address"`
 	Token   string `json:"token"`
+	// Force joins a cluster that runs on forced quorum.
+	Force bool `json:"force,omitempty"`
 }
 
 // AddGuestRequest takes a guest under Tandem's care.
@@ -240,6 +262,10 @@ type AddGuestRequest struct {
 	Unit    string         `json:"unit,omitempty"`
 	// Node is the owner; empty: the asked node.
 	Node guest.NodeName `json:"node,omitempty"`
+	// Config is the content of its configuration file.
+	Config string `json:"config,omitempty"`
+	// Force adds it while the cluster runs on forced quorum.
+	Force bool `json:"force,omitempty"`
 }
 
 // CreateJobRequest adds a job; empty fields take the defaults.
@@ -270,6 +296,17 @@ type DeleteJobRequest struct {
 	ID guest.JobID `json:"id"`
 	// Keep leaves the replica's data on the target.
 	Keep bool `json:"keep,omitempty"`
+	// Force drops the job at once: nothing is cleaned, on no node.
+	Force bool `json:"force,omitempty"`
+}
+
+// DeletedJob is what became of a job that was deleted.
+type DeletedJob struct {
+	ID guest.JobID `json:"id"`
+	// Dropped says that it is off the ledger; else it is being removed.
+	Dropped bool `json:"dropped"`
+	// Left is what a dropped job leaves behind, a sentence for each thing.
+	Left []string `json:"left"`
 }
 
 // Code says what kind of error it is; clients turn it into an exit code.

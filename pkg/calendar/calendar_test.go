@@ -39,61 +39,25 @@ func runs(s calendar.Schedule, after time.Time, n int) []string {
 	return out
 }
 
-// Every schedule of the specification, of its examples, and of the table in
-// Proxmox VE's documentation that fits the limits.
-func TestParse_SpecificationAndProxmoxTable(t *testing.T) {
-	// A Friday.
-	after := time.Date(2026, 1, 2, 9, 58, 30, 0, time.UTC)
-	for _, c := range []struct {
-		expr, normalized string
-		next             []string
-	}{
-		{"*/15", "*-*-* *:00/15:00", []string{"Fri 2026-01-02 10:00 +0000", "Fri 2026-01-02 10:15 +0000"}},
-		{"*/5", "*-*-* *:00/5:00", []string{"Fri 2026-01-02 10:00 +0000", "Fri 2026-01-02 10:05 +0000"}},
-		{"0/5", "*-*-* *:00/5:00", []string{"Fri 2026-01-02 10:00 +0000"}},
-		{"*/00", "*-*-* *:00:00", []string{"Fri 2026-01-02 10:00 +0000", "Fri 2026-01-02 11:00 +0000"}},
-		{"*/0", "*-*-* *:00:00", []string{"Fri 2026-01-02 10:00 +0000"}},
-		{"30", "*-*-* *:30:00", []string{"Fri 2026-01-02 10:30 +0000", "Fri 2026-01-02 11:30 +0000"}},
-		{"*", "*-*-* *:*:00", []string{"Fri 2026-01-02 09:59 +0000", "Fri 2026-01-02 10:00 +0000"}},
-		{"*/1", "*-*-* *:00/1:00", []string{"Fri 2026-01-02 09:59 +0000"}},
-		{"mon,tue,wed,thu,fri", "Mon..Fri *-*-* 00:00:00", []string{"Mon 2026-01-05 00:00 +0000"}},
-		{"mon..fri", "Mon..Fri *-*-* 00:00:00", []string{"Mon 2026-01-05 00:00 +0000", "Tue 2026-01-06 00:00 +0000"}},
-		{"sat,sun", "Sat,Sun *-*-* 00:00:00", []string{"Sat 2026-01-03 00:00 +0000", "Sun 2026-01-04 00:00 +0000", "Sat 2026-01-10 00:00 +0000"}},
-		{"sat..sun", "Sat,Sun *-*-* 00:00:00", nil},
-		{"mon,wed,fri", "Mon,Wed,Fri *-*-* 00:00:00", []string{"Mon 2026-01-05 00:00 +0000", "Wed 2026-01-07 00:00 +0000"}},
-		{"12:05", "*-*-* 12:05:00", []string{"Fri 2026-01-02 12:05 +0000", "Sat 2026-01-03 12:05 +0000"}},
-		{"mon..wed 30/10", "Mon..Wed *-*-* *:30/10:00", []string{
-			"Mon 2026-01-05 00:30 +0000", "Mon 2026-01-05 00:40 +0000", "Mon 2026-01-05 00:50 +0000", "Mon 2026-01-05 01:30 +0000",
-		}},
-		{"mon,tue,wed 30/10", "Mon..Wed *-*-* *:30/10:00", nil},
-		{"mon..fri 8..17,22:0/15", "Mon..Fri *-*-* 08..17,22:00/15:00", []string{"Fri 2026-01-02 10:00 +0000"}},
-		{"fri 12..13:5/20", "Fri *-*-* 12..13:05/20:00", []string{
-			"Fri 2026-01-02 12:05 +0000", "Fri 2026-01-02 12:25 +0000", "Fri 2026-01-02 12:45 +0000",
-			"Fri 2026-01-02 13:05 +0000", "Fri 2026-01-02 13:25 +0000", "Fri 2026-01-02 13:45 +0000", "Fri 2026-01-09 12:05 +0000",
-		}},
-		{"fri 12,13:5/20", "Fri *-*-* 12,13:05/20:00", nil},
-		{"12,14,16,18,20,22:5", "*-*-* 12,14,16,18,20,22:05:00", []string{"Fri 2026-01-02 12:05 +0000", "Fri 2026-01-02 14:05 +0000"}},
-		{"12/2:5", "*-*-* 12/2:05:00", []string{"Fri 2026-01-02 12:05 +0000", "Fri 2026-01-02 14:05 +0000"}},
-		{"8:00/15", "*-*-* 08:00/15:00", []string{
-			"Sat 2026-01-03 08:00 +0000", "Sat 2026-01-03 08:15 +0000", "Sat 2026-01-03 08:30 +0000", "Sat 2026-01-03 08:45 +0000", "Sun 2026-01-04 08:00 +0000",
-		}},
-		{"minutely", "*-*-* *:*:00", nil},
-		{"hourly", "*-*-* *:00:00", nil},
-		{"daily", "*-*-* 00:00:00", []string{"Sat 2026-01-03 00:00 +0000"}},
-		{"weekly", "Mon *-*-* 00:00:00", []string{"Mon 2026-01-05 00:00 +0000", "Mon 2026-01-12 00:00 +0000"}},
+// What is no row of a table: spellings of the shorthand.
+func TestParse_Shorthand(t *testing.T) {
+	for expr, normalized := range map[string]string{
+		"*/0":               "*-*-* *:00:00",
+		"30":                "*-*-* *:30:00",
+		"*/1":               "*-*-* *:00/1:00",
+		"0/5":               "*-*-* *:00/5:00",
+		"sat..sun":          "Sat,Sun *-*-* 00:00:00",
+		"mon,tue,wed 30/10": "Mon..Wed *-*-* *:30/10:00",
+		"fri 12,13:5/20":    "Fri *-*-* 12,13:05/20:00",
+		"12/2:5":            "*-*-* 12/2:05:00",
 	} {
-		t.Run(c.expr, func(t *testing.T) {
-			s := mustParse(t, c.expr)
-			if got := s.Normalized(); got != c.normalized {
-				t.Errorf("normalized: got %q, want %q", got, c.normalized)
-			}
-			if got := s.String(); got != c.expr {
-				t.Errorf("as given: got %q, want %q", got, c.expr)
-			}
-			if diff := cmp.Diff(c.next, runs(s, after, len(c.next))); diff != "" {
-				t.Errorf("runs (-want +got):\n%s", diff)
-			}
-		})
+		s := mustParse(t, expr)
+		if got := s.Normalized(); got != normalized {
+			t.Errorf("%q: normalized %q, want %q", expr, got, normalized)
+		}
+		if got := s.String(); got != expr {
+			t.Errorf("%q: as given %q", expr, got)
+		}
 	}
 }
 
@@ -196,12 +160,6 @@ func TestParse_RefusesAndSaysWhy(t *testing.T) {
 	}
 }
 
-func TestSchedule_DefaultIsEveryQuarter(t *testing.T) {
-	if got, want := mustParse(t, calendar.Default).Normalized(), "*-*-* *:00/15:00"; got != want {
-		t.Errorf("got %q, want %q", got, want)
-	}
-}
-
 func TestSchedule_ZeroNeverRuns(t *testing.T) {
 	var zero calendar.Schedule
 	if got := zero.Next(time.Unix(0, 0), nil); !got.IsZero() {
@@ -301,9 +259,12 @@ func BenchmarkSchedule_Next(b *testing.B) {
 	for _, expr := range []string{"*", "*/15", "mon..fri 8..17,22:0/15", "weekly", "*-*-1/7 03:00"} {
 		s := mustParse(b, expr)
 		b.Run(expr, func(b *testing.B) {
-			at := time.Date(2026, 1, 1, 0, 0, 0, 0, zone)
+			begin := time.Date(2026, 1, 1, 0, 0, 0, 0, zone)
+			at := begin
 			for b.Loop() {
-				at = s.Next(at, zone)
+				if at = s.Next(at, zone); at.Year() > 2100 { // as often in a zone switch as it comes
+					at = begin
+				}
 			}
 		})
 	}

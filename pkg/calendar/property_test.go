@@ -232,9 +232,11 @@ func FuzzParse(f *testing.F) {
 	for _, seed := range []string{
 		"*/15", "*/00", "mon..fri 8..17,22:0/15", "weekly Pacific/Auckland", "*-*~01..07/2 3:00", "12-10-15 1:2:3", "@1", "0@", "Wed, 17:48", "*:*/5 UTC", "monthly",
 	} {
-		f.Add(seed)
+		f.Add(seed, int64(1_700_000_000), "Europe/Vienna")
 	}
-	f.Fuzz(func(t *testing.T, expr string) {
+	f.Add("2:30", int64(1_774_746_000), "Europe/Vienna") // into a gap
+	f.Add("*/7", int64(1_792_886_400), "Australia/Lord_Howe")
+	f.Fuzz(func(t *testing.T, expr string, unix int64, name string) {
 		s, err := calendar.Parse(expr)
 		if err != nil {
 			if !strings.HasPrefix(err.Error(), "schedule ") {
@@ -242,9 +244,17 @@ func FuzzParse(f *testing.F) {
 			}
 			return
 		}
-		at := time.Unix(1_700_000_000, 0)
-		if next := s.Next(at, time.UTC); !next.After(at) {
-			t.Fatalf("%q: next after %v is %v", expr, at, next)
+		at := time.Unix(unix%(1<<35), 0) // the years up to 3058, also before 1970
+		zone, err := time.LoadLocation(name)
+		if err != nil {
+			zone = time.UTC
+		}
+		for range 5 {
+			next := s.Next(at, zone)
+			if !next.After(at) || next.Sub(at) > 9*24*time.Hour {
+				t.Fatalf("%q in %s: next after %v is %v", expr, zone, at, next)
+			}
+			at = next
 		}
 		checkNormalized(t, s, at)
 	})

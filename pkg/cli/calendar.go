@@ -9,6 +9,7 @@ import (
 
 	"github.com/tandemd/tandem/pkg/api"
 	"github.com/tandemd/tandem/pkg/calendar"
+	"github.com/tandemd/tandem/pkg/cli/frame"
 )
 
 // maxCount bounds the runs that `calendar` computes: a week of every minute.
@@ -39,23 +40,23 @@ node (here: TZ) is meant. Quote it.`,
   tandem calendar 'sun 02:30 Europe/Vienna' --from 2026-03-28T00:00:00Z -o json`,
 		Args: func(cmd *cobra.Command, args []string) error {
 			if len(args) > 1 {
-				return usage(cmd, "a schedule of several words must be quoted, like 'mon..fri 8:00'")
+				return frame.Usage(cmd, "a schedule of several words must be quoted, like 'mon..fri 8:00'")
 			}
-			return arguments("EXPR")(cmd, args)
+			return frame.Arguments("EXPR")(cmd, args)
 		},
 		RunE: func(_ *cobra.Command, args []string) error {
 			s, err := calendar.Parse(args[0])
 			if err != nil {
-				return invalid(err)
+				return frame.Invalid(err)
 			}
 			start := a.Now()
 			if from != "" {
 				if start, err = time.Parse(time.RFC3339, from); err != nil {
-					return invalid(fmt.Errorf("--from %q: must be RFC 3339, like 2026-11-22T20:41:00Z", from))
+					return frame.Invalid(fmt.Errorf("--from %q: must be RFC 3339, like 2026-11-22T20:41:00Z", from))
 				}
 			}
 			if n < 1 || n > maxCount {
-				return invalid(fmt.Errorf("--count %d: must be from 1 to %d", n, maxCount))
+				return frame.Invalid(fmt.Errorf("--count %d: must be from 1 to %d", n, maxCount))
 			}
 			return a.printCalendar(s, start, n)
 		},
@@ -79,7 +80,7 @@ func (a *app) printCalendar(s calendar.Schedule, after time.Time, n int) error {
 		lines = append(lines, label+after.Format("Mon 2006-01-02 15:04:05 MST"))
 		label = "            "
 	}
-	return a.print(doc, lines...)
+	return a.Print(doc, lines...)
 }
 
 // versionDoc is the JSON of `version`.
@@ -93,9 +94,9 @@ func (a *app) versionCmd() *cobra.Command {
 	return &cobra.Command{
 		Use:   "version",
 		Short: "Print the version of this program",
-		Args:  arguments(),
+		Args:  frame.Arguments(),
 		RunE: func(*cobra.Command, []string) error {
-			return a.print(versionDoc{api.Version, a.Version, runtime.Version()},
+			return a.Print(versionDoc{api.Version, a.Version, runtime.Version()},
 				fmt.Sprintf("tandem %s (%s, API version %d)", a.Version, runtime.Version(), api.Version))
 		},
 		ValidArgsFunction: cobra.NoFileCompletions,

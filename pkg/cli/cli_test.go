@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -21,6 +22,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/tandemd/tandem/pkg/api"
+	"github.com/tandemd/tandem/pkg/api/socket"
 	"github.com/tandemd/tandem/pkg/cli"
 	"github.com/tandemd/tandem/pkg/guest"
 	"github.com/tandemd/tandem/pkg/identity"
@@ -37,8 +39,15 @@ type world struct {
 	Guests  []api.Guest `json:"guests"`
 	Jobs    []api.Job   `json:"jobs"`
 	Runs    []api.Run   `json:"runs"`
+	// Watches are the answers to Watch, one after the other; the last one stays.
+	Watches     []api.Watch     `json:"watches"`
+	Explanation api.Explanation `json:"explanation"`
+	Deleted     api.DeletedJob  `json:"deleted"`
+	verbsWorld
 	// Error, where set, is the answer to everything.
 	Error *api.Error `json:"error"`
+	// WatchError, where set, is the answer to Watch once the watches are told.
+	WatchError *api.Error `json:"watch_error"`
 }
 
 // daemon is a Backend that answers from a world and notes what it was asked.
@@ -48,7 +57,9 @@ type daemon struct {
 	// parts are the fields of w, as JSON.
 	parts map[string]json.RawMessage
 	sent  bytes.Buffer
-	code  int // the exit code of the last command; the script's goroutine only
+	// stop ends the command that runs, as Ctrl-C does.
+	stop context.CancelFunc
+	code int // the exit code of the last command; the script's goroutine only
 }
 
 func answer[A any](d *daemon, name string, request any, pick func(*world) (A, error)) (A, error) {
@@ -67,17 +78,21 @@ func answer[A any](d *daemon, name string, request any, pick func(*world) (A, er
 }
 
 func (d *daemon) Status(_ context.Context, f api.Filter) (api.Status, error) {
-	return answer(d, "Status", f, func(w *world) (api.Status, error) { return w.Status, nil })
+	return answer(d, "Status", f, func(w *world) (api.Status, error) {
+		s := w.Status
+		s.Jobs = slices.DeleteFunc(slices.Clone(s.Jobs), func(j api.JobStatus) bool { return f.Guest != 0 && f.Guest != j.Guest })
+		return s, nil
+	})
 }
 
 func (d *daemon) Cluster(context.Context) (api.Cluster, error) {
 	return answer(d, "Cluster", nil, func(w *world) (api.Cluster, error) { return w.Cluster, nil })
 }
 
-func (d *daemon) InitCluster(context.Context) (api.Cluster, error) {
-	return answer(d, "InitCluster", nil, func(w *world) (api.Cluster, error) {
+func (d *daemon) InitCluster(_ context.Context, r api.InitRequest) (api.Cluster, error) {
+	return answer(d, "InitCluster", r, func(w *world) (api.Cluster, error) {
 		c := w.Cluster
-		c.Members = c.Members[:1]
+		c.Name, c.Members = r.Name, c.Members[:1]
 		return c, nil
 	})
 }
@@ -118,7 +133,7 @@ func (w *world) job(id guest.JobID) (api.Job, error) {
 }
 
 func (d *daemon) CreateJob(_ context.Context, r api.CreateJobRequest) (api.Job, error) {
-	return answer(d, "CreateJob", r, func(*world) (api.Job, error) {
+	return answer(d, "CreateJob", r, func(w *world) (api.Job, error) {
 		j := api.Job{
 			ID: r.ID, Guest: r.ID.Guest, Source: "n1", Target: r.Target, Schedule: r.Schedule, Rate: r.Rate, Comment: r.Comment,
 			Enabled: !r.Disabled, Snapshots: r.Snapshots, Digest: "d1",
@@ -126,13 +141,29 @@ func (d *daemon) CreateJob(_ context.Context, r api.CreateJobRequest) (api.Job, 
 		if r.Target == "n3" {
 			j.Warnings = []string{"n3 did not answer: its storages were not checked"}
 		}
+		w.put(j)
 		return j, nil
 	})
+}
+
+// put is what makes `read` show what was made and changed.
+func (w *world) put(j api.Job) {
+	j.Warnings = nil
+	for i := range w.Jobs {
+		if w.Jobs[i].ID == j.ID {
+			w.Jobs[i] = j
+			return
+		}
+	}
+	w.Jobs = append(w.Jobs, j)
 }
 
 func (d *daemon) UpdateJob(_ context.Context, r api.UpdateJobRequest) (api.Job, error) {
 	return answer(d, "UpdateJob", r, func(w *world) (api.Job, error) {
 		j, err := w.job(r.ID)
+		if err != nil {
+			return j, err
+		}
 		if r.Schedule != nil {
 			j.Schedule = *r.Schedule
 		}
@@ -142,13 +173,53 @@ func (d *daemon) UpdateJob(_ context.Context, r api.UpdateJobRequest) (api.Job, 
 		if r.Enabled != nil {
 			j.Enabled = *r.Enabled
 		}
-		return j, err
+		w.put(j)
+		return j, nil
 	})
 }
 
-func (d *daemon) DeleteJob(_ context.Context, r api.DeleteJobRequest) error {
-	_, err := answer(d, "DeleteJob", r, func(w *world) (api.Job, error) { return w.job(r.ID) })
-	return err
+func (d *daemon) DeleteJob(_ context.Context, r api.DeleteJobRequest) (api.DeletedJob, error) {
+	return answer(d, "DeleteJob", r, func(w *world) (api.DeletedJob, error) {
+		_, err := w.job(r.ID)
+		if !r.Force {
+			return api.DeletedJob{ID: r.ID}, err
+		}
+		return w.Deleted, err
+	})
+}
+
+func (d *daemon) StartRun(_ context.Context, id guest.JobID) (api.StartedRun, error) {
+	return answer(d, "StartRun", id, func(w *world) (api.StartedRun, error) {
+		_, err := w.job(id)
+		return api.StartedRun{Job: id, Run: 9, Node: "n1"}, err
+	})
+}
+
+// Watch tells the world's watches; after the last one whoever watches is stopped.
+func (d *daemon) Watch(ctx context.Context, r api.WatchRequest) (api.Watch, error) {
+	w, err := answer(d, "Watch", r, func(w *world) (api.Watch, error) {
+		if len(w.Watches) == 0 && w.WatchError != nil {
+			return api.Watch{}, w.WatchError
+		}
+		if len(w.Watches) == 0 {
+			return api.Watch{}, nil
+		}
+		next := w.Watches[0]
+		w.Watches = w.Watches[1:]
+		return next, nil
+	})
+	if err == nil && w.Job == (guest.JobID{}) {
+		d.stop()
+		<-ctx.Done()
+	}
+	return w, err
+}
+
+func (d *daemon) Explain(_ context.Context, id guest.JobID) (api.Explanation, error) {
+	return answer(d, "Explain", id, func(w *world) (api.Explanation, error) {
+		_, err := w.job(id)
+		return w.Explanation, err
+	})
 }
 
 func (d *daemon) ScheduleNow(_ context.Context, id guest.JobID) error {
@@ -162,6 +233,16 @@ func (d *daemon) Runs(_ context.Context, id guest.JobID, n int) ([]api.Run, erro
 	})
 }
 
+// TestMain has a tandem-client for scripts that a shell runs: it talks to the
+// script's daemon and not to the machine's.
+func TestMain(m *testing.M) {
+	testscript.Main(m, map[string]func(){"tandem-client": func() {
+		os.Exit(cli.Run(context.Background(), cli.Env{
+			Stdin: os.Stdin, Stdout: os.Stdout, Stderr: os.Stderr, Now: time.Now, Zone: time.UTC, Version: "1.2.3",
+		}, append(os.Args[1:], "--socket", os.Getenv("SOCKET"))))
+	}})
+}
+
 // TestScripts runs testdata/script. Beside testscript's own commands they have
 //
 //	tandem ARGS      run it in this process; it must exit with 0 (with !, it must not)
@@ -170,6 +251,7 @@ func (d *daemon) Runs(_ context.Context, id guest.JobID, n int) ([]api.Run, erro
 //	sent             print what the daemon was asked since the last time
 //	world FILE       have the daemon answer differently, in the terms of world.json
 //	narrow           the last output fits 80 columns and 24 rows
+//	tandem-tty N ARGS   tandem on a terminal; Ctrl-C is typed in its Nth pause
 //
 // It is 20:41:30 in Vienna for them. -update rewrites expected output.
 func TestScripts(t *testing.T) {
@@ -193,9 +275,14 @@ func TestScripts(t *testing.T) {
 			return d.serve(t.Context(), env)
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
-			"tandem": func(ts *testscript.TestScript, neg bool, args []string) { run(ts, neg, "", args) },
+			"tandem": func(ts *testscript.TestScript, neg bool, args []string) { run(ts, neg, surroundings{}, args) },
 			"tandem-in": func(ts *testscript.TestScript, neg bool, args []string) {
-				run(ts, neg, ts.ReadFile(args[0]), args[1:])
+				run(ts, neg, surroundings{stdin: ts.ReadFile(args[0])}, args[1:])
+			},
+			"tandem-tty": func(ts *testscript.TestScript, neg bool, args []string) {
+				n, err := strconv.Atoi(args[0])
+				ts.Check(err)
+				run(ts, neg, surroundings{terminal: true, pauses: n}, args[1:])
 			},
 			"code":   code,
 			"sent":   sent,
@@ -253,8 +340,8 @@ func (d *daemon) load(file string) error {
 }
 
 func (d *daemon) serve(ctx context.Context, env *testscript.Env) error {
-	socket := filepath.Join(env.WorkDir, ".s")
-	l, err := api.Listen(ctx, socket)
+	path := filepath.Join(env.WorkDir, ".s")
+	l, err := socket.Listen(ctx, path)
 	if err != nil {
 		return err
 	}
@@ -267,20 +354,39 @@ func (d *daemon) serve(ctx context.Context, env *testscript.Env) error {
 			env.T().Log(err)
 		}
 	})
-	env.Setenv("SOCKET", socket)
+	env.Setenv("SOCKET", path)
 	return nil
 }
 
-func run(ts *testscript.TestScript, neg bool, stdin string, args []string) { //nolint:revive // flag-parameter: testscript says it so
+// surroundings are those of one run: its input, whether there is a terminal, and
+// in which pause Ctrl-C is typed (0: in the first).
+type surroundings struct {
+	stdin    string
+	terminal bool
+	pauses   int
+}
+
+func run(ts *testscript.TestScript, neg bool, in surroundings, args []string) { //nolint:revive // flag-parameter: testscript says it so
 	zone, err := time.LoadLocation("Europe/Vienna")
 	ts.Check(err)
 	if !strings.Contains(strings.Join(args, " "), "--socket") && (len(args) == 0 || args[0] != "__complete") {
 		args = append(args, "--socket", ts.Getenv("SOCKET"))
 	}
 	d := ts.Value("daemon").(*daemon)
-	d.code = cli.Run(context.Background(), cli.Env{
-		Stdin: strings.NewReader(stdin), Stdout: ts.Stdout(), Stderr: ts.Stderr(),
-		Now: now, Zone: zone, Version: "1.2.3",
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	d.mu.Lock()
+	d.stop = cancel
+	d.mu.Unlock()
+	d.code = cli.Run(ctx, cli.Env{
+		Stdin: strings.NewReader(in.stdin), Stdout: ts.Stdout(), Stderr: ts.Stderr(),
+		Now: now, Zone: zone, Version: "1.2.3", Terminal: in.terminal,
+		Pause: func(ctx context.Context, _ time.Duration) error {
+			if in.pauses--; in.pauses <= 0 {
+				cancel()
+			}
+			return context.Cause(ctx)
+		},
 	}, args)
 	if neg == (d.code == 0) {
 		ts.Fatalf("tandem %s: exit code %d", strings.Join(args, " "), d.code)

@@ -8,6 +8,7 @@ import (
 
 	"github.com/tandemd/tandem/pkg/api"
 	"github.com/tandemd/tandem/pkg/calendar"
+	"github.com/tandemd/tandem/pkg/cli/frame"
 	"github.com/tandemd/tandem/pkg/cli/report"
 	"github.com/tandemd/tandem/pkg/guest"
 )
@@ -39,11 +40,12 @@ func (in *jobFlags) register(cmd *cobra.Command) {
 	f.Float64Var(&in.rate, "rate", 0, "limit in `MB/s` (10^6 bytes), at least 1")
 	f.StringVar(&in.comment, "comment", "", "`text` for people")
 	f.StringVar(&in.snapshots, "snapshots", "", "operators' snapshots: `mirror|keep|none`")
-	must(cmd.RegisterFlagCompletionFunc("schedule", cobra.FixedCompletions(
+	f.BoolVar(&in.disable, "disable", false, "keep it, but do not run it")
+	frame.Must(cmd.RegisterFlagCompletionFunc("schedule", cobra.FixedCompletions(
 		[]string{"*/5", "*/15", "*/30", "hourly", "daily", "weekly"}, cobra.ShellCompDirectiveNoFileComp)))
-	must(cmd.RegisterFlagCompletionFunc("rate", cobra.NoFileCompletions))
-	must(cmd.RegisterFlagCompletionFunc("comment", cobra.NoFileCompletions))
-	must(cmd.RegisterFlagCompletionFunc("snapshots", cobra.FixedCompletions(
+	frame.Must(cmd.RegisterFlagCompletionFunc("rate", cobra.NoFileCompletions))
+	frame.Must(cmd.RegisterFlagCompletionFunc("comment", cobra.NoFileCompletions))
+	frame.Must(cmd.RegisterFlagCompletionFunc("snapshots", cobra.FixedCompletions(
 		[]string{"mirror", "keep", "none"}, cobra.ShellCompDirectiveNoFileComp)))
 }
 
@@ -58,7 +60,7 @@ func (in *jobFlags) check(cmd *cobra.Command, id guest.JobID) error {
 	if given("rate") && in.rate == 0 {
 		return fmt.Errorf("rate 0: must be at least %v MB/s; without --rate there is no limit", guest.MinRate)
 	}
-	j := guest.Job{ID: id, Target: anyNode, Schedule: calendar.Default, Rate: in.rate, Comment: in.comment, Snapshots: guest.Mirror}
+	j := guest.Job{ID: id, Target: frame.AnyNode, Schedule: calendar.Default, Rate: in.rate, Comment: in.comment, Snapshots: guest.Mirror}
 	if given("snapshots") {
 		j.Snapshots = guest.SnapshotMode(in.snapshots)
 	}
@@ -83,12 +85,12 @@ with ` + "`tandem schedule-now`" + `.
 
 ` + snapshotsHelp + `
 
-` + exitCodes,
+` + frame.ExitCodes,
 		Example: `  # every 5 minutes, with at most 10 MB/s
   tandem create-local-job 100-0 pve1 --schedule '*/5' --rate 10
   # every quarter of an hour
   tandem create-local-job 100-1 n3 --comment 'second copy'`,
-		Args: arguments("ID", "TARGET"),
+		Args: frame.Arguments("ID", "TARGET"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			r := api.CreateJobRequest{
 				Schedule: in.schedule, Rate: in.rate, Comment: in.comment,
@@ -96,15 +98,15 @@ with ` + "`tandem schedule-now`" + `.
 			}
 			var err error
 			if r.ID, err = guest.ParseJobID(args[0]); err != nil {
-				return invalid(err)
+				return frame.Invalid(err)
 			}
 			if r.Target, err = guest.ParseNodeName(args[1]); err != nil {
-				return invalid(fmt.Errorf("target: %w", err))
+				return frame.Invalid(fmt.Errorf("target: %w", err))
 			}
 			if err := in.check(cmd, r.ID); err != nil {
-				return invalid(err)
+				return frame.Invalid(err)
 			}
-			j, err := a.client().CreateJob(cmd.Context(), r)
+			j, err := a.Client().CreateJob(cmd.Context(), r)
 			if err != nil {
 				return err
 			}
@@ -113,15 +115,14 @@ with ` + "`tandem schedule-now`" + `.
 		ValidArgsFunction: a.completeCreate,
 	}
 	in.register(cmd)
-	cmd.Flags().BoolVar(&in.disable, "disable", false, "make it, but do not run it yet")
 	return cmd
 }
 
 func (a *app) printJob(j api.Job, line string) error {
-	if err := a.warn(j.Warnings); err != nil {
+	if err := a.Warn(j.Warnings); err != nil {
 		return err
 	}
-	return a.print(jobDoc{api.Version, j}, line)
+	return a.Print(jobDoc{api.Version, j}, line)
 }
 
 func (a *app) updateCmd() *cobra.Command {
@@ -135,25 +136,25 @@ refused if somebody else has changed the job since.
 
 ` + snapshotsHelp + `
 
-` + exitCodes,
+` + frame.ExitCodes,
 		Example: `  # once per hour
   tandem update 100-0 --schedule '*/00'
   # no limit any more
   tandem update 100-0 --delete rate`,
-		Args: arguments("ID"),
+		Args: frame.Arguments("ID"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			id, err := guest.ParseJobID(args[0])
 			if err != nil {
-				return invalid(err)
+				return frame.Invalid(err)
 			}
 			if err := in.check(cmd, id); err != nil {
-				return invalid(err)
+				return frame.Invalid(err)
 			}
 			r, err := in.update(cmd, id)
 			if err != nil {
 				return err
 			}
-			j, err := a.client().UpdateJob(cmd.Context(), r)
+			j, err := a.Client().UpdateJob(cmd.Context(), r)
 			if err != nil {
 				return err
 			}
@@ -164,20 +165,22 @@ refused if somebody else has changed the job since.
 	in.register(cmd)
 	cmd.Flags().StringVar(&in.digest, "digest", "", "change it only if it still has this `digest`")
 	cmd.Flags().StringSliceVar(&in.remove, "delete", nil, "`settings` to take back, like rate,comment")
-	must(cmd.RegisterFlagCompletionFunc("delete", cobra.FixedCompletions(removable(), cobra.ShellCompDirectiveNoFileComp)))
-	must(cmd.RegisterFlagCompletionFunc("digest", cobra.NoFileCompletions))
+	frame.Must(cmd.RegisterFlagCompletionFunc("delete", cobra.FixedCompletions(removable(), cobra.ShellCompDirectiveNoFileComp)))
+	frame.Must(cmd.RegisterFlagCompletionFunc("digest", cobra.NoFileCompletions))
 	return cmd
 }
 
-func removable() []string { return []string{"comment", "rate", "schedule", "snapshots"} }
+func removable() []string { return []string{"comment", "disable", "rate", "schedule", "snapshots"} }
 
 // update is the request: what was given, and what --delete takes back.
 func (in *jobFlags) update(cmd *cobra.Command, id guest.JobID) (api.UpdateJobRequest, error) {
 	r := api.UpdateJobRequest{ID: id, Digest: in.digest}
 	change := func(name string) {
-		switch mode := guest.SnapshotMode(in.snapshots); name {
+		switch mode, enabled := guest.SnapshotMode(in.snapshots), !in.disable; name {
 		case "comment":
 			r.Comment = &in.comment
+		case "disable":
+			r.Enabled = &enabled
 		case "rate":
 			r.Rate = &in.rate
 		case "schedule":
@@ -188,10 +191,10 @@ func (in *jobFlags) update(cmd *cobra.Command, id guest.JobID) (api.UpdateJobReq
 	}
 	for _, name := range in.remove {
 		if !slices.Contains(removable(), name) {
-			return r, usage(cmd, "--delete %q: only comment, rate, schedule and snapshots can be taken back", name)
+			return r, frame.Usage(cmd, "--delete %q: only comment, disable, rate, schedule and snapshots can be taken back", name)
 		}
 		if cmd.Flags().Changed(name) {
-			return r, usage(cmd, "--%s and --delete %s contradict each other", name, name)
+			return r, frame.Usage(cmd, "--%s and --delete %s contradict each other", name, name)
 		}
 		switch name {
 		case "schedule":
@@ -209,13 +212,13 @@ func (in *jobFlags) update(cmd *cobra.Command, id guest.JobID) (api.UpdateJobReq
 		}
 	}
 	if !changed {
-		return r, usage(cmd, "nothing to change in job %s: give at least one of --schedule, --rate, --comment, --snapshots, --delete", id)
+		return r, frame.Usage(cmd, "nothing to change in job %s: give at least one of --schedule, --rate, --comment, --disable, --snapshots, --delete", id)
 	}
 	return r, nil
 }
 
 func (a *app) deleteCmd() *cobra.Command {
-	var keep bool
+	var r api.DeleteJobRequest
 	cmd := &cobra.Command{
 		Use:   "delete ID",
 		Short: "End a job and remove its replica",
@@ -224,35 +227,58 @@ target are removed in the background; ` + "`tandem status`" + ` shows it as remo
 meanwhile. With --keep the replica stays on the target. Only what carries
 Tandem's marks for this guest is ever removed.
 
-` + exitCodes,
+With --force the job is dropped at once, also where its source or its target
+does not answer. Then nothing is removed on any node, and what is left is named.
+
+` + frame.ExitCodes,
 		Example: `  tandem delete 100-0
-  tandem delete 100-0 --keep`,
-		Args: arguments("ID"),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			id, err := guest.ParseJobID(args[0])
-			if err != nil {
-				return invalid(err)
+  tandem delete 100-0 --keep
+  tandem delete 100-0 --force`,
+		Args: frame.Arguments("ID"),
+		RunE: func(cmd *cobra.Command, args []string) (err error) {
+			if r.ID, err = guest.ParseJobID(args[0]); err != nil {
+				return frame.Invalid(err)
 			}
-			if err := a.client().DeleteJob(cmd.Context(), api.DeleteJobRequest{ID: id, Keep: keep}); err != nil {
+			done, err := a.Client().DeleteJob(cmd.Context(), r)
+			if err != nil {
 				return err
 			}
-			replica := "its replica goes with it"
-			if keep {
-				replica = "its replica stays on the target"
-			}
-			return a.print(doneDoc{api.Version, id}, fmt.Sprintf("Job %s is being removed; %s.", id, replica))
+			done.Left = frame.List(done.Left)
+			return a.Print(deletedDoc{api.Version, done}, deletedLines(r, done)...)
 		},
 		ValidArgsFunction: a.completeJob,
 	}
-	cmd.Flags().BoolVar(&keep, "keep", false, "leave the replica's data on the target")
+	cmd.Flags().BoolVar(&r.Keep, "keep", false, "leave the replica's data on the target")
+	cmd.Flags().BoolVar(&r.Force, "force", false, "drop it at once and remove nothing")
 	return cmd
+}
+
+// deletedDoc is the JSON of `delete`.
+type deletedDoc struct {
+	Version int `json:"version"`
+	api.DeletedJob
+}
+
+func deletedLines(r api.DeleteJobRequest, done api.DeletedJob) []string {
+	switch {
+	case done.Dropped:
+		lines := []string{fmt.Sprintf("Job %s is dropped. It leaves:", r.ID)}
+		for _, l := range done.Left {
+			lines = append(lines, "  "+report.Printable(l))
+		}
+		return append(lines, "To have it cleaned up later, make the job again and delete it without --force.")
+	case r.Keep:
+		return []string{fmt.Sprintf("Job %s is being removed; its replica stays on the target.", r.ID)}
+	default:
+		return []string{fmt.Sprintf("Job %s is being removed; its replica goes with it.", r.ID)}
+	}
 }
 
 func (a *app) enableCmd() *cobra.Command {
 	cmd := a.switchCmd("enabled", true)
 	cmd.Use = "enable ID"
 	cmd.Short = "Run a disabled job again"
-	cmd.Long = "Runs a disabled job again, from its next due time.\n\n" + exitCodes
+	cmd.Long = "Runs a disabled job again, from its next due time.\n\n" + frame.ExitCodes
 	cmd.Example = "  tandem enable 100-0"
 	return cmd
 }
@@ -261,20 +287,20 @@ func (a *app) disableCmd() *cobra.Command {
 	cmd := a.switchCmd("disabled", false)
 	cmd.Use = "disable ID"
 	cmd.Short = "Keep a job, but do not run it"
-	cmd.Long = "Keeps a job and its replica, but does not run it until it is enabled.\n\n" + exitCodes
+	cmd.Long = "Keeps a job and its replica, but does not run it until it is enabled.\n\n" + frame.ExitCodes
 	cmd.Example = "  tandem disable 100-0"
 	return cmd
 }
 
 func (a *app) switchCmd(word string, to bool) *cobra.Command {
 	return &cobra.Command{
-		Args: arguments("ID"),
+		Args: frame.Arguments("ID"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			id, err := guest.ParseJobID(args[0])
 			if err != nil {
-				return invalid(err)
+				return frame.Invalid(err)
 			}
-			j, err := a.client().UpdateJob(cmd.Context(), api.UpdateJobRequest{ID: id, Enabled: &to})
+			j, err := a.Client().UpdateJob(cmd.Context(), api.UpdateJobRequest{ID: id, Enabled: &to})
 			if err != nil {
 				return err
 			}

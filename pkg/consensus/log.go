@@ -3,6 +3,7 @@ package consensus
 import (
 	"fmt"
 	"io"
+	"time"
 
 	"github.com/hashicorp/go-hclog"
 	"go.uber.org/zap"
@@ -14,8 +15,23 @@ import (
 // be errors, so the highest level that passes is warn.
 func raftLogger(l *zap.Logger) hclog.Logger {
 	il := hclog.NewInterceptLogger(&hclog.LoggerOptions{Name: "raft", Level: hclog.Debug, Output: io.Discard})
-	il.RegisterSink(sink{l})
+	il.RegisterSink(sink{l.WithOptions(zap.WrapCore(seldom))})
 	return il
+}
+
+const (
+	// sayAgain and sayFirst: raft says twice a second that a peer is down, for each
+	// peer and as long as it is. Of the lines with one text so many pass in that time.
+	sayAgain = 10 * time.Minute
+	sayFirst = 5
+)
+
+// seldom thins out the lines that raft repeats, unless somebody looks for all of them.
+func seldom(c zapcore.Core) zapcore.Core {
+	if c.Enabled(zapcore.DebugLevel) {
+		return c
+	}
+	return zapcore.NewSamplerWithOptions(c, sayAgain, sayFirst, 0)
 }
 
 type sink struct{ zap *zap.Logger }

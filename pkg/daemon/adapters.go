@@ -4,8 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
-
-	"golang.org/x/time/rate"
+	"net/netip"
 
 	"github.com/tandemd/tandem/pkg/consensus"
 	"github.com/tandemd/tandem/pkg/gossip"
@@ -14,7 +13,6 @@ import (
 	"github.com/tandemd/tandem/pkg/member"
 	"github.com/tandemd/tandem/pkg/node"
 	"github.com/tandemd/tandem/pkg/peer"
-	"github.com/tandemd/tandem/pkg/replicate"
 )
 
 // view is the ledger as pkg/replicate sees it: the newest that is known here.
@@ -33,88 +31,6 @@ func (v view) WaitApplied(ctx context.Context, index uint64) error {
 	}
 	v.c.d.book.Learn(v.c.cons.View())
 	return nil
-}
-
-// link carries pkg/replicate's calls and streams over pkg/peer.
-type link struct {
-	peer *peer.Peer
-	// limit is what all streams of this node share, in bytes per second; nil: nothing.
-	limit *rate.Limiter
-}
-
-// sharedBurst is what the shared limit lets through at once.
-const sharedBurst = 256 << 10
-
-func newLink(p *peer.Peer, mbps float64) link {
-	if mbps <= 0 {
-		return link{peer: p}
-	}
-	return link{peer: p, limit: rate.NewLimiter(rate.Limit(mbps*1e6), sharedBurst)}
-}
-
-// Call is one question to another node.
-func (l link) Call(ctx context.Context, to guest.NodeID, path string, req, resp any) error {
-	return l.peer.Call(ctx, to, path, req, resp)
-}
-
-// Open begins one stream to another node.
-func (l link) Open(ctx context.Context, to guest.NodeID, header any, limit *rate.Limiter) (replicate.Sink, error) {
-	s, err := l.peer.OpenStream(ctx, to, header, limit)
-	if err != nil {
-		return nil, err
-	}
-	if l.limit != nil {
-		return limited{ctx: ctx, sink: sink{s}, limit: l.limit}, nil
-	}
-	return sink{s}, nil
-}
-
-// limited waits for the limit that all streams share.
-type limited struct {
-	ctx   context.Context //nolint:containedctx // the stream's, as in peer.SendStream
-	sink  sink
-	limit *rate.Limiter
-}
-
-// Write waits for its share, piece by piece.
-func (l limited) Write(p []byte) (n int, err error) {
-	for len(p) > 0 {
-		piece := p[:min(len(p), sharedBurst)]
-		if err := l.limit.WaitN(l.ctx, len(piece)); err != nil {
-			return n, err
-		}
-		m, err := l.sink.Write(piece)
-		n += m
-		if err != nil {
-			return n, err
-		}
-		p = p[m:]
-	}
-	return n, nil
-}
-
-// Finish ends the stream properly.
-func (l limited) Finish(result any) error { return l.sink.Finish(result) }
-
-// Abort tells the receiver why the stream ends early.
-func (l limited) Abort(err error) { l.sink.Abort(err) }
-
-// sink ends a stream in one call.
-type sink struct{ *peer.SendStream }
-
-// Finish ends the stream properly and waits for the receiver's result.
-func (s sink) Finish(result any) error {
-	defer s.Close() //nolint:errcheck // the stream has said what there is to say
-	if err := s.CloseWrite(); err != nil {
-		return err
-	}
-	return s.Result(result)
-}
-
-// Abort tells the receiver why the stream ends early.
-func (s sink) Abort(err error) {
-	s.SendStream.Abort(err)
-	_ = s.Close()
 }
 
 // council is raft's configuration for pkg/member's steward.
@@ -186,6 +102,13 @@ func (c *cluster) meta(s *ledger.State) gossip.Meta {
 	}
 }
 
+// fetchGossip asks another node for what its gossip knows and ours does not.
+func (c *cluster) fetchGossip(ctx context.Context, id guest.NodeID, request []byte) ([]byte, error) {
+	var reply gossipMessage
+	err := c.d.peer.Call(ctx, id, pathGossip, gossipMessage{request}, &reply)
+	return reply.Data, err
+}
+
 // gossipPeers is where to look for the other members.
 func (c *cluster) gossipPeers() []gossip.Peer {
 	var out []gossip.Peer
@@ -195,6 +118,18 @@ func (c *cluster) gossipPeers() []gossip.Peer {
 		}
 	}
 	return out
+}
+
+// heard is where a member that is alive says that it takes peer connections.
+func (c *cluster) heard(id guest.NodeID) (address string, ok bool) {
+	m, ok := c.gossip.Member(id)
+	if !ok || m.State != gossip.Alive {
+		return "", false
+	}
+	if _, err := netip.ParseAddrPort(m.Meta.Peer); err != nil {
+		return "", false
+	}
+	return m.Meta.Peer, true
 }
 
 // peers is who is alive, for the loop.

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"net/http"
-	"time"
 
 	"go.uber.org/zap"
 
@@ -24,12 +23,18 @@ const (
 	pathApply  = "/ledger/apply"
 	pathLedger = "/ledger/view"
 	pathReport = "/node/report"
+	pathGossip = "/gossip/fetch"
 )
 
 const codeNotLeader = "not_leader"
 
 type applyRequest struct {
 	Command []byte `json:"command"`
+}
+
+// gossipMessage is a request of pkg/gossip's, or the reply.
+type gossipMessage struct {
+	Data []byte `json:"data"`
 }
 
 // callError travels to another daemon with its code and hint.
@@ -66,6 +71,10 @@ func (d *Daemon) handlers() peer.Handlers {
 			return c.answer(ctx)
 		}))
 	}
+	peer.Handle(calls, pathGossip, withCluster(d, func(_ context.Context, c *cluster, r gossipMessage) (gossipMessage, error) {
+		reply, err := c.gossip.Serve(r.Data)
+		return gossipMessage{reply}, err
+	}))
 	d.backend.Handle(calls)
 	replicaCalls(d, calls)
 	peer.Handle(join, member.PathJoin, withCluster(d, func(ctx context.Context, c *cluster, r member.JoinRequest) (member.JoinReply, error) {
@@ -126,7 +135,7 @@ func (c *cluster) askReport(ctx context.Context, id guest.NodeID) (*overview.Rep
 func (c *cluster) issuer() member.Issuer {
 	return member.Issuer{
 		Redeem: func(token, fingerprint string) error {
-			return c.d.tokens.Redeem(time.Now(), token, fingerprint)
+			return c.d.tokens.Redeem(c.d.now(), token, fingerprint)
 		},
 		Propose: func(ctx context.Context, op ledger.Op) error {
 			return c.edit(ctx, string(c.d.conf.NodeName), op)

@@ -21,20 +21,23 @@ import (
 	"github.com/tandemd/tandem/pkg/member"
 	"github.com/tandemd/tandem/pkg/node"
 	"github.com/tandemd/tandem/pkg/replicate"
-	"github.com/tandemd/tandem/pkg/sched"
+	"github.com/tandemd/tandem/pkg/replicate/local"
+	"github.com/tandemd/tandem/pkg/replicate/release"
 )
 
 // cluster is all that runs once this node is in a cluster.
 type cluster struct {
-	d       *Daemon
-	log     *zap.Logger
-	rooms   *consensus.DiskRooms
-	cons    *consensus.Consensus
-	gossip  *gossip.Gossip
-	node    *node.Node
-	source  *replicate.Source
-	target  *replicate.Target
-	steward *member.Steward
+	d      *Daemon
+	log    *zap.Logger
+	rooms  *consensus.DiskRooms
+	cons   *consensus.Consensus
+	gossip *gossip.Gossip
+	node   *node.Node
+	source *replicate.Source
+	target *replicate.Target
+	// releaser takes Tandem off volumes that are a guest's no more.
+	releaser *release.Releaser
+	steward  *member.Steward
 	// convener meets other generations, gate holds raft back at the start, memory is
 	// what was heard of other nodes.
 	convener *member.Convener
@@ -66,7 +69,7 @@ func (d *Daemon) newCluster() *cluster {
 	c := &cluster{
 		d: d, log: d.log, announced: map[string][]byte{}, wake: make(chan struct{}, 1),
 		rooms:  consensus.NewRooms(d.state.path("raft"), d.raftLayer, d.log.Named("consensus")),
-		memory: member.NewMemory(facts{d.state.path("facts")}, d.log.Named("member")),
+		memory: member.NewMemory(facts{d.state, d.troubles}, d.log.Named("member")),
 	}
 	c.boots.Store(d.boot)
 	c.convener = c.newConvener()
@@ -98,27 +101,30 @@ func (c *cluster) build(known *ledger.State) error {
 	}
 	c.gossip, err = gossip.Start(gossip.Options{
 		Node: d.id.Node, Cluster: known.Cluster, Bind: d.conf.Gossip, Advertise: d.conf.GossipAdvertise,
-		Keys: gossipKeys(known), Boot: d.boot, Meta: c.meta(known), Peers: c.gossipPeers, Logger: d.log.Named("gossip"),
+		Keys: gossipKeys(known), Boot: d.boot, Meta: c.meta(known), Peers: c.gossipPeers, Fetch: c.fetchGossip,
+		Logger: d.log.Named("gossip"),
 	})
 	if err != nil {
 		return fmt.Errorf("start gossip on %s: %w", d.conf.Gossip, err)
 	}
 	opts := replicate.Options{
 		Node: d.id.Node, Name: d.conf.NodeName, Storages: d.conf.Storages, ZFS: d.zfs,
-		Ledger: view{c}, Store: facts{d.state.path("facts")}, LockDir: d.state.path("locks"), Now: time.Now,
+		Ledger: view{c}, Store: facts{d.state, d.troubles}, LockDir: d.state.path("locks"), Now: d.now,
+		Locks: local.NewLocks(d.state.path("locks")),
 	}
-	if c.source, err = replicate.NewSource(opts, newLink(d.peer, d.conf.Limits.RateLimit)); err != nil {
+	if c.source, err = replicate.NewSource(opts, link{d.peer, d.rate}); err != nil {
 		return err
 	}
 	if c.target, err = replicate.NewTarget(opts); err != nil {
 		return err
 	}
+	if c.releaser, err = release.New(opts, d.zfs); err != nil {
+		return err
+	}
 	c.node = node.New(node.Options{
 		Self: d.id.Node, Name: d.conf.NodeName, Retries: d.conf.Retries(), Local: time.Local,
-		Limits: sched.Limits{
-			Node: d.conf.Limits.MaxJobs, Target: d.conf.Limits.MaxJobsPerTarget, Spread: time.Duration(d.conf.Limits.StartSpread),
-		},
-		Syncer: c.source, History: d.history, Drop: c.dropJob, Logger: d.log, Now: time.Now,
+		Limits: limitsOf(*d.limits.Load()),
+		Syncer: c.source, History: d.history, Drop: c.dropJob, Logger: d.log, Now: d.now,
 	})
 	c.steward = &member.Steward{
 		Self: d.id.Node, Council: council{c.cons}, Sight: c.sightings, Logger: d.log.Named("member"), Wake: c.wake,
@@ -129,6 +135,8 @@ func (c *cluster) build(known *ledger.State) error {
 	c.overview = &overview.Overview{
 		Self: d.id.Node, Name: d.conf.NodeName, Storages: d.storages, Book: d.book,
 		Cons: c.cons, Gossip: c.gossip, Node: c.node, Target: c.target, Ask: c.askReport,
+		Standing: c.standing, Plan: c.source.Preview, Spread: func() time.Duration { return time.Duration(d.conf.Limits.StartSpread) },
+		Now: d.now, Troubles: d.troubles.list,
 	}
 	return nil
 }
@@ -185,6 +193,8 @@ func (c *cluster) close() error {
 
 // follow carries news of the ledger and of gossip to those who need them.
 func (c *cluster) follow(ctx context.Context) {
+	again := time.NewTicker(saveEvery)
+	defer again.Stop()
 	for {
 		// Others teach the book too, so that news is what follow has not acted on.
 		c.d.book.Learn(c.cons.View())
@@ -196,6 +206,7 @@ func (c *cluster) follow(ctx context.Context) {
 			c.log.Warn("gossip what this node is", zap.Error(err))
 		}
 		c.node.Peers(ctx, c.peers())
+		c.overview.Observe(time.Now())
 		if err := c.cons.Err(); err != nil {
 			c.log.Error("this node follows the ledger no longer", zap.Error(err))
 		}
@@ -203,6 +214,8 @@ func (c *cluster) follow(ctx context.Context) {
 		case <-ctx.Done():
 			c.save()
 			return
+		case <-again.C:
+			c.save()
 		case <-c.cons.Changed():
 		case <-c.d.book.Changed():
 		case <-c.gossip.Changed():
@@ -210,10 +223,14 @@ func (c *cluster) follow(ctx context.Context) {
 	}
 }
 
+// saveEvery is how often the ledger is kept for changes on which trust does not
+// depend (after a restart the log brings them again), and tried to be kept again.
+const saveEvery = 5 * time.Second
+
 // learnt acts on a newer ledger.
 func (c *cluster) learnt(ctx context.Context, s *ledger.State) {
-	c.save()
 	if !maps.EqualFunc(c.membership, s.Members, sameMember) {
+		c.save()
 		c.membership = s.Members
 		select {
 		case c.wake <- struct{}{}:
@@ -221,6 +238,9 @@ func (c *cluster) learnt(ctx context.Context, s *ledger.State) {
 		}
 		c.d.peer.Recheck()
 		c.gossip.Rejoin()
+	}
+	if err := c.gossip.SetKeys(gossipKeys(s)); err != nil {
+		c.log.Error("change the gossip key", zap.Error(err))
 	}
 	c.target.EndStale()
 	c.announce(s)
@@ -235,15 +255,20 @@ func sameMember(a, b ledger.Member) bool {
 func (c *cluster) save() {
 	c.files.Lock()
 	defer c.files.Unlock()
+	if d := c.d; !d.bootSaved {
+		err := d.state.setBoot(c.boots.Load())
+		d.troubles.note(d.state.path(bootFile), err)
+		d.bootSaved = err == nil
+	}
 	s := c.d.book.Current()
 	if s.Generation == c.saved.Generation && s.Index <= c.saved.Index {
 		return
 	}
-	if err := c.d.state.saveCluster(s); err != nil {
-		c.log.Error("the ledger cannot be kept for the next start", zap.Error(err))
-		return
+	err := c.d.state.saveCluster(s)
+	c.d.troubles.note(c.d.state.path(clusterFile), err)
+	if err == nil {
+		c.saved = s
 	}
-	c.saved = s
 }
 
 // announce gossips which guests this node owns.
@@ -283,7 +308,7 @@ func (c *cluster) catchUp(ctx context.Context) {
 			var reply ledger.State
 			err := c.d.peer.Call(call, m.ID, pathLedger, struct{}{}, &reply)
 			cancel()
-			if err == nil && c.d.book.Learn(&reply) {
+			if err == nil && reply.Validate() == nil && c.d.book.Learn(&reply) {
 				c.log.Info("learnt of a newer member list", zap.String("node", string(m.Name)), zap.Uint64("index", reply.Index))
 			}
 		}
@@ -336,7 +361,7 @@ const proposeTimeout = 10 * time.Second
 func (c *cluster) propose(ctx context.Context, by string, op ledger.Op) error {
 	ctx, cancel := context.WithTimeout(ctx, proposeTimeout)
 	defer cancel()
-	_, err := c.cons.Propose(ctx, ledger.Command{By: by, At: time.Now().Unix(), Op: op})
+	_, err := c.cons.Propose(ctx, ledger.Command{By: by, At: c.d.now().Unix(), Op: op})
 	return err
 }
 

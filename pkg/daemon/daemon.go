@@ -13,14 +13,17 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"net/netip"
 	"sync"
 	"sync/atomic"
 	"time"
 
 	"github.com/hashicorp/raft"
 	"go.uber.org/zap"
+	"golang.org/x/time/rate"
 
 	"github.com/tandemd/tandem/pkg/api"
+	"github.com/tandemd/tandem/pkg/api/socket"
 	"github.com/tandemd/tandem/pkg/config"
 	"github.com/tandemd/tandem/pkg/consensus"
 	"github.com/tandemd/tandem/pkg/daemon/backend"
@@ -30,8 +33,10 @@ import (
 	"github.com/tandemd/tandem/pkg/identity"
 	"github.com/tandemd/tandem/pkg/ledger"
 	"github.com/tandemd/tandem/pkg/member"
+	"github.com/tandemd/tandem/pkg/node"
 	"github.com/tandemd/tandem/pkg/peer"
 	"github.com/tandemd/tandem/pkg/replicate"
+	"github.com/tandemd/tandem/pkg/replicate/release"
 	"github.com/tandemd/tandem/pkg/statefile"
 	"github.com/tandemd/tandem/pkg/zfs"
 )
@@ -39,6 +44,7 @@ import (
 // ZFS is what the daemon needs of ZFS: *zfs.ZFS, or the in-memory one of tests.
 type ZFS interface {
 	replicate.ZFS
+	release.ZFS
 	Storage(ctx context.Context, dataset string) (zfs.Storage, error)
 }
 
@@ -52,6 +58,9 @@ type Options struct {
 	ZFS ZFS
 	// Timing of the agreement; zero fields take the defaults.
 	Timing consensus.Timing
+	// Now is the clock of schedules, tokens and records; nil for the machine's. It may
+	// be wrong by years, and jump.
+	Now func() time.Time
 }
 
 // Daemon is one tandemd.
@@ -69,6 +78,16 @@ type Daemon struct {
 	history *history.Store
 	boot    uint64
 	reserve *statefile.Reserve
+	// rate is what all streams of this node share; limits are those in force. Both
+	// change with Reload.
+	rate   *rate.Limiter
+	limits atomic.Pointer[config.Limits]
+	// bootSaved: the count of starts is on disk, or never will be. It belongs to New, and
+	// then to cluster.save.
+	bootSaved bool
+	now       func() time.Time
+	// troubles are the state files that the daemon does without.
+	troubles *troubles
 	// storages are those of the configuration, as they are now.
 	storages overview.Storages
 
@@ -98,20 +117,24 @@ func New(o Options) (*Daemon, error) {
 	if err != nil {
 		return nil, err
 	}
-	d := &Daemon{conf: conf, log: log, version: o.Version, state: state, zfs: o.ZFS, timing: o.Timing}
-	if d.id, err = identity.LoadOrCreate(conf.StateDir); err != nil {
-		return nil, fmt.Errorf("the node's identity: %w", err)
+	d := &Daemon{
+		conf: conf, log: log, version: o.Version, state: state, zfs: o.ZFS, timing: o.Timing, now: o.Now, troubles: newTroubles(log),
+	}
+	if d.now == nil {
+		d.now = time.Now
+	}
+	d.limits.Store(&conf.Limits)
+	d.rate = node.NewLimiter(conf.Limits.RateLimit)
+	if d.id, err = state.identity(); err != nil {
+		return nil, err
 	}
 	known, err := state.cluster()
 	if err != nil {
 		return nil, fmt.Errorf("the cluster as it was last known: %w", err)
 	}
 	d.book = member.NewBook(known)
-	if d.boot, err = state.nextBoot(); err != nil {
-		return nil, fmt.Errorf("count the starts: %w", err)
-	}
-	if d.tokens, err = identity.OpenTokens(state.path("tokens.json")); err != nil {
-		return nil, fmt.Errorf("the join tokens: %w", err)
+	if err := d.openCaches(); err != nil {
+		return nil, err
 	}
 	if d.zfs == nil {
 		if d.zfs, err = zfs.New(zfs.Options{}); err != nil {
@@ -123,21 +146,34 @@ func New(o Options) (*Daemon, error) {
 	}
 	d.storages = overview.Storages{Datasets: conf.Storages, ZFS: d.zfs}
 	d.peer, err = peer.New(peer.Options{
-		Node: d.id.Node, Certificate: d.id.Certificate, Trust: d.book, Resolver: resolver{d.book}, Logger: log.Named("peer"),
+		Node: d.id.Node, Certificate: d.id.Certificate, Trust: d.book, Resolver: resolver{d}, Known: d.knows, Logger: log.Named("peer"),
 	})
 	if err != nil {
-		return nil, err
+		return nil, errors.Join(err, d.history.Close())
 	}
-	store, aside, err := history.Open(state.path("history.db"), history.Options{Keep: conf.HistoryRuns})
-	if err != nil {
-		return nil, fmt.Errorf("the history of runs: %w", err)
-	}
-	if aside != "" {
-		log.Warn("the history of runs was broken and begins anew", zap.String("set_aside", aside))
-	}
-	d.history = store
 	d.backend = d.newBackend()
 	return d, nil
+}
+
+// openCaches opens what the daemon can do without: what is wrong with it does not
+// keep the daemon from starting.
+func (d *Daemon) openCaches() (err error) {
+	d.boot, d.bootSaved, err = d.state.nextBoot(d.now())
+	d.troubles.note(d.state.path(bootFile), err)
+	d.tokens, err = identity.OpenTokens(d.state.path(tokensFile))
+	d.troubles.note(d.state.path(tokensFile), err)
+	path := d.state.path(historyFile)
+	var aside string
+	d.history, aside, err = history.Open(path, history.Options{
+		Keep: d.conf.HistoryRuns, Report: func(err error) { d.troubles.note(path, err) },
+	})
+	if d.history == nil {
+		return fmt.Errorf("the history of runs: %w", err)
+	}
+	if aside != "" {
+		d.log.Warn("the history of runs was broken and begins anew", zap.String("set_aside", aside))
+	}
+	return nil
 }
 
 // Run works until ctx ends; ready is called once clients and peers are served.
@@ -161,7 +197,7 @@ func (d *Daemon) Run(ctx context.Context, ready func()) error {
 			cancel(err)
 		}
 	}
-	srv := &http.Server{Handler: api.NewHandler(d.backend, d.log.Named("api")), ReadHeaderTimeout: 10 * time.Second}
+	srv := &http.Server{Handler: api.NewHandler(d.backend, d.log.Named("api")), ReadHeaderTimeout: 10 * time.Second, ConnContext: socket.ConnContext}
 	d.wg.Go(func() { fail("serve clients", ignoreClosed(srv.Serve(clients))) })
 	if ctx.Err() == nil {
 		d.log.Info("tandemd serves", zap.String("node", string(d.conf.NodeName)), zap.String("version", d.version),
@@ -182,7 +218,7 @@ func (d *Daemon) listen(ctx context.Context) (clients, peers net.Listener, err e
 	if peers, err = lc.Listen(ctx, "tcp", d.conf.Peer); err != nil {
 		return nil, nil, fmt.Errorf("listen for peers on %s (peer in the configuration): %w", d.conf.Peer, err)
 	}
-	if clients, err = api.Listen(ctx, d.conf.Socket); err != nil {
+	if clients, err = socket.Listen(ctx, d.conf.Socket); err != nil {
 		return nil, nil, errors.Join(err, peers.Close())
 	}
 	return clients, peers, nil
@@ -248,13 +284,34 @@ func (d *Daemon) self() ledger.Member {
 	return m
 }
 
-// resolver lets pkg/peer find members by what the book says.
-type resolver struct{ book *member.Book }
+// resolver lets pkg/peer find members by what the book says of their keys, and of
+// where they are unless they say themselves that they are somewhere else.
+type resolver struct{ d *Daemon }
 
 // ResolvePeer is called for each new connection.
 func (r resolver) ResolvePeer(id guest.NodeID) (peer.Target, error) {
-	addr, fp, err := r.book.Locate(id)
-	return peer.Target{Address: addr, Fingerprint: fp}, err
+	addr, fp, err := r.d.book.Locate(id)
+	if err != nil {
+		return peer.Target{}, err
+	}
+	// A member that came back with another address cannot tell the ledger before the
+	// leader has found it. Whoever answers there still has to have its key.
+	if c := r.d.cluster.Load(); c != nil {
+		if said, ok := c.heard(id); ok {
+			addr = said
+		}
+	}
+	return peer.Target{Address: addr, Fingerprint: fp}, nil
+}
+
+// knows says whether a member is known to live at an address.
+func (d *Daemon) knows(host netip.Addr) bool {
+	for _, m := range d.book.Current().Members {
+		if at, err := netip.ParseAddrPort(m.Peer); err == nil && at.Addr().Unmap() == host {
+			return true
+		}
+	}
+	return false
 }
 
 // raftLayer makes the connections of one generation's raft.

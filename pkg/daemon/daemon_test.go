@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"net"
 	"path/filepath"
 	"strings"
@@ -26,19 +27,32 @@ const mib = 1 << 20
 
 // machine is one daemon with real sockets on loopback and a ZFS in memory.
 type machine struct {
-	t    *testing.T
+	t    testing.TB
 	conf config.Config
 	pool *zfstest.Pool
 	api  *api.Client
 	stop func()
+
+	daemon *daemon.Daemon
+	timing consensus.Timing
+	// log takes what the daemon logs, and now is its clock; nil for the usual ones.
+	log *zap.Logger
+	now func() time.Time
 }
 
-func newMachine(t *testing.T, name string, changes ...func(*config.Config)) *machine {
-	t.Helper()
-	m := &machine{t: t, conf: config.Default(), pool: zfstest.New(zfstest.Options{Node: name})}
-	dir := t.TempDir()
+func newMachine(tb testing.TB, name string, changes ...func(*config.Config)) *machine {
+	tb.Helper()
+	m := stoppedMachine(tb, name, changes...)
+	m.start()
+	return m
+}
+
+func (m *machine) configure(name string, changes ...func(*config.Config)) {
+	tb := m.t
+	tb.Helper()
+	dir := tb.TempDir()
 	m.conf.NodeName = guest.NodeName(name)
-	m.conf.Peer, m.conf.Gossip = freePort(t), freePort(t)
+	m.conf.Peer, m.conf.Gossip = freePort(tb), freePort(tb)
 	m.conf.StateDir, m.conf.Socket = filepath.Join(dir, "state"), filepath.Join(dir, "tandemd.sock")
 	m.conf.Storages = map[string]string{"local-zfs": "tank/guests", "lost": "tank/nowhere"}
 	m.conf.Limits.StartSpread = 0
@@ -46,32 +60,62 @@ func newMachine(t *testing.T, name string, changes ...func(*config.Config)) *mac
 		change(&m.conf)
 	}
 	if err := m.pool.Create("tank/guests", 0, nil); err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
-	m.start()
+}
+
+// stoppedMachine is a machine whose daemon was never started.
+func stoppedMachine(tb testing.TB, name string, changes ...func(*config.Config)) *machine {
+	tb.Helper()
+	m := &machine{t: tb, conf: config.Default(), pool: zfstest.New(zfstest.Options{Node: name}), timing: consensus.Timing{Heartbeat: time.Second}}
+	m.configure(name, changes...)
+	m.stop = func() {}
 	return m
 }
 
-func freePort(t *testing.T) string {
-	t.Helper()
+// freePort is an address below the ports that connections begin at, so that none takes
+// it while its daemon is stopped.
+func freePort(tb testing.TB) string {
+	tb.Helper()
 	var lc net.ListenConfig
-	l, err := lc.Listen(t.Context(), "tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
+	for range 1000 {
+		addr := fmt.Sprintf("127.0.0.1:%d", 10_000+rand.IntN(20_000))
+		tcp, err := lc.Listen(tb.Context(), "tcp", addr)
+		if err != nil {
+			continue
+		}
+		udp, err := lc.ListenPacket(tb.Context(), "udp", addr)
+		tcp.Close()
+		if err == nil {
+			udp.Close()
+			return addr
+		}
 	}
-	defer l.Close()
-	return l.Addr().String()
+	tb.Fatal("no port is free")
+	return ""
 }
 
 func (m *machine) start() {
 	m.t.Helper()
+	if err := m.tryStart(); err != nil {
+		m.t.Fatalf("%s: %v", m.conf.NodeName, err)
+	}
+}
+
+// tryStart starts the daemon, or says why it does not start.
+func (m *machine) tryStart() error {
 	log := zap.NewNop()
 	if testing.Verbose() {
 		log = zaptest.NewLogger(m.t).Named(string(m.conf.NodeName))
 	}
-	d, err := daemon.New(daemon.Options{Config: m.conf, Version: "test", Logger: log, ZFS: m.pool, Timing: consensus.Timing{Heartbeat: time.Second}})
+	if m.log != nil {
+		log = m.log
+	}
+	d, err := daemon.New(daemon.Options{
+		Config: m.conf, Version: "test", Logger: log, ZFS: m.pool, Timing: m.timing, Now: m.now,
+	})
 	if err != nil {
-		m.t.Fatal(err)
+		return err
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	ready, done := make(chan struct{}), make(chan error, 1)
@@ -80,9 +124,9 @@ func (m *machine) start() {
 	case <-ready:
 	case err := <-done:
 		cancel()
-		m.t.Fatalf("%s: %v", m.conf.NodeName, err)
+		return err
 	}
-	m.api = api.NewClient(m.conf.Socket)
+	m.api, m.daemon = api.NewClient(m.conf.Socket), d
 	stopped := false
 	m.stop = func() {
 		if stopped {
@@ -95,23 +139,20 @@ func (m *machine) start() {
 		}
 	}
 	m.t.Cleanup(m.stop)
+	return nil
 }
 
 // cluster is n machines in one cluster.
 func cluster(t *testing.T, n int, changes ...func(*config.Config)) []*machine {
 	t.Helper()
 	first := newMachine(t, "n1", changes...)
-	if _, err := first.api.InitCluster(t.Context()); err != nil {
+	if _, err := first.api.InitCluster(t.Context(), api.InitRequest{Name: "lab"}); err != nil {
 		t.Fatal(err)
 	}
 	all := []*machine{first}
 	for i := 2; i <= n; i++ {
 		m := newMachine(t, fmt.Sprintf("n%d", i))
-		token, err := first.api.Token(t.Context(), api.TokenRequest{})
-		if err != nil {
-			t.Fatal(err)
-		}
-		if _, err := m.api.Join(t.Context(), api.JoinRequest{Address: token.Address, Token: token.Text}); err != nil {
+		if err := m.join(first); err != nil {
 			t.Fatal(err)
 		}
 		all = append(all, m)
@@ -120,8 +161,8 @@ func cluster(t *testing.T, n int, changes ...func(*config.Config)) []*machine {
 }
 
 // until asks a question whose answer takes real time to become true.
-func until(t *testing.T, what string, ok func() bool) {
-	t.Helper()
+func until(tb testing.TB, what string, ok func() bool) {
+	tb.Helper()
 	deadline := time.NewTimer(time.Minute)
 	defer deadline.Stop()
 	tick := time.NewTicker(20 * time.Millisecond)
@@ -130,7 +171,7 @@ func until(t *testing.T, what string, ok func() bool) {
 		select {
 		case <-tick.C:
 		case <-deadline.C:
-			t.Fatalf("after a minute still not: %s", what)
+			tb.Fatalf("after a minute still not: %s", what)
 		}
 	}
 }
@@ -349,7 +390,7 @@ func TestBackend_Refusals(t *testing.T) {
 		},
 		"storage without dataset": {add(api.AddGuestRequest{ID: 101, Type: guest.VM, Name: "w", Volumes: []guest.Volume{lost}}), "tank/nowhere"},
 		"guest twice":             {add(api.AddGuestRequest{ID: 100, Type: guest.VM, Name: "w", Volumes: []guest.Volume{volume(101)}}), "exists already"},
-		"init twice":              {func() error { _, err := n[0].api.InitCluster(ctx); return err }, "is in cluster"},
+		"init twice":              {func() error { _, err := n[0].api.InitCluster(ctx, api.InitRequest{}); return err }, "is in cluster"},
 		"status of nobody":        {func() error { _, err := n[0].api.Status(ctx, api.Filter{Node: "n9"}); return err }, "node n9 is not a member"},
 		"run of nothing":          {func() error { return n[0].api.ScheduleNow(ctx, guest.JobID{Guest: 100, Number: 7}) }, "job 100-7 does not exist"},
 	} {
@@ -382,7 +423,7 @@ func ledgerIndependent(t *testing.T, m *machine) [2]any {
 
 func TestJoin_Refusals(t *testing.T) {
 	first := newMachine(t, "n1")
-	if _, err := first.api.InitCluster(t.Context()); err != nil {
+	if _, err := first.api.InitCluster(t.Context(), api.InitRequest{Name: "lab"}); err != nil {
 		t.Fatal(err)
 	}
 	token, err := first.api.Token(t.Context(), api.TokenRequest{})
@@ -438,7 +479,7 @@ func TestDeleteJob_CleansBothSides(t *testing.T) {
 		t.Fatal(err)
 	}
 	n[0].syncNow(id)
-	if err := n[1].api.DeleteJob(t.Context(), api.DeleteJobRequest{ID: id}); err != nil {
+	if _, err := n[1].api.DeleteJob(t.Context(), api.DeleteJobRequest{ID: id}); err != nil {
 		t.Fatal(err)
 	}
 	until(t, "the job is gone", func() bool {

@@ -21,14 +21,17 @@ import (
 
 func (d *Daemon) newBackend() *backend.Backend {
 	return &backend.Backend{
-		Self: d.id.Node, Name: d.conf.NodeName, Book: d.book, Peers: d.peer, Storages: d.storages, History: d.history,
-		Door: door{d},
+		Self: d.id.Node, Name: d.conf.NodeName, Book: d.book, Peers: d.peer, Own: d.storages, History: d.history,
+		Datasets: d.zfs, Door: door{d},
 		Running: func() *backend.Cluster {
 			c := d.cluster.Load()
 			if c == nil {
 				return nil
 			}
-			return &backend.Cluster{Overview: c.overview, Node: c.node, Source: c.source, Propose: c.edit}
+			return &backend.Cluster{
+				Overview: c.overview, Node: c.node, Source: c.source, Releaser: c.releaser, Members: c,
+				Propose: c.edit, History: c.cons.History,
+			}
 		},
 	}
 }
@@ -37,7 +40,7 @@ func (d *Daemon) newBackend() *backend.Backend {
 type door struct{ d *Daemon }
 
 // Init founds a cluster of this node alone.
-func (e door) Init(ctx context.Context) error {
+func (e door) Init(ctx context.Context, r api.InitRequest) error {
 	d := e.d
 	d.joining.Lock()
 	defer d.joining.Unlock()
@@ -46,7 +49,8 @@ func (e door) Init(ctx context.Context) error {
 	}
 	found := ledger.Found{
 		Cluster: randomHex(16), Generation: randomHex(guest.GenerationLen / 2), Member: d.self(),
-		Gossip: ledger.GossipKey{Number: 1, Key: make([]byte, ledger.GossipKeyLen)},
+		Gossip:   ledger.GossipKey{Number: 1, Key: make([]byte, ledger.GossipKeyLen)},
+		Settings: ledger.Settings{Name: r.Name},
 	}
 	_, _ = rand.Read(found.Gossip.Key) // never fails
 	c, err := d.found(ctx, found)
@@ -90,11 +94,27 @@ func (d *Daemon) outside() error {
 	return nil
 }
 
+// removed says that this node was taken off the member list of its cluster, and
+// knows it: then it may join again.
+func (d *Daemon) removed() bool {
+	c := d.cluster.Load()
+	return c != nil && c.convener.Status().Removed != nil
+}
+
+// leave ends this node's part in the cluster that removed it. The ledger's folder
+// stays: what is in it is no more than old.
+func (d *Daemon) leave() {
+	if c := d.cluster.Swap(nil); c != nil {
+		c.stop()
+	}
+}
+
 // enter makes a cluster this node's own: on disk first, then running.
 func (d *Daemon) enter(c *cluster, s *ledger.State) error {
 	if err := d.state.saveCluster(s); err != nil {
 		return errors.Join(err, c.close())
 	}
+	d.book.Forget() // nothing, or the cluster that removed this node
 	d.book.Learn(s)
 	return d.startCluster(c)
 }
@@ -103,7 +123,7 @@ func (d *Daemon) enter(c *cluster, s *ledger.State) error {
 func (e door) Token(ttl time.Duration) (api.Token, error) {
 	self := e.d.self()
 	issuer := identity.Issuer{Addresses: []string{self.Peer}, Fingerprint: self.Fingerprint}
-	t, err := e.d.tokens.Mint(time.Now(), ttl, issuer)
+	t, err := e.d.tokens.Mint(e.d.now(), ttl, issuer)
 	if err != nil {
 		return api.Token{}, err
 	}
@@ -116,7 +136,7 @@ func (e door) Join(ctx context.Context, r api.JoinRequest) error {
 	d := e.d
 	d.joining.Lock()
 	defer d.joining.Unlock()
-	if err := d.outside(); err != nil {
+	if err := d.outside(); err != nil && !d.removed() {
 		return err
 	}
 	t, err := identity.ParseToken(r.Token)
@@ -124,7 +144,7 @@ func (e door) Join(ctx context.Context, r api.JoinRequest) error {
 		return &api.Error{Code: api.CodeInvalid, Message: err.Error(), Hint: "copy the whole token that `tandem cluster token` printed"}
 	}
 	self := d.self()
-	req, reply := member.JoinRequest{Token: r.Token, Member: self}, member.JoinReply{}
+	req, reply := member.JoinRequest{Token: r.Token, Member: self, Force: r.Force}, member.JoinReply{}
 	err = d.peer.JoinCall(ctx, peer.Target{Address: r.Address, Fingerprint: t.Fingerprint}, member.PathJoin, req, &reply)
 	if err != nil {
 		return joinFailure(r.Address, err)
@@ -132,6 +152,10 @@ func (e door) Join(ctx context.Context, r api.JoinRequest) error {
 	if err := reply.Check(self); err != nil {
 		return err
 	}
+	if err := reply.Ledger.Validate(); err != nil {
+		return fmt.Errorf("the answer to the join is damaged: %w", err)
+	}
+	d.leave()
 	d.log.Info("joined", zap.String("cluster", reply.Ledger.Cluster), zap.String("by", r.Address))
 	return d.enter(d.newCluster(), reply.Ledger)
 }

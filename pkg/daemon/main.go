@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
+	"sync"
 	"time"
 
 	sdnotify "github.com/coreos/go-systemd/v22/daemon"
@@ -18,8 +20,9 @@ import (
 )
 
 // Main is the command tandemd: it reads the configuration, runs the daemon until
-// ctx ends, keeps systemd informed, and returns the exit code.
-func Main(ctx context.Context, args []string, stderr io.Writer, version string) int {
+// ctx ends, keeps systemd informed, and returns the exit code. With each signal in
+// reload it reads the configuration anew.
+func Main(ctx context.Context, args []string, stderr io.Writer, version string, reload <-chan os.Signal) int {
 	var path string
 	var checkOnly bool
 	cmd := &cobra.Command{
@@ -39,7 +42,11 @@ func Main(ctx context.Context, args []string, stderr io.Writer, version string) 
 			if err != nil {
 				return err
 			}
-			return serve(cmd.Context(), conf, version, log)
+			d, err := New(Options{Config: conf, Version: version, Logger: log})
+			if err != nil {
+				return err
+			}
+			return serve(cmd.Context(), d, log, func(ctx context.Context) { reloads(ctx, d, path, reload) })
 		},
 	}
 	cmd.Flags().StringVar(&path, "config", config.Path, "the configuration file")
@@ -57,15 +64,15 @@ func Main(ctx context.Context, args []string, stderr io.Writer, version string) 
 	return 0
 }
 
-func serve(ctx context.Context, conf config.Config, version string, log *zap.Logger) error {
-	d, err := New(Options{Config: conf, Version: version, Logger: log})
-	if err != nil {
-		return err
-	}
+// serve runs the daemon, and beside it whatever lives as long.
+func serve(ctx context.Context, d *Daemon, log *zap.Logger, beside func(context.Context)) error {
 	ctx, cancel := context.WithCancel(ctx)
+	var wg sync.WaitGroup
+	defer wg.Wait()
 	defer cancel()
-	go watchdog(ctx, d, log)
-	err = d.Run(ctx, func() { notify(log, sdnotify.SdNotifyReady) })
+	wg.Go(func() { watchdog(ctx, d, log) })
+	wg.Go(func() { beside(ctx) })
+	err := d.Run(ctx, func() { notify(log, sdnotify.SdNotifyReady) })
 	notify(log, sdnotify.SdNotifyStopping)
 	return err
 }

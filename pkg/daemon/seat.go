@@ -7,7 +7,6 @@ import (
 	"os"
 	"slices"
 	"strings"
-	"time"
 
 	"go.uber.org/zap"
 
@@ -133,7 +132,7 @@ func (c *cluster) Expected(ctx context.Context, votes int, by string) (warnings 
 	if err := rules.CheckExpected(votes, facts); err != nil {
 		return nil, err
 	}
-	fork := member.NewFork(s, c.d.id.Node, by, time.Now())
+	fork := member.NewFork(s, c.d.id.Node, by, c.d.now())
 	to := *s
 	to.Generation, to.Lineage, to.Forced = fork.Generation, append(slices.Clone(s.Lineage), fork), true
 	if err := c.goTo(&to, func() error { return c.cons.Fork(ctx, fork, s) }); err != nil {
@@ -202,7 +201,7 @@ func (c *cluster) newGate(known *ledger.State) (*member.Gate, error) {
 func (c *cluster) newConvener() *member.Convener {
 	return member.NewConvener(member.ConvenerOptions{
 		Self: c.d.id.Node, Fingerprint: c.d.id.Fingerprint, Book: c.d.book, Seat: seat{c}, Peers: seat{c}, Memory: c.memory,
-		Logger: c.log.Named("member"), Now: time.Now, Boottime: consensus.Boottime, BootID: bootID(),
+		Logger: c.log.Named("member"), Now: c.d.now, Boottime: consensus.Boottime, BootID: bootID(),
 	})
 }
 

@@ -19,30 +19,33 @@ const (
 	formatVersion = 1
 	nodeSize      = 16
 	flagDeleted   = 1
-	// maxState bounds what one push/pull carries, well below memberlist's 20 MiB.
-	maxState = 8 << 20
 )
 
 // encode writes entries as
 //
 //	version(1) { node(16) boot(8) seq(8) flags(1) key length(1) key value length(2) value }*
 //
-// up to limit bytes; what does not fit is left out.
-func encode(entries []entry, limit int) []byte {
-	out := []byte{formatVersion}
+// up to limit bytes, and tells how many have found room.
+func encode(entries []entry, limit int) (out []byte, n int) {
+	out = []byte{formatVersion}
 	for _, e := range entries {
 		b := appendEntry(nil, e)
 		if len(out)+len(b) > limit {
 			break
 		}
 		out = append(out, b...)
+		n++
 	}
-	return out
+	return out, n
+}
+
+func appendNode(b []byte, node guest.NodeID) []byte {
+	id, _ := hex.DecodeString(string(node)) // node IDs are validated when they come in
+	return append(b, id...)
 }
 
 func appendEntry(b []byte, e entry) []byte {
-	id, _ := hex.DecodeString(string(e.node)) // node IDs are validated when they come in
-	b = append(b, id...)
+	b = appendNode(b, e.node)
 	b = binary.BigEndian.AppendUint64(b, e.boot)
 	b = binary.BigEndian.AppendUint64(b, e.seq)
 	var flags byte
@@ -61,8 +64,8 @@ func decode(b []byte) ([]entry, error) {
 	switch {
 	case len(b) == 0:
 		return nil, errors.New("empty message")
-	case len(b) > maxState:
-		return nil, fmt.Errorf("message of %d bytes, more than %d", len(b), maxState)
+	case len(b) > maxReply:
+		return nil, fmt.Errorf("message of %d bytes, more than %d", len(b), maxReply)
 	case b[0] != formatVersion:
 		return nil, fmt.Errorf("message of format %d, not %d", b[0], formatVersion)
 	}

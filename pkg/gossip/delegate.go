@@ -2,6 +2,7 @@ package gossip
 
 import (
 	"encoding/json"
+	"errors"
 	"time"
 
 	"github.com/hashicorp/memberlist"
@@ -14,9 +15,12 @@ import (
 // that was away for a while, not those of a whole cluster that meets another half.
 const passOn = 64
 
+// maxQueue is how many news wait to be passed on. What is beyond it comes with the
+// next exchange.
+const maxQueue = 4096
+
 // delegate is what memberlist asks for our bytes. Its methods do short work in
-// memory and return. Exchange carries all entries; comparing hashes first would
-// change LocalState and MergeRemoteState and nothing else.
+// memory and return.
 type delegate struct{ g *Gossip }
 
 var _ memberlist.Delegate = delegate{}
@@ -25,20 +29,20 @@ var _ memberlist.Delegate = delegate{}
 func (d delegate) NodeMeta(int) []byte {
 	d.g.mu.Lock()
 	defer d.g.mu.Unlock()
-	return d.g.meta
+	return d.g.meta.text
 }
 
 // NotifyMsg implements memberlist.Delegate.
 func (d delegate) NotifyMsg(b []byte) { d.g.take(b) }
 
 // MergeRemoteState implements memberlist.Delegate.
-func (d delegate) MergeRemoteState(b []byte, _ bool) { d.g.take(b) }
+func (d delegate) MergeRemoteState(b []byte, _ bool) { d.g.heard(b) }
 
 // LocalState implements memberlist.Delegate.
 func (d delegate) LocalState(bool) []byte {
 	d.g.mu.Lock()
 	defer d.g.mu.Unlock()
-	return encode(d.g.table.all(d.g.opts.Node), maxState)
+	return encodeOffer(d.g.opts.Node, &d.g.table.digest)
 }
 
 // GetBroadcasts implements memberlist.Delegate.
@@ -46,22 +50,26 @@ func (d delegate) GetBroadcasts(overhead, limit int) [][]byte {
 	return d.g.queue.GetBroadcasts(overhead, limit)
 }
 
-// take merges what came and passes on what was news.
+// take takes in what came by broadcast.
 func (g *Gossip) take(b []byte) {
 	entries, err := decode(b)
 	if err != nil {
-		g.log.Warn("gossip: a message that cannot be read was dropped; another version of tandemd may run somewhere", zap.Error(err))
+		g.quiet.warn("gossip: a message that cannot be read was dropped; another version of tandemd may run somewhere", zap.Error(err))
 		return
 	}
+	g.merge(entries)
+}
+
+// merge takes in what came of members and passes on what was news.
+func (g *Gossip) merge(entries []entry) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	var news []entry
 	for _, e := range entries {
 		switch {
 		case e.node == g.opts.Node:
-			news = append(news, g.author.outbid(g.table, e)...)
-		case g.forgotten[e.node]:
-		case g.table.merge(e):
+			news = append(news, g.author.outbid(&g.table, e)...)
+		case g.belongs(e.node) && g.table.merge(e):
 			news = append(news, e)
 		}
 	}
@@ -70,10 +78,19 @@ func (g *Gossip) take(b []byte) {
 	}
 	poke(g.changed)
 	if len(news) > passOn {
+		g.crowded.Store(true)
 		return
 	}
 	for _, e := range news {
-		g.queue.QueueBroadcast(broadcast(e))
+		g.passOn(e)
+	}
+}
+
+func (g *Gossip) passOn(e entry) {
+	g.queue.QueueBroadcast(broadcast(e))
+	if g.queue.NumQueued() > maxQueue {
+		g.queue.Prune(maxQueue)
+		g.crowded.Store(true)
 	}
 }
 
@@ -84,7 +101,8 @@ type message struct {
 }
 
 func broadcast(e entry) message {
-	return message{name: string(e.node) + "/" + e.key, body: encode([]entry{e}, maxState)}
+	body, _ := encode([]entry{e}, maxReply) // one always has room
+	return message{name: string(e.node) + "/" + e.key, body: body}
 }
 
 // Name implements memberlist.NamedBroadcast.
@@ -100,6 +118,24 @@ func (message) Finished() {}
 func (m message) Invalidates(other memberlist.Broadcast) bool {
 	o, ok := other.(memberlist.NamedBroadcast)
 	return ok && o.Name() == m.name
+}
+
+// door keeps out of memberlist's list who is no member. It is asked with
+// memberlist's lock held.
+type door struct{ g *Gossip }
+
+var _ memberlist.AliveDelegate = door{}
+
+var errNoMember = errors.New("not a member")
+
+// NotifyAlive implements memberlist.AliveDelegate.
+func (d door) NotifyAlive(n *memberlist.Node) error {
+	d.g.mu.Lock()
+	defer d.g.mu.Unlock()
+	if !d.g.belongs(guest.NodeID(n.Name)) {
+		return errNoMember
+	}
+	return nil
 }
 
 // events is where memberlist tells of nodes, holding its own lock.
@@ -118,19 +154,16 @@ func (e events) NotifyLeave(n *memberlist.Node) { e.g.note(n, Dead) }
 
 func (g *Gossip) note(n *memberlist.Node, state State) {
 	id := guest.NodeID(n.Name)
-	if id.Validate() != nil {
-		g.log.Warn("gossip: a node without a node ID is ignored", zap.String("name", n.Name), zap.String("address", n.Address()))
-		return
-	}
 	var meta Meta
 	readable := json.Unmarshal(n.Meta, &meta) == nil
 	g.mu.Lock()
 	defer g.mu.Unlock()
+	if state == Dead && !g.belongs(id) {
+		delete(g.members, id)
+		return
+	}
 	m := g.members[id]
 	if m == nil {
-		if len(g.members) >= maxNodes {
-			return
-		}
 		m = &Member{Node: id}
 		g.members[id] = m
 	}
@@ -140,7 +173,6 @@ func (g *Gossip) note(n *memberlist.Node, state State) {
 	}
 	if state == Alive {
 		m.Address = n.Address()
-		delete(g.forgotten, id)
 	}
 	if readable {
 		m.Meta = meta

@@ -1,10 +1,12 @@
 // Package gossip tells who is alive and what each node says of itself, by
 // hashicorp/memberlist: it moves bytes under a key, from the node that published
-// them to all others, quorate or not.
+// them to all others, quorate or not. Changes are broadcast; what a broadcast missed
+// is found by comparing digests, and fetched (exchange.go).
 //
 // It decides nothing, and nothing is decided by it alone: what it says may be late.
 // It is always encrypted; the key is the cluster's, and its ID the label, so that
-// two clusters never mix. memberlist forgets dead nodes and never joins again, so Run
+// two clusters never mix. Only members are heard, and what they can make this node
+// keep is bounded. memberlist forgets dead nodes and never joins again, so Run
 // does, all the time; the dead are remembered here. The daemon is its only caller.
 package gossip
 
@@ -14,6 +16,7 @@ import (
 	"fmt"
 	"maps"
 	"math/rand/v2"
+	"net/netip"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -23,6 +26,7 @@ import (
 	"go.uber.org/zap"
 	"golang.org/x/sync/errgroup"
 
+	"github.com/tandemd/tandem/pkg/gossip/guard"
 	"github.com/tandemd/tandem/pkg/guest"
 )
 
@@ -58,24 +62,30 @@ type Peer struct {
 
 // Gossip is this node's part in it.
 type Gossip struct {
-	opts    Options
-	log     *zap.Logger
-	list    *memberlist.Memberlist
-	addr    string
-	keys    *memberlist.Keyring
-	queue   memberlist.TransmitLimitedQueue
-	alive   atomic.Int32
-	changed chan struct{}
-	rejoin  chan struct{}
-	stop    func() error
+	opts      Options
+	log       *zap.Logger
+	quiet     *quiet
+	list      *memberlist.Memberlist
+	guard     *guard.Transport
+	addr      string
+	keys      *memberlist.Keyring
+	keysMu    sync.Mutex
+	queue     memberlist.TransmitLimitedQueue
+	strangers strangers
+	alive     atomic.Int32
+	crowded   atomic.Bool // there is more news than broadcasts carry
+	changed   chan struct{}
+	rejoin    chan struct{}
+	offered   chan struct{}
+	stop      func() error
 
-	mu        sync.Mutex // held for short work in memory only, never while calling memberlist
-	table     table
-	author    author
-	members   map[guest.NodeID]*Member
-	forgotten map[guest.NodeID]bool
-	meta      []byte
-	metaSent  bool
+	mu      sync.Mutex // held for short work in memory only, never while calling memberlist
+	table   table
+	author  author
+	members map[guest.NodeID]*Member
+	known   map[guest.NodeID]bool // the others that are members
+	offers  map[guest.NodeID]*digest
+	meta    metadata
 }
 
 // Start listens and begins to gossip. Run must follow, or Close.
@@ -85,38 +95,67 @@ func Start(opts Options) (*Gossip, error) {
 		return nil, fmt.Errorf("gossip: %w", err)
 	}
 	g := &Gossip{
-		opts:      opts,
-		log:       opts.Logger,
-		changed:   make(chan struct{}, 1),
-		rejoin:    make(chan struct{}, 1),
-		table:     table{},
-		author:    author{node: opts.Node, boot: opts.Boot},
-		members:   map[guest.NodeID]*Member{},
-		forgotten: map[guest.NodeID]bool{},
-		metaSent:  true,
+		opts:    opts,
+		log:     opts.Logger,
+		quiet:   newQuiet(opts.Logger),
+		changed: make(chan struct{}, 1),
+		rejoin:  make(chan struct{}, 1),
+		offered: make(chan struct{}, 1),
+		table:   newTable(),
+		author:  author{node: opts.Node, boot: opts.Boot},
+		members: map[guest.NodeID]*Member{},
+		offers:  map[guest.NodeID]*digest{},
 	}
-	if g.meta, err = opts.Meta.encode(); err != nil {
+	if err := g.meta.set(opts.Meta, time.Time{}, 0); err != nil {
 		return nil, fmt.Errorf("gossip: %w", err)
 	}
-	if g.keys, err = opts.Keys.ring(); err != nil {
+	keys, err := opts.Keys.list()
+	if err != nil {
+		return nil, fmt.Errorf("gossip: %w", err)
+	}
+	if g.keys, err = memberlist.NewKeyring(keys, keys[0]); err != nil {
 		return nil, fmt.Errorf("gossip: %w", err)
 	}
 	g.queue.RetransmitMult = retransmits
-	g.queue.NumNodes = func() int { return max(1, int(g.alive.Load())) }
+	g.queue.NumNodes = func() int { return max(10, int(g.alive.Load())) }
+	g.recall(opts.Peers())
 	// The mark makes void what others remember of our life before this one.
 	g.mu.Lock()
 	g.tell(g.author.next("", nil))
 	g.mu.Unlock()
-	config, err := opts.memberlist(g.keys, g)
-	if err != nil {
-		return nil, fmt.Errorf("gossip: %w", err)
-	}
-	if g.list, err = memberlist.Create(config); err != nil {
+	if err := g.listen(keys); err != nil {
 		return nil, fmt.Errorf("gossip on %s: %w", opts.Bind, err)
 	}
 	g.addr = g.list.LocalNode().Address()
 	g.stop = sync.OnceValue(g.list.Shutdown)
 	return g, nil
+}
+
+// listen starts memberlist behind its guard.
+func (g *Gossip) listen(keys [][]byte) error {
+	bind, err := netip.ParseAddrPort(g.opts.Bind)
+	if err != nil {
+		return fmt.Errorf("address %q to listen on: must be IP:PORT", g.opts.Bind)
+	}
+	lines := newLineLog(g.opts.Logger)
+	g.guard, err = guard.New(guard.Options{
+		Label: g.opts.Cluster, Bind: bind, Nodes: maxNodes, State: offerSize, Refused: g.refused, Logger: lines.logger(),
+	})
+	if err != nil {
+		return err
+	}
+	if err := g.guard.SetKeys(keys); err != nil {
+		return errors.Join(err, g.guard.Shutdown())
+	}
+	config, err := g.opts.memberlist(g)
+	if err != nil {
+		return errors.Join(err, g.guard.Shutdown())
+	}
+	config.LogOutput = lines
+	if g.list, err = memberlist.Create(config); err != nil {
+		return errors.Join(err, g.guard.Shutdown())
+	}
+	return nil
 }
 
 // Run joins the others, and joins again those that are away, until ctx ends. Then it
@@ -126,8 +165,12 @@ func (g *Gossip) Run(ctx context.Context) error {
 	defer rejoin.Stop()
 	meta := time.NewTicker(g.opts.Timing.Meta)
 	defer meta.Stop()
+	crowd := time.NewTicker(g.opts.Timing.Crowd)
+	defer crowd.Stop()
 	var joining errgroup.Group
 	joining.SetLimit(16)
+	var fetching sync.WaitGroup
+	fetching.Go(func() { g.fetchAll(ctx) })
 	g.join(ctx, &joining)
 	for ctx.Err() == nil {
 		select {
@@ -138,11 +181,16 @@ func (g *Gossip) Run(ctx context.Context) error {
 			g.join(ctx, &joining)
 		case <-meta.C:
 			g.sendMeta()
+		case <-crowd.C:
+			if g.crowded.CompareAndSwap(true, false) {
+				g.exchange(&joining)
+			}
 		}
 	}
 	g.leave()
 	err := g.stop()
 	_ = joining.Wait() // it returns no error
+	fetching.Wait()
 	return err
 }
 
@@ -150,19 +198,70 @@ func (g *Gossip) Run(ctx context.Context) error {
 // all places are taken, others have their turn the next time.
 func (g *Gossip) join(ctx context.Context, group *errgroup.Group) {
 	peers := slices.Clone(g.opts.Peers())
+	g.recall(peers)
 	rand.Shuffle(len(peers), func(i, j int) { peers[i], peers[j] = peers[j], peers[i] })
 	for _, p := range peers {
 		if p.Node == g.opts.Node || g.isAlive(p.Node) || ctx.Err() != nil {
 			continue
 		}
-		group.TryGo(func() error {
-			if _, err := g.list.Join([]string{p.Address}); err != nil {
-				g.log.Debug("gossip: a node does not answer", zap.String("node", string(p.Node)), zap.String("address", p.Address), zap.Error(err))
-			}
-			return nil
-		})
+		g.contact(group, p)
 	}
 }
+
+// exchange compares with some nodes at once, instead of with one after a while.
+func (g *Gossip) exchange(group *errgroup.Group) {
+	const some = 3
+	members := g.Members()
+	rand.Shuffle(len(members), func(i, j int) { members[i], members[j] = members[j], members[i] })
+	left := some
+	for _, m := range members {
+		if left == 0 {
+			return
+		}
+		if m.Node != g.opts.Node && m.State == Alive {
+			g.contact(group, Peer{Node: m.Node, Address: m.Address})
+			left--
+		}
+	}
+}
+
+// contact compares with one node, unless all places are taken.
+func (g *Gossip) contact(group *errgroup.Group, p Peer) {
+	group.TryGo(func() error {
+		if _, err := g.list.Join([]string{p.Address}); err != nil {
+			g.log.Debug("gossip: a node does not answer", zap.String("node", string(p.Node)), zap.String("address", p.Address), zap.Error(err))
+		}
+		return nil
+	})
+}
+
+// recall takes over who the members are, and forgets what the others have said.
+func (g *Gossip) recall(peers []Peer) {
+	known := map[guest.NodeID]bool{}
+	for _, p := range peers[:min(len(peers), maxNodes)] {
+		known[p.Node] = true
+	}
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if maps.Equal(known, g.known) {
+		return
+	}
+	g.known = known
+	for node := range g.table.nodes {
+		if !g.belongs(node) {
+			g.table.drop(node)
+		}
+	}
+	for node, m := range g.members {
+		if !g.belongs(node) && m.State == Dead {
+			delete(g.members, node) // else memberlist will tell of its death
+		}
+	}
+	poke(g.changed)
+}
+
+// belongs says whether a node is a member. The caller holds the lock.
+func (g *Gossip) belongs(node guest.NodeID) bool { return node == g.opts.Node || g.known[node] }
 
 func (g *Gossip) isAlive(node guest.NodeID) bool {
 	g.mu.Lock()
@@ -173,10 +272,9 @@ func (g *Gossip) isAlive(node guest.NodeID) bool {
 
 func (g *Gossip) sendMeta() {
 	g.mu.Lock()
-	sent := g.metaSent
-	g.metaSent = true
+	due := g.meta.take(time.Now())
 	g.mu.Unlock()
-	if sent {
+	if !due {
 		return
 	}
 	// When nobody is there to hear it they hear it when they join.
@@ -204,7 +302,8 @@ func (g *Gossip) Addr() string { return g.addr }
 // Changed gets an element after members or entries changed; many changes make one.
 func (g *Gossip) Changed() <-chan struct{} { return g.changed }
 
-// Rejoin makes Run look for nodes that are away at once: the member list changed.
+// Rejoin makes Run ask for the members and look for those that are away at once:
+// the member list changed.
 func (g *Gossip) Rejoin() { poke(g.rejoin) }
 
 func poke(ch chan struct{}) {
@@ -214,16 +313,14 @@ func poke(ch chan struct{}) {
 	}
 }
 
-// SetMeta changes what is said of this node; Run sends it, at most once a second.
+// SetMeta changes what is said of this node. Run sends it within a second, the index
+// alone within 5 s.
 func (g *Gossip) SetMeta(m Meta) error {
-	b, err := m.encode()
-	if err != nil {
-		return fmt.Errorf("gossip: %w", err)
-	}
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	g.metaSent = g.metaSent && string(b) == string(g.meta)
-	g.meta = b
+	if err := g.meta.set(m, time.Now(), g.opts.Timing.Applied); err != nil {
+		return fmt.Errorf("gossip: %w", err)
+	}
 	return nil
 }
 
@@ -245,24 +342,28 @@ func (g *Gossip) Delete(key string) error { return g.say(key, nil, entry{deleted
 func (g *Gossip) say(key string, value []byte, kind entry) error {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	old, found := g.table[g.opts.Node].entries[key]
+	old, found := g.table.entry(g.opts.Node, key)
 	if found && old.deleted == kind.deleted && string(old.value) == string(value) || !found && kind.deleted {
 		return nil
 	}
-	if !found && len(g.table[g.opts.Node].entries) >= maxKeys {
-		return fmt.Errorf("gossip: key %q: %d keys were published since the daemon started, which is the limit; restart it", key, maxKeys)
-	}
 	e := g.author.next(key, value)
 	e.deleted = kind.deleted
-	g.tell(e)
+	if !g.tell(e) {
+		return fmt.Errorf("gossip: key %q: there is no room for it: at most %d keys and %d MiB can be published between two starts of the daemon; restart it",
+			key, maxKeys, maxNodeBytes>>20)
+	}
 	return nil
 }
 
-// tell merges an entry of ours and sends it. The caller holds the lock.
-func (g *Gossip) tell(e entry) {
-	g.table.merge(e)
-	g.queue.QueueBroadcast(broadcast(e))
+// tell merges an entry of ours and sends it, and answers whether there was room for
+// it. The caller holds the lock.
+func (g *Gossip) tell(e entry) bool {
+	if !g.table.merge(e) {
+		return false
+	}
+	g.passOn(e)
 	poke(g.changed)
+	return true
 }
 
 // Entries are the values that a node has published, by key, as last heard.
@@ -272,58 +373,34 @@ func (g *Gossip) Entries(node guest.NodeID) map[string][]byte {
 	return g.table.values(node)
 }
 
-// Members are all nodes that were heard of, this one and the dead included, by ID.
+// Members are all members that were heard of, this one and the dead included, by ID.
 func (g *Gossip) Members() []Member {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	var out []Member
 	for _, id := range slices.Sorted(maps.Keys(g.members)) {
-		m := *g.members[id]
-		if m.State == Dead && g.table.mark(id) == leaving {
-			m.State = Left
+		if g.belongs(id) {
+			out = append(out, g.told(g.members[id]))
 		}
-		out = append(out, m)
 	}
 	return out
 }
 
-// Forget drops what is known of a node that was removed from the cluster, unless it
-// is alive; when it comes back it is known again.
-func (g *Gossip) Forget(node guest.NodeID) {
+// Member is what is known of one node; ok says whether it was ever heard of.
+func (g *Gossip) Member(node guest.NodeID) (m Member, ok bool) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if m := g.members[node]; node == g.opts.Node || m != nil && m.State == Alive {
-		return
+	if known := g.members[node]; known != nil && g.belongs(node) {
+		return g.told(known), true
 	}
-	delete(g.members, node)
-	delete(g.table, node)
-	g.forgotten[node] = true
-	poke(g.changed)
+	return Member{}, false
 }
 
-// InstallKey adds a key that is understood, but not used to send.
-func (g *Gossip) InstallKey(key []byte) error {
-	if len(key) != keySize {
-		return fmt.Errorf("gossip: a key of %d bytes, must have %d", len(key), keySize)
+// told is a member as others are told of it. The caller holds the lock.
+func (g *Gossip) told(known *Member) Member {
+	m := *known
+	if m.State == Dead && g.table.mark(m.Node) == leaving {
+		m.State = Left
 	}
-	return g.keys.AddKey(slices.Clone(key))
+	return m
 }
-
-// UseKey makes an installed key the one to send with.
-func (g *Gossip) UseKey(key []byte) error {
-	if err := g.keys.UseKey(key); err != nil {
-		return errors.New("gossip: a key must be installed before it is used")
-	}
-	return nil
-}
-
-// RemoveKey drops a key that is not the one to send with.
-func (g *Gossip) RemoveKey(key []byte) error {
-	if err := g.keys.RemoveKey(key); err != nil {
-		return fmt.Errorf("gossip: the key in use cannot be removed: %w", err)
-	}
-	return nil
-}
-
-// Keys are the installed keys, the one to send with first.
-func (g *Gossip) Keys() [][]byte { return slices.Clone(g.keys.GetKeys()) }

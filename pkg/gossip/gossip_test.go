@@ -1,10 +1,10 @@
 package gossip_test
 
 import (
-	"bytes"
 	"context"
 	"crypto/rand"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"net"
 	"sync"
@@ -28,13 +28,38 @@ func fast() gossip.Timing {
 		Connect:  2 * time.Second,
 		Rejoin:   200 * time.Millisecond,
 		Meta:     50 * time.Millisecond,
+		Applied:  50 * time.Millisecond,
 	}
 }
 
-// directory is where nodes find each other.
+// directory is where nodes find each other, the member list and the peer connections
+// in one.
 type directory struct {
-	mu    sync.Mutex
-	peers map[guest.NodeID]string
+	mu      sync.Mutex
+	peers   map[guest.NodeID]string
+	nodes   map[guest.NodeID]*gossip.Gossip
+	fetched int // bytes, of requests and replies
+}
+
+// fetch is Options.Fetch.
+func (d *directory) fetch(_ context.Context, id guest.NodeID, request []byte) ([]byte, error) {
+	d.mu.Lock()
+	g := d.nodes[id]
+	d.mu.Unlock()
+	if g == nil {
+		return nil, errors.New("there is no such node")
+	}
+	reply, err := g.Serve(request)
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.fetched += len(request) + len(reply)
+	return reply, err
+}
+
+func (d *directory) bytesFetched() int {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.fetched
 }
 
 func (d *directory) list() []gossip.Peer {
@@ -47,10 +72,16 @@ func (d *directory) list() []gossip.Peer {
 	return out
 }
 
-func (d *directory) set(id guest.NodeID, addr string) {
+func (d *directory) set(id guest.NodeID, g *gossip.Gossip) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	d.peers[id] = addr
+	d.peers[id], d.nodes[id] = g.Addr(), g
+}
+
+func (d *directory) remove(id guest.NodeID) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	delete(d.peers, id)
 }
 
 type node struct {
@@ -67,7 +98,7 @@ type world struct {
 
 func newWorld(t *testing.T) *world {
 	t.Helper()
-	return &world{t, &directory{peers: map[guest.NodeID]string{}}, key()}
+	return &world{t, &directory{peers: map[guest.NodeID]string{}, nodes: map[guest.NodeID]*gossip.Gossip{}}, key()}
 }
 
 func key() []byte {
@@ -76,17 +107,20 @@ func key() []byte {
 	return b
 }
 
+const clusterID = "0123456789abcdef0123456789abcdef"
+
 func newID() guest.NodeID { return guest.NodeID(hex.EncodeToString(key()[:16])) }
 
 func (w *world) options(id guest.NodeID, boot uint64) gossip.Options {
 	return gossip.Options{
 		Node:    id,
-		Cluster: "one cluster",
+		Cluster: clusterID,
 		Bind:    "127.0.0.1:0",
 		Keys:    gossip.Keys{Primary: w.key},
 		Boot:    boot,
 		Meta:    gossip.Meta{Name: "n1", Peer: "127.0.0.1:7947", Version: "1.0"},
 		Peers:   w.dir.list,
+		Fetch:   w.dir.fetch,
 		Logger:  zap.NewNop(),
 		Timing:  fast(),
 	}
@@ -111,7 +145,7 @@ func (w *world) start(opts gossip.Options) *node {
 			w.Errorf("Run: %v", err)
 		}
 	})
-	w.dir.set(n.id, g.Addr())
+	w.dir.set(n.id, g)
 	return n
 }
 
@@ -196,7 +230,7 @@ func TestGossip_DeathAndReturn(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	w.dir.set(opts.Node, c.Addr())
+	w.dir.set(opts.Node, c)
 	if err := c.Publish("guest/100", []byte("here")); err != nil {
 		t.Fatal(err)
 	}
@@ -231,6 +265,31 @@ func TestGossip_DeathAndReturn(t *testing.T) {
 	}
 }
 
+// What a node says in one go is more than broadcasts carry: it is fetched, by all, and
+// each fetches it about once.
+func TestGossip_LargeNewsIsFetched(t *testing.T) {
+	w := newWorld(t)
+	nodes := []*node{w.start(w.options(newID(), 1)), w.start(w.options(newID(), 1)), w.start(w.options(newID(), 1))}
+	for _, n := range nodes {
+		for _, other := range nodes {
+			w.until(n, "alive", func() bool { return n.state(other.id) == gossip.Alive })
+		}
+	}
+	const guests = 3000
+	for i := range guests {
+		if err := nodes[0].Publish(fmt.Sprintf("guest/%d", i), []byte("1-0123456789abcdef")); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, n := range nodes {
+		w.until(n, "all entries", func() bool { return len(n.Entries(nodes[0].id)) == guests })
+	}
+	const entry = 16 + 8 + 8 + 1 + 1 + 10 + 2 + 18
+	if got := w.dir.bytesFetched(); got < guests*entry/2 || got > 6*guests*entry {
+		t.Errorf("%d bytes were fetched, of %d for each node", got, guests*entry)
+	}
+}
+
 func TestGossip_LeavingIsNotDying(t *testing.T) {
 	w := newWorld(t)
 	a, b := w.start(w.options(newID(), 1)), w.start(w.options(newID(), 1))
@@ -240,12 +299,16 @@ func TestGossip_LeavingIsNotDying(t *testing.T) {
 		t.Fatal(err)
 	}
 	w.until(a, "left", func() bool { return a.state(b.id) == gossip.Left })
-	a.Forget(b.id)
-	if got := a.state(b.id); got != "" {
-		t.Errorf("a forgotten node is %q", got)
+	// One that is no member any more is forgotten.
+	if err := b.Publish("guest/100", []byte("late")); err != nil {
+		t.Fatal(err)
 	}
+	w.dir.remove(b.id)
+	a.Rejoin()
+	w.until(a, "forgotten", func() bool { return a.state(b.id) == "" && len(a.Entries(b.id)) == 0 })
 	// And it may come back.
 	w.start(w.options(b.id, 2))
+	a.Rejoin()
 	w.until(a, "alive again", func() bool { return a.state(b.id) == gossip.Alive })
 }
 
@@ -277,7 +340,7 @@ func TestGossip_RestoredBootCounter(t *testing.T) {
 func TestGossip_StrangersSeeNothing(t *testing.T) {
 	for name, change := range map[string]func(*gossip.Options){
 		"another key":     func(o *gossip.Options) { o.Keys.Primary = key() },
-		"another cluster": func(o *gossip.Options) { o.Cluster = "another cluster" },
+		"another cluster": func(o *gossip.Options) { o.Cluster = "fedcba9876543210fedcba9876543210" },
 	} {
 		t.Run(name, func(t *testing.T) {
 			w := newWorld(t)
@@ -305,44 +368,15 @@ func TestGossip_StrangersSeeNothing(t *testing.T) {
 			if got := a.state(stranger.id); got != "" {
 				t.Errorf("the stranger is a member that is %q", got)
 			}
-		})
-	}
-}
-
-func TestGossip_KeyIsChangedWhileItRuns(t *testing.T) {
-	w := newWorld(t)
-	a, b := w.start(w.options(newID(), 1)), w.start(w.options(newID(), 1))
-	w.until(a, "alive", func() bool { return a.state(b.id) == gossip.Alive })
-	second := key()
-	if err := a.UseKey(second); err == nil {
-		t.Error("a key was used that is not installed")
-	}
-	for _, step := range []func(*node) error{
-		func(n *node) error { return n.InstallKey(second) },
-		func(n *node) error { return n.UseKey(second) },
-		func(n *node) error { return n.RemoveKey(w.key) },
-	} {
-		for _, n := range []*node{a, b} {
-			if err := step(n); err != nil {
-				t.Fatal(err)
+			cluster := ""
+			if opts.Cluster != clusterID {
+				cluster = opts.Cluster
 			}
-		}
-	}
-	if got := a.Keys(); len(got) != 1 || !bytes.Equal(got[0], second) {
-		t.Errorf("%d keys are left, want the second alone", len(got))
-	}
-	if err := a.RemoveKey(second); err == nil {
-		t.Error("the last key was removed")
-	}
-	if err := a.InstallKey([]byte("short")); err == nil {
-		t.Error("a short key was installed")
-	}
-	if err := a.Publish("guest/100", []byte("x")); err != nil {
-		t.Fatal(err)
-	}
-	w.until(b, "entry under the new key", b.hears(a.id, "guest/100", "x"))
-	if got := b.state(a.id); got != gossip.Alive {
-		t.Errorf("the other node is %q", got)
+			got := a.Strangers()
+			if len(got) != 1 || got[0].Address != "127.0.0.1" || got[0].Cluster != cluster || got[0].First.IsZero() {
+				t.Errorf("strangers are %+v, want one that gossips for cluster %q", got, cluster)
+			}
+		})
 	}
 }
 

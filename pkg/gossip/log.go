@@ -2,6 +2,7 @@ package gossip
 
 import (
 	"bytes"
+	"log" //nolint:depguard // memberlist's transport wants this type
 	"strings"
 	"sync"
 
@@ -10,37 +11,54 @@ import (
 	"golang.org/x/time/rate"
 )
 
-// lineLog gives memberlist's lines ("2026/01/02 03:04:05 [WARN] memberlist: …") real
-// levels. What a stranger can cause by sending packets cannot fill the journal.
-type lineLog struct {
+// quiet warns of what a stranger can cause by sending packets, so that it cannot
+// fill the journal.
+type quiet struct {
 	log *zap.Logger
 
-	mu         sync.Mutex
-	limit      *rate.Limiter
-	suppressed int
+	mu      sync.Mutex
+	limit   *rate.Limiter
+	leftOut int
 }
 
-func newLineLog(log *zap.Logger) *lineLog {
-	return &lineLog{log: log, limit: rate.NewLimiter(0.1, 10)}
+func newQuiet(to *zap.Logger) *quiet {
+	return &quiet{log: to, limit: rate.NewLimiter(0.1, 10)}
 }
+
+func (q *quiet) warn(message string, fields ...zap.Field) {
+	q.say(zapcore.WarnLevel, message, fields...)
+}
+
+func (q *quiet) say(level zapcore.Level, message string, fields ...zap.Field) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if !q.limit.Allow() {
+		q.leftOut++
+		return
+	}
+	q.log.Log(level, message, append(fields, zap.Int("lines_left_out", q.leftOut))...)
+	q.leftOut = 0
+}
+
+// lineLog gives memberlist's lines ("2026/01/02 03:04:05 [WARN] memberlist: …") real
+// levels.
+type lineLog struct {
+	log   *zap.Logger
+	quiet *quiet
+}
+
+func newLineLog(to *zap.Logger) *lineLog { return &lineLog{log: to, quiet: newQuiet(to)} }
+
+// logger is for the transport, which takes no writer.
+func (l *lineLog) logger() *log.Logger { return log.New(l, "", 0) }
 
 // Write takes one line; memberlist's logger calls it so.
 func (l *lineLog) Write(b []byte) (int, error) {
 	level, text := classify(string(bytes.TrimSpace(b)))
 	if level < zapcore.WarnLevel {
 		l.log.Log(level, "memberlist", zap.String("line", text))
-		return len(b), nil
-	}
-	l.mu.Lock()
-	allowed, suppressed := l.limit.Allow(), l.suppressed
-	if allowed {
-		l.suppressed = 0
 	} else {
-		l.suppressed++
-	}
-	l.mu.Unlock()
-	if allowed {
-		l.log.Log(level, "memberlist", zap.String("line", text), zap.Int("lines_left_out", suppressed))
+		l.quiet.say(level, "memberlist", zap.String("line", text))
 	}
 	return len(b), nil
 }
@@ -65,7 +83,9 @@ func classify(line string) (zapcore.Level, string) {
 	case strings.HasPrefix(text, "Refuting"):
 		level = zapcore.InfoLevel
 	case strings.HasPrefix(text, "Failed to send"), strings.HasPrefix(text, "Push/Pull with"),
-		strings.HasPrefix(text, "Failed fallback TCP ping"), strings.HasPrefix(text, "Could not set the deadline"):
+		strings.HasPrefix(text, "Failed fallback TCP ping"), strings.HasPrefix(text, "Could not set the deadline"),
+		strings.HasPrefix(text, "ignoring alive message"), strings.HasPrefix(text, "failed to receive and remove the stream label"):
+		// The last two are of nodes that are not members yet, and of streams that the guard has told of.
 		level = zapcore.DebugLevel
 	case strings.Contains(text, "from="):
 		level = zapcore.WarnLevel

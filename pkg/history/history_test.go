@@ -80,7 +80,7 @@ func TestStore_KeepsARunAsItWasWritten(t *testing.T) {
 	file := path(t)
 	s := open(t, file, 0)
 	want := history.Run{
-		Job: jobID(0), Guest: 100, Source: "n1", Target: "n2", Start: at(0), Outcome: history.Running, Kind: history.None,
+		Job: jobID(0), Guest: 100, Source: "n1", Target: "n2", Start: at(0), Outcome: history.Running, Kind: history.Nothing,
 	}
 	id, err := s.Append(want)
 	if err != nil {
@@ -213,6 +213,46 @@ func TestStore_Facts(t *testing.T) {
 				t.Errorf("(-want +got):\n%s", diff)
 			}
 		})
+	}
+}
+
+// A guest that is locked for an hour leaves one record, and the numbers go on.
+func TestStore_OfARowOfSkippedRunsTheFirstStays(t *testing.T) {
+	s := open(t, path(t), 0)
+	put := func(minute int, outcome history.Outcome, bytes int64) {
+		t.Helper()
+		r := run(0, minute, history.Running)
+		r.Bytes = 0
+		id, err := s.Append(r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		r.ID, r.Outcome, r.Bytes, r.Error = id, outcome, bytes, errorText(outcome)
+		if err := s.Update(r); err != nil {
+			t.Fatal(err)
+		}
+	}
+	put(0, history.Failed, 0)
+	for minute := range 60 {
+		put(1+minute, history.Skipped, 0)
+	}
+	put(61, history.Skipped, 4096) // it had sent something before the guest was locked
+	put(62, history.Failed, 0)
+	put(63, history.Skipped, 0)
+	runs, err := s.Runs(jobID(0), 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got []string
+	for _, r := range runs {
+		got = append(got, fmt.Sprint(r.ID, " ", r.Outcome, " ", r.Start.Sub(at(0)), " ", r.Fails))
+	}
+	want := []string{"64 skipped 1h3m0s 2", "63 failed 1h2m0s 2", "62 skipped 1h1m0s 1", "2 skipped 1m0s 1", "1 failed 0s 1"}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("newest first (-want +got):\n%s", diff)
+	}
+	if last, _, err := s.Last(jobID(0)); err != nil || last.ID != 63 {
+		t.Errorf("the last run is %d, %v; want 63, the last that was not skipped", last.ID, err)
 	}
 }
 

@@ -18,23 +18,25 @@ const (
 	OK Outcome = "ok"
 	// Failed has not; Error says why.
 	Failed Outcome = "failed"
-	// Skipped could not begin, which is no failure: the guest was locked.
+	// Skipped could not begin, which is no failure: the guest was locked. Of several
+	// in a row that sent nothing only the first is kept.
 	Skipped Outcome = "skipped"
-	// Interrupted was cut by the daemon's end. Open makes it of Running.
+	// Interrupted was cut: by the daemon's end (Open makes it of Running), or because
+	// the job was removed or its guest went elsewhere.
 	Interrupted Outcome = "interrupted"
 )
 
-// Kind is what a run sent.
+// Kind is what a run sent: pkg/replicate's kinds. It is empty while that is not known.
 type Kind string
 
 // The kinds.
 const (
 	Full        Kind = "full"
 	Incremental Kind = "incremental"
-	// Resume went on with a stream that had been cut.
-	Resume Kind = "resume"
-	// None found nothing to send, or was over before that was known.
-	None Kind = "none"
+	// Resumed went on with a full stream that had been cut.
+	Resumed Kind = "resumed"
+	// Nothing found nothing to send, or was over before anything was sent.
+	Nothing Kind = "nothing"
 )
 
 // Run is the record of one run of a job.
@@ -65,12 +67,13 @@ type Run struct {
 	Log   []LogLine `json:"log,omitempty"`
 }
 
-// Duration is how long the run took; zero while that is not known.
+// Duration is how long the run took; zero while that is not known, or where the
+// clock was set back meanwhile.
 func (r Run) Duration() time.Duration {
 	if r.End.IsZero() {
 		return 0
 	}
-	return r.End.Sub(r.Start)
+	return max(0, r.End.Sub(r.Start))
 }
 
 // LogLine is one line of a run's log.

@@ -32,7 +32,9 @@ func (s *Store) Append(r Run) (id uint64, err error) {
 	return r.ID, err
 }
 
-// Update replaces a run that Append has added: as it goes on, and when it ends.
+// Update replaces a run that Append has added: as it goes on, and when it ends. A
+// run that was skipped like the one before it leaves no record: a guest that is
+// locked for hours would fill the history, and push out what is worth reading.
 func (s *Store) Update(r Run) error {
 	if err := r.validate(); err != nil {
 		return err
@@ -42,8 +44,28 @@ func (s *Store) Update(r Run) error {
 		if b == nil || b.Get(key(r.ID)) == nil {
 			return fmt.Errorf("job %s has no run %d", r.Job, r.ID)
 		}
+		again, err := skippedAgain(b, r)
+		if err != nil {
+			return err
+		}
+		if again {
+			return b.Delete(key(r.ID))
+		}
 		return store(b, r)
 	})
+}
+
+// skippedAgain says that the run was skipped, as the one before it was.
+func skippedAgain(b *bolt.Bucket, r Run) (bool, error) {
+	if r.Outcome != Skipped || r.Bytes != 0 {
+		return false, nil
+	}
+	_, v := lastBefore(b, r.ID)
+	if v == nil {
+		return false, nil
+	}
+	before, err := decode(v)
+	return before.Outcome == Skipped, err
 }
 
 // store writes a run with its place in the row of failures.
@@ -132,13 +154,18 @@ func (s *Store) Run(id guest.JobID, number uint64) (r Run, ok bool, err error) {
 	return r, ok && err == nil, err
 }
 
-// Last is the newest run of a job; ok says whether there is one.
+// Last is the newest run of a job that was not skipped; ok says whether there is one.
 func (s *Store) Last(id guest.JobID) (r Run, ok bool, err error) {
-	runs, err := s.Runs(id, 1)
-	if err != nil || len(runs) == 0 {
+	err = s.newestFirst(id, func(one Run) bool {
+		if one.Outcome != Skipped {
+			r, ok = one, true
+		}
+		return !ok
+	})
+	if err != nil {
 		return Run{}, false, err
 	}
-	return runs[0], true, nil
+	return r, ok, nil
 }
 
 // Facts are what the runs tell the job's machine after a restart. Known is left

@@ -34,6 +34,9 @@ type Options struct {
 	// Keep is the number of runs that are kept of each job, 100 by default. The
 	// last one that succeeded is kept in any case.
 	Keep int
+	// Report is told after each use of the file whether it can be used, nil: it can.
+	// It does not block and calls no method of the store. May be nil.
+	Report func(err error)
 	// LockTimeout is how long Open waits for a process that has the file open, 5 s by default.
 	LockTimeout time.Duration
 }
@@ -58,8 +61,9 @@ type Store struct {
 	path string
 	opts Options
 
-	mu sync.Mutex
-	db *bolt.DB // nil: closed, or a fresh one could not be begun
+	mu     sync.Mutex
+	db     *bolt.DB // nil: closed, or it could not be opened
+	closed bool
 }
 
 const format = "1"
@@ -70,7 +74,9 @@ func formatKey() []byte  { return []byte("format") }
 
 // Open opens or creates the store. If the file is damaged, setAside is where it
 // was moved, and the store is empty. A run that was still running becomes
-// Interrupted.
+// Interrupted. Where the file cannot be had now (the disk is full, say) both the store
+// and an error are returned, and every use of it tries again; only where another
+// process has the file open there is no store.
 func Open(path string, opts Options) (s *Store, setAside string, err error) {
 	if opts.Keep <= 0 {
 		opts.Keep = 100
@@ -78,18 +84,34 @@ func Open(path string, opts Options) (s *Store, setAside string, err error) {
 	if opts.LockTimeout <= 0 {
 		opts.LockTimeout = 5 * time.Second
 	}
+	if opts.Report == nil {
+		opts.Report = func(error) {}
+	}
 	s = &Store{path: path, opts: opts}
+	setAside, err = s.ready()
+	if errors.Is(err, bolterrors.ErrTimeout) {
+		return nil, "", err
+	}
+	opts.Report(err)
+	return s, setAside, err
+}
+
+// ready opens the file unless it is open. The caller holds the lock, or is the only
+// one who has the store.
+func (s *Store) ready() (setAside string, err error) {
+	switch {
+	case s.closed:
+		return "", fmt.Errorf("history %s: it is closed", s.path)
+	case s.db != nil:
+		return "", nil
+	}
 	err = s.open()
 	if damage := (*damage)(nil); errors.As(err, &damage) {
 		if setAside, err = s.startAnew(); err != nil {
-			return nil, "", fmt.Errorf("history %s: damaged (%w), and no fresh one could be begun: %w", path, damage, err)
+			return "", fmt.Errorf("history %s: damaged (%w), and no fresh one could be begun: %w", s.path, damage, err)
 		}
-		return s, setAside, nil
 	}
-	if err != nil {
-		return nil, "", err
-	}
-	return s, "", nil
+	return setAside, err
 }
 
 // damage is an error that tells that the file's contents are broken.
@@ -119,7 +141,7 @@ func (s *Store) open() error {
 // classify tells a damaged file from one that cannot be had.
 func (s *Store) classify(err error) error {
 	if errors.Is(err, bolterrors.ErrTimeout) {
-		return fmt.Errorf("history %s: another process has it open (waited %v); is a second tandemd running?", s.path, s.opts.LockTimeout)
+		return fmt.Errorf("history %s: another process has it open (waited %v); is a second tandemd running? (%w)", s.path, s.opts.LockTimeout, err)
 	}
 	if _, ok := errors.AsType[syscall.Errno](err); ok {
 		return fmt.Errorf("history %s: %w", s.path, err)
@@ -171,7 +193,7 @@ func prepare(tx *bolt.Tx) error {
 			return err
 		}
 	case string(v) != format:
-		return fmt.Errorf("it has format %q, this version knows %s; move it away to begin a fresh one", v, format)
+		return &damage{fmt.Errorf("it has format %q, this version knows %s", v, format)}
 	}
 	runs, err := tx.CreateBucketIfNotExists(runsBucket())
 	if err != nil {
@@ -209,6 +231,7 @@ func interrupt(b *bolt.Bucket) error {
 func (s *Store) Close() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.closed = true
 	if s.db == nil {
 		return nil
 	}
@@ -232,22 +255,31 @@ func (s *Store) view(f func(runs *bolt.Bucket) error) error {
 func (s *Store) do(f func(*bolt.DB) error) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.db == nil {
-		return fmt.Errorf("history %s: it is closed", s.path)
+	if _, err := s.ready(); err != nil {
+		s.opts.Report(err)
+		return err
 	}
 	err := guarded(func() error { return f(s.db) })
 	broken := (*damage)(nil)
 	if errors.As(err, &broken) {
 		setAside, err := s.startAnew()
 		if err != nil {
-			return fmt.Errorf("history %s: damaged (%w), and no fresh one could be begun: %w", s.path, broken, err)
+			err = fmt.Errorf("history %s: damaged (%w), and no fresh one could be begun: %w", s.path, broken, err)
+			s.opts.Report(err)
+			return err
 		}
+		s.opts.Report(nil)
 		return &DamagedError{SetAside: setAside, Cause: broken.cause}
 	}
-	if err != nil {
-		return fmt.Errorf("history %s: %w", s.path, err)
+	if err == nil {
+		s.opts.Report(nil)
+		return nil
 	}
-	return nil
+	err = fmt.Errorf("history %s: %w", s.path, err)
+	if _, ok := errors.AsType[syscall.Errno](err); ok {
+		s.opts.Report(err)
+	}
+	return err
 }
 
 func key(id uint64) []byte { return binary.BigEndian.AppendUint64(nil, id) }

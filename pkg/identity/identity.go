@@ -20,6 +20,7 @@ import (
 	"fmt"
 	"io/fs"
 	"math/big"
+	"os"
 	"path/filepath"
 	"time"
 
@@ -51,22 +52,56 @@ type stored struct {
 func Load(dir string) (Identity, error) {
 	path := filepath.Join(dir, fileName)
 	var s stored
-	if err := statefile.Read(path, &s); err != nil {
-		return Identity{}, fmt.Errorf("node identity: %w", err)
+	err := statefile.Read(path, &s)
+	if err == nil {
+		var id Identity
+		if id, err = s.identity(); err == nil {
+			return id, nil
+		}
+		err = &statefile.BrokenError{Path: path, Reason: err.Error()}
 	}
-	id, err := s.identity()
-	if err != nil {
-		return Identity{}, fmt.Errorf("node identity: %w", &statefile.BrokenError{Path: path, Reason: err.Error()})
+	if broken, ok := errors.AsType[*statefile.BrokenError](err); ok {
+		broken.Advice = lostAdvice(dir)
 	}
-	return id, nil
+	return Identity{}, fmt.Errorf("node identity: %w", err)
 }
 
-// LoadOrCreate reads the identity in dir, or makes a new one where there is none.
-// A broken file is an error and stays as it is.
-func LoadOrCreate(dir string) (Identity, error) {
+// lostAdvice is for who has lost the key, and with it this node's place in the
+// cluster: nobody else has it.
+func lostAdvice(dir string) string {
+	return fmt.Sprintf("restore %s, which holds this node's ID and key, from a backup; without one move all of %s away,"+
+		" which makes this a new node, remove the old one on a member with `tandem cluster remove`, and join again",
+		fileName, dir)
+}
+
+// LostError says that a folder holds a node's state and not its identity.
+type LostError struct {
+	Dir string
+	// Found is what is there, that only a node with an identity writes.
+	Found string
+}
+
+// Error names both files.
+func (e *LostError) Error() string {
+	return fmt.Sprintf("node identity: %s is missing, while %s is there: a new identity would not fit to it", filepath.Join(e.Dir, fileName), e.Found)
+}
+
+// Hint tells the operator what to do about it.
+func (e *LostError) Hint() string { return lostAdvice(e.Dir) }
+
+// LoadOrCreate reads the identity in dir, or makes a new one where there is none. A
+// broken file is an error and stays as it is; so is a missing one (*LostError) where
+// one of the files named by others, which are in dir too, tells that there was one.
+func LoadOrCreate(dir string, others ...string) (Identity, error) {
 	id, err := Load(dir)
 	if !errors.Is(err, fs.ErrNotExist) {
 		return id, err
+	}
+	for _, other := range others {
+		path := filepath.Join(dir, other)
+		if _, err := os.Lstat(path); !errors.Is(err, fs.ErrNotExist) {
+			return Identity{}, &LostError{Dir: dir, Found: path}
+		}
 	}
 	s, err := create()
 	if err != nil {

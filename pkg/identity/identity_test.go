@@ -5,6 +5,7 @@ import (
 	"crypto/elliptic"
 	"crypto/sha256"
 	"encoding/hex"
+	"encoding/json"
 	"errors"
 	"io/fs"
 	"os"
@@ -132,4 +133,51 @@ func TestLoad_KeyOfAnotherNode(t *testing.T) {
 			t.Errorf("%s: got %v, want a BrokenError", name, err)
 		}
 	}
+}
+
+// A state of an old node and a new identity do not fit to each other.
+func TestLoadOrCreate_NotWhereAnotherFileTellsOfALostOne(t *testing.T) {
+	dir := t.TempDir()
+	other := filepath.Join(dir, "cluster.json")
+	if err := os.WriteFile(other, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	_, err := identity.LoadOrCreate(dir, "cluster.json")
+	lost, _ := errors.AsType[*identity.LostError](err)
+	if lost == nil || !strings.Contains(err.Error(), other) || !strings.Contains(lost.Hint(), "backup") {
+		t.Errorf("got %v, want a LostError that names %s and says what to do", err, other)
+	}
+	if _, err := identity.Load(dir); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("it made an identity: %v", err)
+	}
+}
+
+// FuzzLoad: a file with a good checksum and anything in it.
+func FuzzLoad(f *testing.F) {
+	dir := f.TempDir()
+	if _, err := identity.LoadOrCreate(dir); err != nil {
+		f.Fatal(err)
+	}
+	path := filepath.Join(dir, "node.json")
+	var good json.RawMessage
+	if err := statefile.Read(path, &good); err != nil {
+		f.Fatal(err)
+	}
+	f.Add([]byte(good))
+	f.Add([]byte(`{"node":"0123456789abcdef0123456789abcdef","certificate":"","key":""}`))
+	f.Fuzz(func(t *testing.T, body []byte) {
+		if !json.Valid(body) {
+			return
+		}
+		if err := statefile.Write(path, json.RawMessage(body)); err != nil {
+			t.Fatal(err)
+		}
+		id, err := identity.Load(dir)
+		if _, ok := errors.AsType[*statefile.BrokenError](err); err != nil && !ok {
+			t.Errorf("got %v, want a BrokenError", err)
+		}
+		if err == nil && (id.Node.Validate() != nil || id.Certificate.PrivateKey == nil) {
+			t.Errorf("accepted %+v", id)
+		}
+	})
 }

@@ -61,10 +61,14 @@ func (t Token) String() string {
 	return tokenPrefix + base64.RawURLEncoding.EncodeToString(append(b, sum[:sumSize]...))
 }
 
-// ParseToken reads what String made. Its errors are for the person who typed it and
+// ParseToken reads what String made; white space, which a terminal or a mail put
+// around or into it, does not matter. Its errors are for the person who typed it and
 // never repeat the text.
 func ParseToken(text string) (Token, error) {
-	text = strings.TrimSpace(text)
+	if len(text) > 2*maxToken {
+		return Token{}, errors.New("join token: it is too long to be one")
+	}
+	text = strings.Join(strings.Fields(text), "")
 	payload, found := strings.CutPrefix(text, tokenPrefix)
 	switch {
 	case text == "":

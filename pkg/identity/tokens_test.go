@@ -1,6 +1,7 @@
 package identity_test
 
 import (
+	"encoding/json"
 	"errors"
 	"os"
 	"path/filepath"
@@ -192,15 +193,156 @@ func TestTokens_NotBurntIsNotRedeemed(t *testing.T) {
 	}
 }
 
+// A broken file blocks tokens, and nothing else, until somebody has looked after it.
 func TestTokens_BrokenFile(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "tokens.json")
-	if err := os.WriteFile(path, []byte("{}"), 0o600); err != nil {
+	text := mint(t, open(t, path), time.Hour).String()
+	good, err := os.ReadFile(path)
+	if err != nil {
 		t.Fatal(err)
 	}
-	var broken *statefile.BrokenError
-	if _, err := identity.OpenTokens(path); !errors.As(err, &broken) {
-		t.Errorf("got %v, want a BrokenError", err)
+	if err := os.WriteFile(path, good[1:], 0o600); err != nil {
+		t.Fatal(err)
 	}
+	tokens, err := identity.OpenTokens(path)
+	_, mintErr := tokens.Mint(start(), time.Hour, issuer())
+	_, listErr := tokens.List(start())
+	for what, err := range map[string]error{
+		"open": err, "mint": mintErr, "redeem": tokens.Redeem(start(), text, joiner), "list": listErr, "revoke": tokens.Revoke(start(), "x"),
+	} {
+		broken, _ := errors.AsType[*statefile.BrokenError](err)
+		if broken == nil || broken.Path != path || !strings.Contains(broken.Hint(), "move "+path+" away") {
+			t.Errorf("%s: got %v, want a BrokenError that says what to do with %s", what, err, path)
+		}
+	}
+	if after, _ := os.ReadFile(path); !cmp.Equal(after, good[1:]) {
+		t.Error("the broken file was changed")
+	}
+	if err := os.WriteFile(path, good, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := tokens.Redeem(start(), text, joiner); err != nil {
+		t.Errorf("after the repair: %v", err)
+	}
+}
+
+func TestTokens_ListedAndRevoked(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "tokens.json")
+	tokens := open(t, path)
+	long, short, used, expired := mint(t, tokens, 3*time.Hour), mint(t, tokens, 2*time.Hour), mint(t, tokens, time.Hour), mint(t, tokens, time.Minute)
+	now := start().Add(2 * time.Minute)
+	if err := tokens.Redeem(now, used.String(), joiner); err != nil {
+		t.Fatal(err)
+	}
+	want := []identity.Outstanding{{ID: short.ID, Expires: short.Expires}, {ID: long.ID, Expires: long.Expires}}
+	got, err := tokens.List(now)
+	if diff := cmp.Diff(want, got); diff != "" || err != nil {
+		t.Errorf("listed (-want +got):\n%s%v", diff, err)
+	}
+	if err := tokens.Revoke(now, short.ID); err != nil {
+		t.Fatal(err)
+	}
+	for id, want := range map[string]error{
+		short.ID: identity.ErrTokenRevoked, used.ID: identity.ErrTokenUsed, expired.ID: identity.ErrTokenExpired, "none": identity.ErrTokenUnknown,
+	} {
+		if err := tokens.Revoke(now, id); !errors.Is(err, want) || !strings.Contains(err.Error(), id) {
+			t.Errorf("revoke %s: got %v, want %v", id, err, want)
+		}
+	}
+	// It was revoked on disk, not only in memory.
+	tokens = open(t, path)
+	if err := tokens.Redeem(now, short.String(), joiner); !errors.Is(err, identity.ErrTokenRevoked) {
+		t.Errorf("a revoked token: got %v, want ErrTokenRevoked", err)
+	}
+	if got, err := tokens.List(now); err != nil || len(got) != 1 || got[0].ID != long.ID {
+		t.Errorf("listed afterwards: %+v, %v", got, err)
+	}
+}
+
+// Who shows the secret of a token that cannot be used any more may know why; of who used
+// it, and to all others, nothing is told.
+func TestTokens_WhatTheOneWhoAsksMayKnow(t *testing.T) {
+	dir := t.TempDir()
+	tokens := open(t, filepath.Join(dir, "tokens.json"))
+	used, expired, good := mint(t, tokens, time.Hour), mint(t, tokens, time.Minute), mint(t, tokens, time.Hour)
+	elsewhere := mint(t, open(t, filepath.Join(dir, "elsewhere.json")), time.Hour)
+	now := start().Add(2 * time.Minute)
+	if err := tokens.Redeem(now, used.String(), joiner); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.MkdirAll(filepath.Join(dir, "tokens.json.new", "in the way"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	for name, tc := range map[string]struct{ text, tells string }{
+		"used":         {used.String(), "the token was used before, on 2026-03-01T12:02:00Z"},
+		"expired":      {expired.String(), "the token has expired, on 2026-03-01T12:01:00Z"},
+		"of another":   {elsewhere.String(), ""},
+		"disk is full": {good.String(), "cannot write down"},
+	} {
+		err := tokens.Redeem(now, tc.text, joiner)
+		public, _ := errors.AsType[*identity.PublicError](err)
+		switch {
+		case err == nil:
+			t.Errorf("%s: redeemed", name)
+		case tc.tells == "" && public != nil:
+			t.Errorf("%s: a stranger is told %q", name, public.Public())
+		case tc.tells != "" && (public == nil || !strings.Contains(public.Public(), tc.tells) || strings.Contains(public.Public(), joiner)):
+			t.Errorf("%s: got %v, want %q to be told", name, err, tc.tells)
+		}
+	}
+}
+
+// Terminals break long lines, and mails indent them.
+func TestParseToken_WhiteSpaceDoesNotMatter(t *testing.T) {
+	token := mint(t, open(t, filepath.Join(t.TempDir(), "tokens.json")), time.Hour)
+	text := token.String()
+	for _, spaced := range []string{
+		"\t " + text + "\r\n", text[:50] + "\n" + text[50:], text[:8] + " \r\n    " + text[8:90] + "\n" + text[90:],
+	} {
+		got, err := identity.ParseToken(spaced)
+		if err != nil || got.String() != text {
+			t.Errorf("%q: %v", spaced, err)
+		}
+	}
+	if _, err := identity.ParseToken(text + strings.Repeat(" ", 1<<20)); err == nil {
+		t.Error("a megabyte was looked at")
+	}
+}
+
+// FuzzTokenRecord: whatever a file with a good checksum holds, nothing in it makes a
+// token of somebody else's good.
+func FuzzTokenRecord(f *testing.F) {
+	dir := f.TempDir()
+	tokens, err := identity.OpenTokens(filepath.Join(dir, "mine.json"))
+	if err != nil {
+		f.Fatal(err)
+	}
+	mine, err := tokens.Mint(start(), time.Hour, issuer())
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add([]byte(`{"` + mine.ID + `":{"hash":"","expires":1772370000}}`))
+	f.Add([]byte(`{"` + mine.ID + `":{"expires":9e18,"used":-1,"revoked":1}}`))
+	f.Add([]byte(`null`))
+	path := filepath.Join(dir, "tokens.json")
+	f.Fuzz(func(t *testing.T, body []byte) {
+		if !json.Valid(body) {
+			return
+		}
+		if err := statefile.Write(path, json.RawMessage(body)); err != nil {
+			t.Fatal(err)
+		}
+		tokens, _ := identity.OpenTokens(path)
+		if _, err := tokens.List(start()); err != nil {
+			if _, ok := errors.AsType[*statefile.BrokenError](err); !ok {
+				t.Errorf("got %v, want a BrokenError", err)
+			}
+		}
+		_ = tokens.Revoke(start(), mine.ID)
+		if tokens.Redeem(start(), mine.String(), joiner) == nil {
+			t.Error("redeemed a token whose hash the file cannot hold")
+		}
+	})
 }
 
 func TestTokens_MintRefusesNonsense(t *testing.T) {

@@ -136,8 +136,11 @@ type Running struct {
 	// Now and Manual are those of the wait that ended with this run.
 	Now    time.Time
 	Manual bool
-	// Again is since when another run is wanted after this one; zero is not.
+	// Again is since when an operator wants another run after this one; zero is not.
 	Again time.Time
+	// Back is since when the target is alive again that went down during this run;
+	// zero where it did not. If the run fails, that was why.
+	Back time.Time
 	// Disable makes the job disabled when the run has ended.
 	Disable bool
 }

@@ -70,7 +70,7 @@ func stepRunning(j Job, s Running, e Event, now time.Time) (Job, []Effect) {
 		j.Facts.LastTry, j.Facts.LastEnd = s.Started, now
 		j.Facts.Fails++
 		j.Facts.LastError, j.Facts.Interrupted = e.Reason, false
-		j.State = s.after(j.Facts, Wait{})
+		j.State = s.after(j.Facts, Wait{Now: s.Back})
 	case Skipped:
 		// Nothing was tried: the facts stay, and what made it due stays due.
 		j.State = s.after(j.Facts, Wait{Now: s.Now, Manual: s.Manual, Until: now.Add(SkipPause), Why: e.Reason})
@@ -196,15 +196,23 @@ func targetDown(j Job, e TargetDown, now time.Time) Job {
 	if e.Since.IsZero() {
 		j.DownSince = now
 	}
-	if s, ok := j.State.(Failing); ok && !s.Manual {
-		s.Now = time.Time{}
+	switch s := j.State.(type) {
+	case Failing:
+		if !s.Manual {
+			s.Now = time.Time{}
+		}
 		j.State = s
+	case Running:
+		s.Back = time.Time{}
+		j.State = s
+	case OK, Disabled, Removing:
 	}
 	return j
 }
 
-// targetUp makes a job that waits for its target due at once. One in good order
-// goes on by its calendar, which may have made it due meanwhile.
+// targetUp makes a job that waits for its target due at once, also when the run
+// that the target's end has broken is still to fail. One in good order goes on by
+// its calendar, which may have made it due meanwhile.
 func targetUp(j Job, now time.Time) Job {
 	if j.DownSince.IsZero() {
 		return j
@@ -217,11 +225,14 @@ func targetUp(j Job, now time.Time) Job {
 		}
 		j.State = s
 	case Removing:
-		if s.Wait.Now.IsZero() && s.Fails > 0 {
+		if s.Wait.Now.IsZero() && (s.Fails > 0 || s.Busy) {
 			s.Wait.Now = now
 		}
 		j.State = s
-	case OK, Running, Disabled:
+	case Running:
+		s.Back = now
+		j.State = s
+	case OK, Disabled:
 	}
 	return j
 }

@@ -85,6 +85,7 @@ func (p *player) command(f []string) {
 	case "job":
 		p.spec = job.Spec{Settings: job.Settings{Schedule: p.schedule(rest), Target: "n2"}}
 		p.j = job.New(p.spec, job.Facts{}, p.now)
+		p.busy = false
 		p.print("new", nil)
 	case "runs":
 		p.result, p.takes = nil, 0
@@ -98,6 +99,9 @@ func (p *player) command(f []string) {
 		p.pass(p.duration(rest))
 	case "clock":
 		p.now = p.now.Add(p.duration(rest))
+		if !p.ends.IsZero() { // A run takes as long as it takes.
+			p.ends = p.ends.Add(p.duration(rest))
+		}
 		p.print("clock set", nil)
 	case "restart":
 		p.restart(0)

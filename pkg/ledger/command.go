@@ -104,7 +104,7 @@ func decodeOp(kind string, b []byte) (Op, error) {
 		if err := strict(b, v.Interface()); err != nil {
 			return nil, fmt.Errorf("ledger command %s: %w: %w", kind, ErrUnknownCommand, err)
 		}
-		op, _ := v.Elem().Interface().(Op) // it is of known's type
+		op, _ := reflect.TypeAssert[Op](v.Elem()) // it is of known's type
 		return op, nil
 	}
 	return nil, fmt.Errorf("%w (kind %q)", ErrUnknownCommand, kind)

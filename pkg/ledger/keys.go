@@ -46,6 +46,7 @@ func (o InstallKey) apply(s *State, _ Command) error {
 		return err
 	}
 	s.Gossip = append(slices.Clone(s.Gossip), GossipKey{Number: o.Key.Number, Key: slices.Clone(o.Key.Key)})
+	s.Rotate = false // A removal from here on asks for yet another one.
 	return nil
 }
 
@@ -70,7 +71,7 @@ func (o UseKey) apply(s *State, _ Command) error {
 
 func (o UseKey) what(*State) string { return fmt.Sprintf("gossip key %d in use", o.Number) }
 
-// DropKey forgets a key that nobody speaks with any more, and ends the change.
+// DropKey forgets a key that nobody speaks with any more.
 type DropKey struct {
 	Number int `json:"number"`
 }
@@ -85,7 +86,6 @@ func (o DropKey) apply(s *State, _ Command) error {
 		return fmt.Errorf("gossip key %d is in use", o.Number)
 	default:
 		s.Gossip = slices.Delete(slices.Clone(s.Gossip), i, i+1)
-		s.Rotate = false
 		return nil
 	}
 }

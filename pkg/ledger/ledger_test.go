@@ -253,6 +253,9 @@ func TestMachine_AnySequence(t *testing.T) {
 				rt.Fatalf("two nodes disagree: %+v and %+v", got, want)
 			}
 			checkInvariants(rt, a.m.View())
+			if err := a.m.View().Validate(); err != nil {
+				rt.Fatalf("what commands led to is not valid: %v", err)
+			}
 			if rapid.IntRange(0, 9).Draw(rt, "restart") == 0 {
 				b.m = restored(rt, b.m)
 			}

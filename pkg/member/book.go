@@ -65,6 +65,13 @@ func (b *Book) Switch(s *ledger.State) error {
 	return nil
 }
 
+// Forget leaves the cluster: the node was removed from it, and joins again.
+func (b *Book) Forget() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.put(&ledger.State{})
+}
+
 func (b *Book) put(s *ledger.State) {
 	b.state, b.byKey = s, map[string]guest.NodeID{}
 	select {

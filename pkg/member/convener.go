@@ -114,6 +114,8 @@ const (
 	// bootPatience is how long the first leader after a start waits for members
 	// that were not heard yet.
 	bootPatience = 15 * time.Second
+	// patiencePeriod is the pause after which it asks again.
+	patiencePeriod = time.Second
 )
 
 // Run looks until ctx ends.
@@ -369,7 +371,7 @@ func (c *Convener) Cleared(ctx context.Context) error {
 		select {
 		case <-ctx.Done():
 			return context.Cause(ctx)
-		case <-time.After(gatePeriod):
+		case <-time.After(patiencePeriod):
 		}
 	}
 }

@@ -49,8 +49,9 @@ func (g *Gate) Waiting() string {
 }
 
 const (
-	// gatePeriod is how often the silent members are asked.
-	gatePeriod = time.Second
+	// gatePeriod is the pause after which the silent members are asked again: short,
+	// since this node takes part in nothing until they answer.
+	gatePeriod = 250 * time.Millisecond
 	// forcedPatience is how long a node on forced quorum, of which it may be the
 	// only voter, waits for others.
 	forcedPatience = 15 * time.Second

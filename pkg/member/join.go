@@ -28,24 +28,37 @@ type JoinReply struct {
 
 // Issuer takes nodes in, by tokens that it made itself.
 type Issuer struct {
-	// Redeem burns the token on disk, or says why it cannot be used.
+	// Redeem burns the token on disk, or says why it cannot be used; of that the
+	// stranger is told what a method Public of the error gives, if it has one.
 	Redeem func(token, fingerprint string) error
 	// Propose carries a command to the ledger and waits until it is applied here.
 	Propose func(ctx context.Context, op ledger.Op) error
 	// View is the ledger as applied here.
 	View func() *ledger.State
-	// Refused is told why a token was not taken, for the log; the stranger is not.
+	// Refused is told why a token was not taken, for the log.
 	Refused func(fingerprint string, err error)
 }
 
 // ErrNoEntry is all that a stranger without a good token learns.
 var ErrNoEntry = errors.New("the token was not accepted: make a new one with tandem cluster token on a member")
 
+// noEntry is told to who has shown a token of ours that cannot be used.
+type noEntry struct{ why string }
+
+func (e *noEntry) Error() string        { return "the token was not accepted: " + e.why }
+func (e *noEntry) Is(target error) bool { return target == ErrNoEntry }
+
 // Admit takes a node in, one that was removed and comes again with its old ID and
 // key included. The token is burnt before anything else happens.
 func (i Issuer) Admit(ctx context.Context, fingerprint string, r JoinRequest) (JoinReply, error) {
 	if err := i.Redeem(r.Token, fingerprint); err != nil {
 		i.Refused(fingerprint, err)
+		if p, ok := errors.AsType[interface {
+			error
+			Public() string
+		}](err); ok {
+			return JoinReply{}, &noEntry{p.Public()}
+		}
 		return JoinReply{}, ErrNoEntry
 	}
 	r.Member.Fingerprint = fingerprint

@@ -141,3 +141,19 @@ func TestNewFork(t *testing.T) {
 		t.Error(d)
 	}
 }
+
+// told is an error of which a part is for the one who asks.
+type told struct{ error }
+
+func (told) Public() string { return "it has expired" }
+
+func TestIssuer_TellsWhoHasTheSecretWhatIsWrongWithTheToken(t *testing.T) {
+	i := member.Issuer{
+		Redeem:  func(string, string) error { return fmt.Errorf("token 1: %w", told{errors.New("expired, and more")}) },
+		Refused: func(string, error) {},
+	}
+	_, err := i.Admit(t.Context(), "key2", member.JoinRequest{})
+	if !errors.Is(err, member.ErrNoEntry) || !strings.Contains(err.Error(), "it has expired") || strings.Contains(err.Error(), "and more") {
+		t.Errorf("got %v", err)
+	}
+}

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"maps"
 	"slices"
 	"time"
 
@@ -15,7 +14,6 @@ import (
 	"github.com/tandemd/tandem/pkg/history"
 	"github.com/tandemd/tandem/pkg/job"
 	"github.com/tandemd/tandem/pkg/ledger"
-	"github.com/tandemd/tandem/pkg/sched"
 )
 
 // entry is a job whose guest this node owns.
@@ -29,23 +27,44 @@ type entry struct {
 	job   job.Job
 	// boot is the life of the target's daemon that was seen last.
 	boot uint64
-	// last is the newest finished run.
+	// last is the newest finished run that was not put off.
 	last history.Run
-	run  *run
+	// putOff is set when the run before was: it is logged once.
+	putOff bool
+	run    *run
+
+	// at is when the job is due, if it waits for a time at all; timed is set when both are right.
+	at    time.Time
+	waits bool
+	timed bool
+	// held is why it was not started although it was due.
+	held string
+	// shown is what was published of it; nil: something has changed.
+	shown *JobStatus
 }
 
+// touch has everything worked out anew that is derived from the entry.
+func (n *Node) touch(e *entry) {
+	e.timed, e.held = false, ""
+	n.reveal(e)
+}
+
+// reveal has the entry published anew.
+func (n *Node) reveal(e *entry) { e.shown, n.news = nil, true }
+
 // follow takes a new state of the ledger. Several parts tell the loop, so an
-// older one may come after a newer.
+// older one may come after a newer. Of two generations the one that was told last
+// holds.
 func (n *Node) follow(s *ledger.State, now time.Time) {
-	if s.Index < n.view.Index {
+	if s.Generation == n.view.Generation && s.Index < n.view.Index {
 		return
 	}
-	n.view = s
+	n.view, n.news = s, true
 	for id, e := range n.jobs {
 		switch _, ok := s.Jobs[id]; {
 		case !ok:
 			n.letGo(e)
-			n.forget(id)
+			n.forget(e)
 		case s.Guests[id.Guest].Owner != n.o.Self:
 			n.letGo(e)
 		}
@@ -63,6 +82,7 @@ func (n *Node) follow(s *ledger.State, now time.Time) {
 			continue
 		}
 		e.conf = c
+		n.touch(e)
 		if e.ready {
 			n.change(e, now)
 		}
@@ -72,9 +92,10 @@ func (n *Node) follow(s *ledger.State, now time.Time) {
 func (n *Node) change(e *entry, now time.Time) {
 	var effects []job.Effect
 	e.job, effects = job.Follow(e.job, n.spec(e.conf), now)
+	n.touch(e)
 	_ = n.perform(e, effects)
 	if e.run != nil {
-		e.run.setRate(e.conf.Rate)
+		SetRate(e.run.limiter, e.conf.Rate)
 	}
 }
 
@@ -98,7 +119,14 @@ func (n *Node) spec(c guest.Job) job.Spec {
 func (n *Node) meet(c guest.Job, now time.Time) {
 	e := &entry{id: c.ID, conf: c}
 	n.jobs[c.ID] = e
+	at, _ := slices.BinarySearchFunc(n.order, c.ID, byID)
+	n.order = slices.Insert(n.order, at, e)
+	n.reveal(e)
+	forgotten := n.forgets[c.ID]
 	n.wg.Go(func() {
+		if forgotten != nil { // A job of this ID was just removed: its past is another's.
+			<-forgotten
+		}
 		facts, err := n.o.History.Facts(c.ID)
 		if err != nil {
 			n.o.Logger.Warn("the history of a job cannot be read, it begins anew", zap.Stringer("job", c.ID), zap.Error(err))
@@ -113,6 +141,7 @@ func (n *Node) meet(c guest.Job, now time.Time) {
 			}
 			e.ready, e.last = true, last
 			e.job = job.New(n.spec(e.conf), facts, now)
+			n.touch(e)
 			n.see(e, now)
 			for _, answer := range e.asked {
 				answer <- n.step(e, job.Ask{}, now)
@@ -121,6 +150,8 @@ func (n *Node) meet(c guest.Job, now time.Time) {
 		})
 	})
 }
+
+func byID(e *entry, id guest.JobID) int { return e.id.Compare(id) }
 
 // see tells a job whether its target is alive.
 func (n *Node) see(e *entry, now time.Time) {
@@ -132,11 +163,11 @@ func (n *Node) see(e *entry, now time.Time) {
 	e.boot = max(e.boot, p.Boot)
 	switch down := known && !p.Alive; {
 	case rebooted && !down && e.job.DownSince.IsZero(): // It was down for too short a time to be missed.
-		_ = n.step(e, job.TargetDown{Since: p.Since}, now)
+		_ = n.step(e, job.TargetDown{Since: p.Since.Round(0)}, now)
 		_ = n.step(e, job.TargetUp{}, now)
 		n.o.Logger.Info("the target of a job has restarted", n.fields(e)...)
 	case down && e.job.DownSince.IsZero():
-		_ = n.step(e, job.TargetDown{Since: p.Since}, now)
+		_ = n.step(e, job.TargetDown{Since: p.Since.Round(0)}, now)
 		n.o.Logger.Warn("the target of a job is down", n.fields(e)...)
 	case !down && !e.job.DownSince.IsZero():
 		_ = n.step(e, job.TargetUp{}, now)
@@ -147,20 +178,37 @@ func (n *Node) see(e *entry, now time.Time) {
 // letGo stops caring for a job that is no longer this node's.
 func (n *Node) letGo(e *entry) {
 	if e.run != nil {
+		n.leaving[e.run] = e.active()
 		e.run.cancel(errNoLonger)
 	}
 	for _, answer := range e.asked {
 		answer <- fmt.Errorf("job %s: %w", e.id, ErrNotHere)
 	}
 	delete(n.jobs, e.id)
+	if at, ok := slices.BinarySearchFunc(n.order, e.id, byID); ok {
+		n.order = slices.Delete(n.order, at, at+1)
+	}
+	n.news = true
 }
 
-// forget drops the past of a job that was taken off the ledger.
-func (n *Node) forget(id guest.JobID) {
+// forget drops the past of a job that was taken off the ledger, once its last
+// run has been recorded.
+func (n *Node) forget(e *entry) {
+	id, r, done := e.id, e.run, make(chan struct{})
+	n.forgets[id] = done
 	n.wg.Go(func() {
+		if r != nil {
+			<-r.done
+		}
 		if err := n.o.History.Forget(id); err != nil {
 			n.o.Logger.Warn("the history of a removed job stays", zap.Stringer("job", id), zap.Error(err))
 		}
+		close(done)
+		_ = n.post(n.ctx, func(time.Time) {
+			if n.forgets[id] == done {
+				delete(n.forgets, id)
+			}
+		})
 	})
 }
 
@@ -170,6 +218,7 @@ var errNoLonger = errors.New("the job is no longer this node's")
 func (n *Node) step(e *entry, ev job.Event, now time.Time) error {
 	var effects []job.Effect
 	e.job, effects = job.Step(e.job, ev, now)
+	n.touch(e)
 	return n.perform(e, effects)
 }
 
@@ -223,55 +272,6 @@ func (n *Node) drop(e *entry) {
 			}
 		}
 	})
-}
-
-// schedule starts the due jobs that the limits allow, and says how long the loop
-// may sleep.
-func (n *Node) schedule(now time.Time) time.Duration {
-	var due []sched.Candidate
-	var active []sched.Active
-	wake := now.Add(maxWait)
-	for _, id := range slices.SortedFunc(maps.Keys(n.jobs), guest.JobID.Compare) {
-		e := n.jobs[id]
-		if e.run != nil {
-			active = append(active, sched.Active{Job: id, Target: e.conf.Target, Slow: e.run.slow})
-			continue
-		}
-		if !e.ready {
-			continue
-		}
-		at, ok := job.NextWake(e.job, now)
-		switch {
-		case !ok:
-		case at.After(now):
-			wake = earlier(wake, at)
-		default:
-			due = append(due, n.candidate(e, at))
-		}
-	}
-	d := sched.Pick(due, active, n.o.Limits, now)
-	for _, id := range d.Start {
-		_ = n.step(n.jobs[id], job.Picked{}, now)
-	}
-	if !d.Wake.IsZero() {
-		wake = earlier(wake, d.Wake)
-	}
-	return max(wake.Sub(now), 0)
-}
-
-func (n *Node) candidate(e *entry, at time.Time) sched.Candidate {
-	_, failing := e.job.State.(job.Failing)
-	return sched.Candidate{
-		Job: e.id, Target: e.conf.Target, Due: at, Failing: failing,
-		Manual: job.Manual(e.job), First: e.job.Facts.LastSync.IsZero(),
-	}
-}
-
-func earlier(a, b time.Time) time.Time {
-	if b.Before(a) {
-		return b
-	}
-	return a
 }
 
 func (n *Node) fields(e *entry) []zap.Field {

@@ -5,6 +5,10 @@
 // The loop does no I/O: no disk, no network, no process. It owns the machines of
 // the jobs whose guests this node owns (pkg/job), asks pkg/sched which of the due
 // ones run now, and hands them to pkg/replicate. pkg/daemon builds and runs it.
+//
+// A round costs little whatever the number of jobs: when a job is due is worked
+// out when something happened to it, and what is published is put together from
+// what was published before.
 package node
 
 import (
@@ -67,17 +71,29 @@ type Peer struct {
 
 // Node is the loop. New builds it, Run works.
 type Node struct {
-	o      Options
-	inbox  chan func(now time.Time)
-	status atomic.Pointer[Status]
-	beat   atomic.Int64
-	wg     sync.WaitGroup
+	o     Options
+	inbox chan func(now time.Time)
+	shown atomic.Pointer[shown]
+	born  time.Time
+	beat  atomic.Int64 // of the last round: nanoseconds since born
+	wg    sync.WaitGroup
 
 	// What follows belongs to the loop alone.
 	ctx   context.Context //nolint:containedctx // the life of the loop, for the goroutines that its effects start
 	view  *ledger.State
 	peers map[guest.NodeID]Peer
 	jobs  map[guest.JobID]*entry
+	order []*entry // the same, by ID
+	// leaving are the runs that have not ended yet of jobs that were let go; they
+	// count for the limits.
+	leaving map[*run]sched.Active
+	// forgets are the jobs whose past is being dropped; each is closed when it is.
+	forgets map[guest.JobID]chan struct{}
+	last    time.Time // the round before
+	news    bool      // something is to be published
+	// due and active are room for the scheduler's questions.
+	due    []sched.Candidate
+	active []sched.Active
 }
 
 // maxWait is the longest the loop sleeps: it shows that it lives, and meets a
@@ -87,12 +103,18 @@ const maxWait = 5 * time.Second
 // New builds a loop that knows nothing yet.
 func New(o Options) *Node {
 	n := &Node{
-		o: o, inbox: make(chan func(time.Time), 256), view: &ledger.State{},
+		o: o, inbox: make(chan func(time.Time), 256), born: time.Now(), view: &ledger.State{},
 		peers: map[guest.NodeID]Peer{}, jobs: map[guest.JobID]*entry{},
+		leaving: map[*run]sched.Active{}, forgets: map[guest.JobID]chan struct{}{}, news: true,
 	}
-	n.publish(o.Now())
+	n.publish()
 	return n
 }
+
+// now is the time by the wall clock alone. With Go's monotonic reading in it, a
+// comparison with what happened before would not tell that the clock was set, or
+// that the machine slept.
+func (n *Node) now() time.Time { return n.o.Now().Round(0) }
 
 // Run works until ctx ends and every run it started has ended too.
 func (n *Node) Run(ctx context.Context) {
@@ -105,14 +127,13 @@ func (n *Node) Run(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case f := <-n.inbox:
-			f(n.o.Now())
+			f(n.now())
 		case <-timer.C:
 		}
 		n.drain()
-		now := n.o.Now()
-		wake := n.schedule(now)
-		n.publish(now)
-		n.beat.Store(time.Now().UnixNano())
+		wake := n.round(n.now())
+		n.publish()
+		n.beat.Store(int64(time.Since(n.born)))
 		timer.Reset(wake)
 	}
 }
@@ -122,7 +143,7 @@ func (n *Node) drain() {
 	for range cap(n.inbox) {
 		select {
 		case f := <-n.inbox:
-			f(n.o.Now())
+			f(n.now())
 		default:
 			return
 		}
@@ -131,7 +152,7 @@ func (n *Node) drain() {
 
 // Healthy says whether the loop went round lately, for the watchdog.
 func (n *Node) Healthy(within time.Duration) bool {
-	return time.Since(time.Unix(0, n.beat.Load())) < within
+	return time.Since(n.born)-time.Duration(n.beat.Load()) < within
 }
 
 // post gives the loop something to do; it is lost when the loop has ended.
@@ -149,14 +170,19 @@ func (n *Node) Ledger(ctx context.Context, s *ledger.State) {
 	_ = n.post(ctx, func(now time.Time) { n.follow(s, now) })
 }
 
-// Peers tells the loop who is alive.
+// Peers tells the loop who is alive; the map is the loop's from then on.
 func (n *Node) Peers(ctx context.Context, peers map[guest.NodeID]Peer) {
 	_ = n.post(ctx, func(now time.Time) {
-		n.peers = peers
-		for _, e := range n.jobs {
+		n.peers, n.news = peers, true
+		for _, e := range n.order {
 			n.see(e, now)
 		}
 	})
+}
+
+// SetLimits changes how much runs at the same time. Runs that go on are left alone.
+func (n *Node) SetLimits(ctx context.Context, l sched.Limits) {
+	_ = n.post(ctx, func(time.Time) { n.o.Limits = l })
 }
 
 // ErrNotHere means that the job's guest is not owned by this node.

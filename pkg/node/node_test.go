@@ -319,17 +319,3 @@ func TestLagging(t *testing.T) {
 		}
 	}
 }
-
-func TestDisagreements(t *testing.T) {
-	s := state()
-	said := map[guest.NodeID]map[string][]byte{nodeID(1): node.Announcement(s, nodeID(1)), nodeID(2): node.Announcement(s, nodeID(2))}
-	if got := node.Disagreements(s, said); len(got) != 0 {
-		t.Errorf("agreement reads as %q", got)
-	}
-	said[nodeID(2)]["guest/100"] = []byte(`{"term":"9-0123456789abcdef"}`)
-	said[nodeID(2)]["guest/999"] = []byte(`{"term":"1-0123456789abcdef"}`)
-	said[nodeID(2)]["nonsense"] = []byte(`{`)
-	if got := node.Disagreements(s, said); len(got) != 2 {
-		t.Errorf("got %q, want two sentences", got)
-	}
-}

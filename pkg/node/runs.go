@@ -18,34 +18,33 @@ import (
 )
 
 const (
-	// burst is what a rate limit lets through at once: one frame of a stream.
-	burst = 256 << 10
 	// maxLogLines bounds the log of one run.
 	maxLogLines = 200
+	// saveEvery is how often the record of a run that goes on is brought up to date,
+	// for the case that the daemon is killed.
+	saveEvery = time.Minute
 )
 
 // run is one sync or removal that is going on. Its goroutine does the I/O and
 // reports back to the loop.
 type run struct {
-	cancel   context.CancelCauseFunc
-	limiter  *rate.Limiter
-	slow     bool
+	cancel  context.CancelCauseFunc
+	limiter *rate.Limiter
+	target  guest.NodeID
+	removal bool
+	slow    bool
+	// again is set when the run before was put off, and has been logged.
+	again    bool
 	started  time.Time
 	progress atomic.Pointer[replicate.Progress]
+	// record is the ID of its record in the history; 0 until there is one.
+	record atomic.Uint64
+	// done is closed when its record is written.
+	done chan struct{}
 
 	mu  sync.Mutex
 	log []history.LogLine
 }
-
-func limitOf(mbps float64) rate.Limit {
-	if mbps <= 0 {
-		return rate.Inf
-	}
-	return rate.Limit(mbps * 1e6)
-}
-
-// setRate changes the limit of a run that is going on.
-func (r *run) setRate(mbps float64) { r.limiter.SetLimit(limitOf(mbps)) }
 
 func (r *run) say(now time.Time, level, line string) {
 	r.mu.Lock()
@@ -64,111 +63,191 @@ func (r *run) lines() []history.LogLine {
 	return slices.Clip(r.log)
 }
 
-// work is what a run does: sync or remove.
-type work func(ctx context.Context, r *run, rec *history.Run, log *zap.Logger) job.Event
+// work is what a run does: sync or remove. It notes in the record what it did.
+type work func(ctx context.Context, r *run, rec *history.Run, log *zap.Logger) error
 
 // start begins a run.
 func (n *Node) start(e *entry, do work) {
 	ctx, cancel := context.WithCancelCause(n.ctx)
+	_, removal := e.job.State.(job.Removing)
+	asked := e.candidate()
 	r := &run{
-		cancel: cancel, limiter: rate.NewLimiter(limitOf(e.conf.Rate), burst),
-		slow: e.job.Facts.Fails > 0 || e.job.Facts.LastSync.IsZero(), started: n.o.Now(),
+		cancel: cancel, limiter: NewLimiter(e.conf.Rate), target: e.conf.Target, removal: removal,
+		slow: asked.Slow(), again: e.putOff, started: n.now(), done: make(chan struct{}),
 	}
 	e.run = r
 	rec := history.Run{
 		Job: e.id, Guest: e.id.Guest, Source: n.o.Name, Target: guest.NodeName(n.view.NameOf(e.conf.Target)),
-		Start: r.started, Outcome: history.Running, Volumes: n.view.Guests[e.id.Guest].Volumes,
+		Start: r.started, Outcome: history.Running, Volumes: n.view.Guests[e.id.Guest].Volumes, Fails: e.job.Facts.Fails,
 	}
 	log := n.o.Logger.With(n.fields(e)...)
-	fails := e.job.Facts.Fails
 	n.wg.Go(func() {
 		defer cancel(nil)
-		ev := do(ctx, r, &rec, log)
-		if rec.Outcome == history.Failed {
-			rec.Fails = fails + 1
-		}
-		_ = n.post(n.ctx, func(now time.Time) {
-			e.run = nil
-			e.last = rec
-			if n.jobs[e.id] == e {
-				_ = n.step(e, ev, now)
-			}
-		})
+		ev := n.carryOut(ctx, r, &rec, log, do)
+		close(r.done)
+		_ = n.post(n.ctx, func(now time.Time) { n.ended(e, r, rec, ev, now) })
 	})
 }
 
-func (n *Node) sync(ctx context.Context, r *run, rec *history.Run, log *zap.Logger) job.Event {
-	n.begin(rec, log)
+// ended takes a run's result into the loop.
+func (n *Node) ended(e *entry, r *run, rec history.Run, ev job.Event, now time.Time) {
+	delete(n.leaving, r)
+	e.run = nil
+	if n.jobs[e.id] != e {
+		return
+	}
+	if e.putOff = rec.Outcome == history.Skipped; !e.putOff {
+		e.last = rec
+	}
+	_ = n.step(e, ev, now)
+}
+
+// carryOut does a run and keeps its record.
+func (n *Node) carryOut(ctx context.Context, r *run, rec *history.Run, log *zap.Logger, do work) job.Event {
+	n.begin(r, rec, log)
+	saved := n.keep(r, *rec, log)
+	err := do(ctx, r, rec, log)
+	saved()
+	return n.end(ctx, r, rec, log, err)
+}
+
+func (n *Node) sync(ctx context.Context, r *run, rec *history.Run, log *zap.Logger) error {
 	log.Debug("sync begins")
 	res, err := n.o.Syncer.Run(ctx, n.task(r, rec.Job))
-	rec.Kind, rec.Bytes = history.Kind(res.Kind), int64(res.Bytes) //nolint:gosec // bytes of one run
+	rec.Kind, rec.Bytes = kindOf(res, err), int64(res.Bytes) //nolint:gosec // bytes of one run
 	rec.BaseSnapshot, rec.NewSnapshot = res.Base, res.Point
 	for _, w := range res.Warnings {
 		log.Warn("sync: " + w)
-		r.say(n.o.Now(), "warn", w)
+		r.say(n.now(), "warn", w)
 	}
 	if err == nil && res.Kind != replicate.KindNothing {
-		r.say(n.o.Now(), "info", fmt.Sprintf("done: %s, %d bytes sent; %s has %s complete", res.Kind, res.Bytes, rec.Target, res.Point))
+		r.say(n.now(), "info", fmt.Sprintf("done: %s, %d bytes sent; %s has %s complete", res.Kind, res.Bytes, rec.Target, res.Point))
 	}
-	ev := n.end(ctx, r, rec, log, err)
-	if err == nil {
-		log.Info("sync done", zap.String("kind", string(res.Kind)), zap.Uint64("bytes", res.Bytes),
-			zap.Duration("duration", rec.End.Sub(rec.Start)), zap.String("point", res.Point))
-	}
-	return ev
+	return err
 }
 
-func (n *Node) remove(ctx context.Context, r *run, rec *history.Run, log *zap.Logger) job.Event {
-	n.begin(rec, log)
-	_, err := n.o.Syncer.Remove(ctx, n.task(r, rec.Job))
-	ev := n.end(ctx, r, rec, log, err)
-	if err == nil {
-		log.Info("job removed")
+// kindOf is what a run was; one that failed before it sent anything was nothing.
+func kindOf(res replicate.Result, err error) history.Kind {
+	if res.Kind == "" || err != nil && res.Bytes == 0 {
+		return history.Nothing
 	}
-	return ev
+	return history.Kind(res.Kind)
+}
+
+func (n *Node) remove(ctx context.Context, r *run, rec *history.Run, log *zap.Logger) error {
+	res, err := n.o.Syncer.Remove(ctx, n.task(r, rec.Job))
+	if err == nil {
+		log.Info("job removed", zap.Strings("destroyed", res.Destroyed), zap.Strings("left", res.Left))
+	}
+	return err
 }
 
 func (n *Node) task(r *run, id guest.JobID) replicate.Task {
 	return replicate.Task{
 		Job: id, Limiter: r.limiter,
 		Progress: func(p replicate.Progress) { r.progress.Store(&p) },
-		Log:      func(line string) { r.say(n.o.Now(), "info", line) },
+		Log:      func(line string) { r.say(n.now(), "info", line) },
 	}
 }
 
-func (n *Node) begin(rec *history.Run, log *zap.Logger) {
+func (n *Node) begin(r *run, rec *history.Run, log *zap.Logger) {
 	id, err := n.o.History.Append(*rec)
 	if err != nil {
 		log.Warn("the run cannot be recorded", zap.Error(err))
 	}
 	rec.ID = id
+	r.record.Store(id)
+}
+
+// keep brings the record of a run up to date as long as it goes on; stop ends that.
+func (n *Node) keep(r *run, rec history.Run, log *zap.Logger) (stop func()) {
+	if rec.ID == 0 {
+		return func() {}
+	}
+	quit := make(chan struct{})
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		tick := time.NewTicker(saveEvery)
+		defer tick.Stop()
+		for {
+			select {
+			case <-quit:
+				return
+			case <-tick.C:
+			}
+			rec.Log = r.lines()
+			if p := r.progress.Load(); p != nil {
+				rec.Bytes = int64(p.Bytes) //nolint:gosec // bytes of one run
+			}
+			if err := n.o.History.Update(rec); err != nil {
+				log.Warn("how far the run is cannot be recorded", zap.Error(err))
+			}
+		}
+	})
+	return func() {
+		close(quit)
+		wg.Wait()
+	}
 }
 
 // end records how a run ended and says it to the job's machine.
 func (n *Node) end(ctx context.Context, r *run, rec *history.Run, log *zap.Logger, err error) job.Event {
-	rec.End = n.o.Now()
-	named := n.Status().Ledger.Named
-	var ev job.Event = job.Succeeded{}
-	switch {
-	case err == nil:
-		rec.Outcome = history.OK
-	case n.ctx.Err() != nil:
-		rec.Outcome, rec.Error = history.Interrupted, "the daemon was stopped"
-		ev = job.Skipped{Reason: rec.Error}
-	case ctx.Err() != nil:
-		rec.Outcome, rec.Error = history.Skipped, context.Cause(ctx).Error()
-		ev = job.Skipped{Reason: rec.Error}
-	default:
-		rec.Outcome, rec.Error, rec.ErrorHint = history.Failed, named(err.Error()), named(replicate.HintOf(err))
-		ev = job.Failed{Reason: rec.Error}
-		log.Warn("sync failed", zap.String("error", rec.Error), zap.String("hint", rec.ErrorHint), zap.String("class", string(replicate.ClassOf(err))))
-	}
+	rec.End = n.now()
+	ev := n.judge(ctx, rec, err)
+	n.tell(r, rec, log, err)
 	if rec.Error != "" {
 		r.say(rec.End, "error", rec.Error)
 	}
 	rec.Log = r.lines()
-	if err := n.o.History.Update(*rec); err != nil {
+	record := n.o.History.Update
+	if rec.ID == 0 { // Its beginning could not be recorded.
+		record = func(whole history.Run) (err error) {
+			rec.ID, err = n.o.History.Append(whole)
+			return err
+		}
+	}
+	if err := record(*rec); err != nil {
 		log.Warn("the end of the run cannot be recorded", zap.Error(err))
 	}
 	return ev
+}
+
+// judge turns a run's error into its outcome.
+func (n *Node) judge(ctx context.Context, rec *history.Run, err error) job.Event {
+	if err == nil {
+		rec.Outcome, rec.Fails = history.OK, 0
+		return job.Succeeded{}
+	}
+	named := n.shown.Load().ledger.Named
+	switch {
+	case n.ctx.Err() != nil:
+		rec.Outcome, rec.Error = history.Interrupted, "the daemon was stopped"
+	case ctx.Err() != nil:
+		rec.Outcome, rec.Error = history.Interrupted, context.Cause(ctx).Error()
+	case replicate.ClassOf(err) == replicate.ClassBusy:
+		rec.Outcome, rec.Error, rec.ErrorHint = history.Skipped, named(err.Error()), named(replicate.HintOf(err))
+	default:
+		rec.Outcome, rec.Error, rec.ErrorHint = history.Failed, named(err.Error()), named(replicate.HintOf(err))
+		rec.Fails++
+		return job.Failed{Reason: rec.Error}
+	}
+	return job.Skipped{Reason: rec.Error}
+}
+
+// tell logs how a run ended.
+func (n *Node) tell(r *run, rec *history.Run, log *zap.Logger, err error) {
+	switch {
+	case rec.Outcome == history.OK && !r.removal:
+		log.Info("sync done", zap.String("kind", string(rec.Kind)), zap.Int64("bytes", rec.Bytes),
+			zap.Duration("duration", rec.Duration()), zap.String("point", rec.NewSnapshot))
+	case rec.Outcome == history.Skipped && !r.again:
+		log.Info("sync put off", zap.String("reason", rec.Error))
+	case rec.Outcome == history.Failed:
+		message := "sync failed"
+		if r.removal {
+			message = "removal failed"
+		}
+		log.Warn(message, zap.String("error", rec.Error), zap.String("hint", rec.ErrorHint), zap.String("class", string(replicate.ClassOf(err))))
+	default: // Removed: that was said. Interrupted: whoever did that says so. Put off again: once is enough.
+	}
 }

@@ -1,8 +1,7 @@
 package node
 
 import (
-	"maps"
-	"slices"
+	"sync"
 	"time"
 
 	"github.com/tandemd/tandem/pkg/calendar"
@@ -27,8 +26,10 @@ type JobStatus struct {
 	// Ready is unset while the job's past is still being read.
 	Ready bool
 	Job   job.Job
-	// Last is the newest finished run; its ID is 0 where there is none.
+	// Last is the newest finished run that was not put off; its ID is 0 where there is none.
 	Last history.Run
+	// Held is why a job that is due waits for its turn; empty where it does not.
+	Held string
 	run  *run
 }
 
@@ -43,16 +44,40 @@ func (j JobStatus) Running() (started time.Time, p replicate.Progress, ok bool) 
 	return j.run.started, p, true
 }
 
-// Status is the newest status; reading it does not wait for the loop.
-func (n *Node) Status() *Status { return n.status.Load() }
+// shown is what the loop has published. Most rounds concern one job of many, so
+// that the others are shared with the round before; Status puts it together.
+type shown struct {
+	ledger *ledger.State
+	peers  map[guest.NodeID]Peer
+	jobs   []*JobStatus
+	status func() *Status
+}
 
-func (n *Node) publish(time.Time) {
-	s := &Status{Ledger: n.view, Peers: maps.Clone(n.peers)}
-	for _, id := range slices.SortedFunc(maps.Keys(n.jobs), guest.JobID.Compare) {
-		e := n.jobs[id]
-		s.Jobs = append(s.Jobs, JobStatus{Conf: e.conf, Ready: e.ready, Job: e.job, Last: e.last, run: e.run})
+// Status is the newest status; reading it does not wait for the loop.
+func (n *Node) Status() *Status { return n.shown.Load().status() }
+
+func (n *Node) publish() {
+	if !n.news {
+		return
 	}
-	n.status.Store(s)
+	n.news = false
+	s := &shown{ledger: n.view, peers: n.peers, jobs: make([]*JobStatus, len(n.order))}
+	for i, e := range n.order {
+		if e.shown == nil {
+			e.shown = &JobStatus{Conf: e.conf, Ready: e.ready, Job: e.job, Last: e.last, Held: e.held, run: e.run}
+		}
+		s.jobs[i] = e.shown
+	}
+	s.status = sync.OnceValue(s.whole)
+	n.shown.Store(s)
+}
+
+func (s *shown) whole() *Status {
+	out := &Status{Ledger: s.ledger, Peers: s.peers, Jobs: make([]JobStatus, len(s.jobs))}
+	for i, j := range s.jobs {
+		out.Jobs[i] = *j
+	}
+	return out
 }
 
 // lagGrace is what a run may take beyond its schedule before its target lags.

@@ -181,14 +181,22 @@ func callerWaits(r *http.Request) time.Duration {
 	return time.Duration(ms) * time.Millisecond
 }
 
-// slowestBody is how long a request's body may take to arrive.
-const slowestBody = 30 * time.Second
+// slowestBody is how long a request's body may take to arrive, and slowestJoin that
+// of a stranger.
+const (
+	slowestBody = 30 * time.Second
+	slowestJoin = 5 * time.Second
+)
 
 func readRequest(w http.ResponseWriter, r *http.Request, req any) error {
 	// A deadline for the body alone: one for the connection would end the context of
 	// a handler that takes longer.
 	c := http.NewResponseController(w)
-	if err := c.SetReadDeadline(time.Now().Add(slowestBody)); err != nil {
+	patience := slowestBody
+	if l := linkOf(r.Context()); l != nil && l.protocol == protocolJoin {
+		patience = slowestJoin
+	}
+	if err := c.SetReadDeadline(time.Now().Add(patience)); err != nil {
 		return err
 	}
 	body, err := io.ReadAll(r.Body)

@@ -52,7 +52,7 @@ func (s *server) serveData(ctx context.Context, l *link) {
 	defer l.cut()
 	deadline := time.Now().Add(s.opts.Timing.Handshake)
 	if err := stream.Hear(l.stream(), deadline, func(string) error { return nil }); err != nil {
-		s.log.Info("data connection refused", zap.String("node", string(l.node)), zap.Error(err))
+		s.unheard(l, err)
 		return
 	}
 	ctx = context.WithValue(ctx, callerKey{}, l)

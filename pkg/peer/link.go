@@ -16,6 +16,7 @@ import (
 	"syscall"
 	"time"
 
+	"go.uber.org/zap"
 	"golang.org/x/sys/unix"
 
 	"github.com/tandemd/tandem/pkg/guest"
@@ -218,17 +219,33 @@ func (p *Peer) dial(ctx context.Context, node guest.NodeID, target Target, proto
 		_ = raw.Close() // it is of no use, and the handshake's error says why
 		switch {
 		case errors.Is(err, ErrRefused):
+			p.mistaken(node, target, err)
 			return nil, err
 		case isAlert(err):
 			return nil, fmt.Errorf("%w: %w", ErrRefused, err)
 		}
 		return nil, fmt.Errorf("%w: no TLS handshake with %s: %w", ErrUnreachable, target.Address, err)
 	}
+	p.notices.Over(mistakenKind(node))
 	l, err := p.newLink(&link{Conn: conn, node: node, fingerprint: target.Fingerprint, protocol: protocol})
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrRefused, err)
 	}
 	return l, nil
+}
+
+func mistakenKind(node guest.NodeID) string { return "mistaken " + string(node) }
+
+// mistaken tells that somebody else answers at a member's address: a node of another
+// cluster, or a member that was set up anew.
+func (p *Peer) mistaken(node guest.NodeID, target Target, err error) {
+	if node == "" {
+		return // who joins is told
+	}
+	if _, ok := p.notices.Tell(mistakenKind(node), time.Now()); ok {
+		p.log.Warn("another node answers at the address of a member: it may have been set up anew, or belong to another cluster",
+			zap.String("node", string(node)), zap.String("address", target.Address), zap.Error(err))
+	}
 }
 
 // dialNode resolves and dials a member.

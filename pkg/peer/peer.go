@@ -22,12 +22,14 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"net/netip"
 	"sync"
 	"time"
 
 	"go.uber.org/zap"
 
 	"github.com/tandemd/tandem/pkg/guest"
+	"github.com/tandemd/tandem/pkg/peer/limit"
 	"github.com/tandemd/tandem/pkg/peer/stream"
 )
 
@@ -55,9 +57,12 @@ type Options struct {
 	Certificate tls.Certificate
 	Trust       Trust
 	Resolver    Resolver
-	Logger      *zap.Logger
-	Timing      Timing
-	Limits      Limits
+	// Known says whether a member is known to live at an address: its connections do
+	// not wait behind strangers'. It answers from memory; nil: none is known.
+	Known  func(netip.Addr) bool
+	Logger *zap.Logger
+	Timing Timing
+	Limits Limits
 }
 
 // Timing holds the waiting times.
@@ -79,12 +84,20 @@ type Timing struct {
 
 // Limits bounds what strangers, and mistakes of members, can use up.
 type Limits struct {
-	// Handshakes at a time, in all (128) and from one address (16).
-	Handshakes        int
-	HandshakesPerHost int
-	// JoinConnections at a time (8), JoinsPerSecond in all (2, after a burst of 10).
-	JoinConnections int
-	JoinsPerSecond  float64
+	// Handshakes at a time, in all (128) and from one address (16), and how many of
+	// one address may begin in a second (100, after a burst of 200). Members' addresses
+	// have four times as many for themselves, and each of them as many as all strangers.
+	Handshakes          int
+	HandshakesPerHost   int
+	HandshakesPerSecond float64
+	// JoinConnections at a time, in all (32) and from one address (8); JoinsPerSecond
+	// in all (10, after a burst of 50) and from one address (2, after a burst of 10).
+	JoinConnections        int
+	JoinConnectionsPerHost int
+	JoinsPerSecond         float64
+	JoinsPerSecondPerHost  float64
+	// PerMember is how many connections one member may have open to here (512).
+	PerMember int
 	// JoinBody (16 KiB) and CallBody (16 MiB) bound a request in bytes; CallBody
 	// bounds answers too.
 	JoinBody int64
@@ -106,8 +119,12 @@ func (o Options) withDefaults() (Options, error) {
 	orDefault(&o.Timing.Farewell, 2*time.Second)
 	orDefault(&o.Limits.Handshakes, 128)
 	orDefault(&o.Limits.HandshakesPerHost, 16)
-	orDefault(&o.Limits.JoinConnections, 8)
-	orDefault(&o.Limits.JoinsPerSecond, 2)
+	orDefault(&o.Limits.HandshakesPerSecond, 100)
+	orDefault(&o.Limits.JoinConnections, 32)
+	orDefault(&o.Limits.JoinConnectionsPerHost, 8)
+	orDefault(&o.Limits.JoinsPerSecond, 10)
+	orDefault(&o.Limits.JoinsPerSecondPerHost, 2)
+	orDefault(&o.Limits.PerMember, 512)
 	orDefault(&o.Limits.JoinBody, 16<<10)
 	orDefault(&o.Limits.CallBody, 16<<20)
 	switch {
@@ -128,6 +145,7 @@ type Peer struct {
 	links   links
 	calls   *http.Transport
 	idle    idlePool
+	notices *limit.Notices
 	streams *stream.Transport
 
 	mu     sync.Mutex
@@ -141,7 +159,7 @@ func New(opts Options) (*Peer, error) {
 	if err != nil {
 		return nil, err
 	}
-	p := &Peer{opts: opts, log: opts.Logger, layers: map[string]*RaftLayer{}}
+	p := &Peer{opts: opts, log: opts.Logger, notices: limit.NewNotices(), layers: map[string]*RaftLayer{}}
 	p.streams = stream.NewTransport(stream.Timing{Heartbeat: opts.Timing.Heartbeat, Stall: opts.Timing.Stall, Farewell: opts.Timing.Farewell})
 	p.links.all = map[*link]struct{}{}
 	p.idle = newIdlePool(opts.Timing.Idle)

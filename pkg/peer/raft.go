@@ -110,11 +110,19 @@ func (s *server) acceptRaft(ctx context.Context, l *link) {
 		return nil
 	})
 	if err != nil {
-		s.log.Info("raft connection refused", zap.String("node", string(l.node)), zap.Error(err))
+		s.unheard(l, err)
 		_ = l.Close()
 		return
 	}
 	layer.push(ctx, l)
+}
+
+// unheard tells of a member's connection whose hello was not taken.
+func (s *server) unheard(l *link, err error) {
+	if leftOut, ok := s.notices.Tell(l.protocol+" "+string(l.node), time.Now()); ok {
+		s.log.Info("connection of a member refused", zap.String("node", string(l.node)), zap.String("protocol", l.protocol),
+			zap.Error(err), zap.Int("left_out", leftOut))
+	}
 }
 
 // generations names those that are open; the caller holds the lock.

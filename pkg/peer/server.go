@@ -5,15 +5,20 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"math"
 	"net"
 	"net/http"
+	"net/netip"
 	"sync"
 	"time"
 
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
+	"golang.org/x/sync/semaphore"
 	"golang.org/x/time/rate"
 
+	"github.com/tandemd/tandem/pkg/guest"
+	"github.com/tandemd/tandem/pkg/peer/limit"
 	"github.com/tandemd/tandem/pkg/peer/stream"
 )
 
@@ -22,8 +27,8 @@ type Handlers struct {
 	// Calls of members; register with Handle.
 	Calls http.Handler
 	// Join of anybody: the caller has proven the key CallerFingerprint, no more. It
-	// sees at most Limits.JoinsPerSecond requests, each with a body of at most
-	// Limits.JoinBody bytes.
+	// sees at most Limits.JoinsPerSecond requests, and fewer of one address, each with
+	// a body of at most Limits.JoinBody bytes.
 	Join http.Handler
 	// Data receives one stream of a member. Its result travels to the sender as JSON,
 	// its error as *RemoteError. It stops using the stream before it returns. The
@@ -42,11 +47,15 @@ const (
 type server struct {
 	*Peer
 	handlers Handlers
-	slots    *slots
-	joining  chan struct{} // one element for each connection on the join exchange
-	calls    *queue
-	joins    *queue
-	work     sync.WaitGroup
+	// shaking and atHome count the handshakes of strangers' and of members' addresses,
+	// joining the connections on the join exchange, open those of members.
+	shaking, atHome, joining *limit.Slots[limit.Host]
+	open                     *limit.Slots[guest.NodeID]
+	knocks                   *limit.Visits // handshakes that strangers begin
+	bodies                   bodies
+	calls                    *queue
+	joins                    *queue
+	work                     sync.WaitGroup
 }
 
 // Serve answers on ln, a plain TCP listener which it closes, until ctx ends; then it
@@ -59,8 +68,12 @@ func (p *Peer) Serve(ctx context.Context, ln net.Listener, h Handlers) error {
 	s := &server{
 		Peer:     p,
 		handlers: h,
-		slots:    newSlots(p.opts.Limits.Handshakes, p.opts.Limits.HandshakesPerHost),
-		joining:  make(chan struct{}, p.opts.Limits.JoinConnections),
+		shaking:  limit.NewSlots[limit.Host](p.opts.Limits.Handshakes, p.opts.Limits.HandshakesPerHost),
+		atHome:   limit.NewSlots[limit.Host](4*p.opts.Limits.Handshakes, p.opts.Limits.Handshakes),
+		joining:  limit.NewSlots[limit.Host](p.opts.Limits.JoinConnections, p.opts.Limits.JoinConnectionsPerHost),
+		open:     limit.NewSlots[guest.NodeID](math.MaxInt, p.opts.Limits.PerMember),
+		knocks:   limit.NewVisits(p.opts.Limits.HandshakesPerSecond, int(2*p.opts.Limits.HandshakesPerSecond)),
+		bodies:   bodies{each: 4 * p.opts.Limits.CallBody, byNode: map[guest.NodeID]*semaphore.Weighted{}},
 		calls:    newQueue(ln.Addr()),
 		joins:    newQueue(ln.Addr()),
 	}
@@ -113,7 +126,9 @@ func (s *server) accept(ctx context.Context, ln net.Listener) error {
 		case errors.Is(err, net.ErrClosed):
 			return fmt.Errorf("peer: the listener was closed: %w", err)
 		case err != nil:
-			s.log.Error("cannot accept connections of other nodes", zap.Error(err), zap.Duration("next_try_in", pause))
+			if _, ok := s.notices.Tell("accept", time.Now()); ok {
+				s.log.Error("cannot accept connections of other nodes", zap.Error(err))
+			}
 			select {
 			case <-ctx.Done():
 			case <-time.After(pause):
@@ -128,21 +143,45 @@ func (s *server) accept(ctx context.Context, ln net.Listener) error {
 
 // admit starts the handshake if there is room for one more.
 func (s *server) admit(ctx context.Context, raw net.Conn) {
-	host, _, _ := net.SplitHostPort(raw.RemoteAddr().String())
-	if !s.slots.take(host) {
-		s.log.Debug("connection dropped: too many are in the handshake", zap.String("remote", host))
+	release, ok := s.place(raw.RemoteAddr())
+	if !ok {
+		s.refused(raw, zapcore.InfoLevel, errors.New("too many are in the handshake, or begin one"))
 		_ = raw.Close()
 		return
 	}
 	s.work.Go(func() {
 		l, err := s.handshake(ctx, raw)
-		s.slots.give(host)
-		if err != nil {
-			s.log.Info("connection refused", zap.Stringer("remote", raw.RemoteAddr()), zap.Error(err))
-			return
+		release()
+		switch {
+		case errors.Is(err, errUnlisted):
+			s.refused(raw, zapcore.WarnLevel, err)
+		case err != nil:
+			s.refused(raw, zapcore.InfoLevel, err)
+		default:
+			s.dispatch(ctx, l)
 		}
-		s.dispatch(ctx, l)
 	})
+}
+
+// place finds room for a handshake. Addresses of members have room of their own, so
+// that strangers can come from as many addresses as they like.
+func (s *server) place(from net.Addr) (release func(), ok bool) {
+	h, addr := limit.HostOf(from)
+	if s.opts.Known != nil && s.opts.Known(addr) {
+		return s.atHome.Take(h)
+	}
+	if !s.knocks.Allow(h, time.Now()) {
+		return nil, false
+	}
+	return s.shaking.Take(h)
+}
+
+// refused tells of a connection that came to nothing, of each address once in a while.
+func (s *server) refused(raw net.Conn, level zapcore.Level, err error) {
+	h, addr := limit.HostOf(raw.RemoteAddr())
+	if leftOut, ok := s.notices.Tell(fmt.Sprint(level, netip.Prefix(h)), time.Now()); ok {
+		s.log.Log(level, "connection refused", zap.Stringer("remote", addr), zap.Error(err), zap.Int("left_out", leftOut))
+	}
 }
 
 func (s *server) handshake(ctx context.Context, raw net.Conn) (*link, error) {
@@ -160,16 +199,17 @@ func (s *server) handshake(ctx context.Context, raw net.Conn) (*link, error) {
 		protocol:    cs.NegotiatedProtocol,
 		incoming:    true,
 	}
+	ok := false
 	if l.protocol == protocolJoin {
-		select {
-		case s.joining <- struct{}{}:
-			l.release = func() { <-s.joining }
-		default:
-			_ = raw.Close()
-			return nil, errors.New("too many are on the join exchange")
-		}
+		h, _ := limit.HostOf(raw.RemoteAddr())
+		l.release, ok = s.joining.Take(h)
 	} else {
 		l.node, _ = s.opts.Trust.NodeByFingerprint(l.fingerprint) // newLink asks again and refuses
+		l.release, ok = s.open.Take(l.node)
+	}
+	if !ok {
+		_ = raw.Close()
+		return nil, fmt.Errorf("%w for %s", errTooMany, l.protocol)
 	}
 	tuneSocket(raw, l.protocol, s.opts.Timing.Stall)
 	return s.newLink(l)
@@ -192,18 +232,22 @@ func (s *server) dispatch(ctx context.Context, l *link) {
 
 func (s *server) callServer(ctx context.Context) *http.Server {
 	return s.httpServer(ctx, &http.Server{
-		Handler:     limitBody(s.handlers.Calls, s.opts.Limits.CallBody),
+		Handler:     limitBody(s.bodies.bounded(s.handlers.Calls, s.opts.Limits.CallBody), s.opts.Limits.CallBody),
 		IdleTimeout: s.opts.Timing.Idle + s.opts.Timing.Stall, // the caller closes first
 	})
 }
 
 func (s *server) joinServer(ctx context.Context) *http.Server {
 	limiter := rate.NewLimiter(rate.Limit(s.opts.Limits.JoinsPerSecond), max(1, int(5*s.opts.Limits.JoinsPerSecond)))
+	each := limit.NewVisits(s.opts.Limits.JoinsPerSecondPerHost, int(5*s.opts.Limits.JoinsPerSecondPerHost))
 	bounded := limitBody(s.handlers.Join, s.opts.Limits.JoinBody)
 	h := s.httpServer(ctx, &http.Server{
 		Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-			if !limiter.Allow() {
-				s.log.Warn("join request turned away: too many", zap.String("remote", r.RemoteAddr))
+			h, addr := limit.HostOf(linkOf(r.Context()).RemoteAddr())
+			if !each.Allow(h, time.Now()) || !limiter.Allow() {
+				if leftOut, ok := s.notices.Tell("join", time.Now()); ok {
+					s.log.Warn("join request turned away: too many", zap.Stringer("remote", addr), zap.Int("left_out", leftOut))
+				}
 				writeError(w, http.StatusTooManyRequests, stream.Coded(CodeBusy, "too many join requests at the moment; try again in a few seconds"))
 				return
 			}
@@ -232,9 +276,9 @@ func (s *server) httpServer(ctx context.Context, h *http.Server) *http.Server {
 	return h
 }
 
-func limitBody(h http.Handler, limit int64) http.Handler {
+func limitBody(h http.Handler, most int64) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		r.Body = http.MaxBytesReader(w, r.Body, limit)
+		r.Body = http.MaxBytesReader(w, r.Body, most)
 		h.ServeHTTP(w, r)
 	})
 }
@@ -280,36 +324,3 @@ func (q *queue) Close() error {
 
 // Addr implements net.Listener.
 func (q *queue) Addr() net.Addr { return q.addr }
-
-// slots counts the handshakes under way, in all and for each address, so that one
-// stranger cannot keep the others out.
-type slots struct {
-	mu           sync.Mutex
-	free         int
-	perHost      int
-	takenByHosts map[string]int
-}
-
-func newSlots(all, perHost int) *slots {
-	return &slots{free: all, perHost: perHost, takenByHosts: map[string]int{}}
-}
-
-func (s *slots) take(host string) bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.free == 0 || s.takenByHosts[host] == s.perHost {
-		return false
-	}
-	s.free--
-	s.takenByHosts[host]++
-	return true
-}
-
-func (s *slots) give(host string) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.free++
-	if s.takenByHosts[host]--; s.takenByHosts[host] == 0 {
-		delete(s.takenByHosts, host)
-	}
-}

@@ -115,7 +115,7 @@ func (r *run) spareAtTarget(p plan.Plan, point string, guids map[guest.Volume]ui
 // sync has succeeded.
 func (r *run) clean(ctx context.Context) {
 	r.phase(PhaseClean, 0)
-	release, err := r.s.locks.Lock(ctx, guestLock(r.guest.ID))
+	release, err := r.s.lockGuest(ctx, r.guest.ID)
 	if err != nil {
 		r.warn("old snapshots are left: %v", err)
 		return

@@ -95,16 +95,29 @@ func (r *run) partial(ctx context.Context, v guest.Volume, dataset string, told 
 	default:
 		return nil, fault.WrapVolume(v, err, "read the target's resume token")
 	}
-	s := r.s
+	key := tokenKey{target: r.job.Target, volume: v}
+	seen := r.s.met(key, p)
+	p.Stuck = seen.times >= stuckAfter
+	if !r.preview {
+		r.s.count(key, seen)
+	}
+	return p, nil
+}
+
+// met is how often this very partial receive was met before.
+func (s *Source) met(key tokenKey, p *plan.Partial) tokenSeen {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	key := tokenKey{target: r.job.Target, volume: v}
 	seen := s.tokens[key]
 	if seen.guid != p.ToGUID || seen.bytes != p.Bytes {
 		seen = tokenSeen{guid: p.ToGUID, bytes: p.Bytes}
 	}
-	p.Stuck = seen.times >= stuckAfter
+	return seen
+}
+
+func (s *Source) count(key tokenKey, seen tokenSeen) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	seen.times++
 	s.tokens[key] = seen
-	return p, nil
 }

@@ -66,7 +66,7 @@ func (s *Source) remove(ctx context.Context, task Task) (RemoveResult, error) {
 
 // cleanAll removes every point from a guest that has no job any more.
 func (r *run) cleanAll(ctx context.Context) error {
-	release, err := r.s.locks.Lock(ctx, guestLock(r.guest.ID))
+	release, err := r.s.lockGuest(ctx, r.guest.ID)
 	if err != nil {
 		return err
 	}

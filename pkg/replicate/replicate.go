@@ -95,6 +95,7 @@ const (
 	ClassRetry  = fault.ClassRetry
 	ClassPerson = fault.ClassPerson
 	ClassNever  = fault.ClassNever
+	ClassBusy   = fault.ClassBusy
 
 	WireVersion   = wire.Version
 	PathInventory = wire.PathInventory

@@ -224,7 +224,7 @@ func (r *run) sent(v guest.Volume, n int) {
 		r.volumeResult(v).Bytes += uint64(n)
 		r.progress.Bytes += uint64(n)
 		r.result.Bytes += uint64(n)
-		if r.s.o.Now().Sub(r.told) >= tellEvery {
+		if since := r.s.o.Now().Sub(r.told); since >= tellEvery || since < 0 { // a clock may be set back
 			r.tell()
 		}
 	})

@@ -52,7 +52,7 @@ func NewSource(o Options, link Link) (*Source, error) {
 		return nil, errors.New("replicate: a source needs a link to the other nodes")
 	}
 	return &Source{
-		o: o, link: link, locks: local.NewLocks(o.LockDir), bases: newBases(o.Store),
+		o: o, link: link, locks: o.Locks, bases: newBases(o.Store),
 		tokens: map[tokenKey]tokenSeen{}, seqs: map[guest.ID]uint64{},
 	}, nil
 }
@@ -157,8 +157,21 @@ func (s *Source) job(id guest.JobID) (release func(), err error) {
 	case turn <- struct{}{}:
 		return func() { <-turn }, nil
 	default:
-		return nil, fault.Retry("", "job %s is already running", id)
+		return nil, fault.Busy("", "job %s is already running", id)
 	}
+}
+
+// lockGuest lets one run at a time take or clean the guest's points; a move takes
+// the same lock. A run that does not get it in time has not begun, which is no failure.
+func (s *Source) lockGuest(ctx context.Context, id guest.ID) (release func(), err error) {
+	wait, cancel := context.WithTimeout(ctx, s.o.LockWait)
+	defer cancel()
+	release, err = s.locks.Lock(wait, local.GuestLock(id))
+	if err != nil && wait.Err() != nil {
+		return nil, fault.Busy("it passes by itself, and the sync is tried again every minute",
+			"guest %s is locked: it is being moved, or another of its syncs takes long with a snapshot", id)
+	}
+	return release, err
 }
 
 // run is one sync that is running.
@@ -171,6 +184,8 @@ type run struct {
 	target string   // its name
 	names  []string // datasets of the volumes, in their order
 	zfs    string   // version
+	// preview: nothing is counted, because nothing follows.
+	preview bool
 
 	own []zfs.Dataset
 	// unwritten: the point is an older one, and nothing was written since.
@@ -300,10 +315,7 @@ func (r *run) nothing(ctx context.Context, name string) error {
 
 // plan decides, and turns refusals into errors.
 func (r *run) plan(point string) (plan.Plan, error) {
-	p := plan.Make(plan.Input{
-		Cluster: r.view.Cluster, Guest: r.guest, Mode: r.job.Snapshots, TargetName: r.target, Point: point,
-		Needed: r.needed(), SourceZFS: r.zfs, TargetZFS: r.inv.ZFS, Pairs: r.pairs,
-	})
+	p := plan.Make(r.input(point))
 	if len(p.Refusals) == 0 {
 		return p, nil
 	}
@@ -312,6 +324,14 @@ func (r *run) plan(point string) (plan.Plan, error) {
 	}
 	first := p.Refusals[0]
 	return plan.Plan{}, &fault.Error{Class: fault.ClassOf(first), Volume: first.Volume, Hint: first.Hint, Err: first}
+}
+
+// input is all that the plan depends on, with the point to bring to the target.
+func (r *run) input(point string) plan.Input {
+	return plan.Input{
+		Cluster: r.view.Cluster, Guest: r.guest, Mode: r.job.Snapshots, TargetName: r.target, Point: point,
+		Needed: r.needed(), SourceZFS: r.zfs, TargetZFS: r.inv.ZFS, Pairs: r.pairs,
+	}
 }
 
 // needed are points that the other targets need: this target is to have them too.
@@ -337,5 +357,3 @@ func (r *run) targets() []guest.NodeID {
 	}
 	return out
 }
-
-func guestLock(id guest.ID) string { return "guest-" + id.String() }

@@ -30,7 +30,7 @@ func TestSync_OnlyTheOwnerAtTheTermIsServed(t *testing.T) {
 		"a newer term":      {id("1"), func(r *replicate.Request) { r.Term.N = 2 }, replicate.ClassNever},
 		"other generation":  {id("1"), func(r *replicate.Request) { r.Term.Generation = "f" }, replicate.ClassNever},
 		"no such job":       {id("1"), func(r *replicate.Request) { r.Job.Number = 7 }, replicate.ClassNever},
-		"a ledger ahead":    {id("1"), func(r *replicate.Request) { r.Index = 99 }, replicate.ClassRetry},
+		"a ledger ahead":    {id("1"), func(r *replicate.Request) { r.Index = 99 }, replicate.ClassBusy},
 		"another wire form": {id("1"), func(r *replicate.Request) { r.Version = 2 }, replicate.ClassNever},
 	} {
 		i, hh := req, h

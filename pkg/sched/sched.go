@@ -1,13 +1,13 @@
 // Package sched decides which of the due jobs start now, under the limits of the
 // node and of each target.
 //
-// The order is fair: who has waited longest comes first, what an operator asked
-// for before all, a job in error behind the healthy ones. No kind of run can
-// take all the places: first syncs, which are long, and jobs in error, which may
-// hang until they fail, leave a quarter of the places (at least one, where there
-// are two) to the others. A job that has to wait for its target's limit holds up
-// nobody who goes elsewhere, so that transfers of one guest to different targets
-// run side by side.
+// The order is fair: who has waited longest comes first (of those due at the same
+// minute, who ran longest ago), what an operator asked for before all, a job in error behind the healthy ones. No kind of run can
+// take all the places: long syncs (first ones, and those of jobs whose last one
+// was long) and jobs in error, which may hang until they fail, leave a quarter of
+// the places (at least one, where there are two) to the others. A job that has to
+// wait for its target's limit holds up nobody who goes elsewhere, so that
+// transfers of one guest to different targets run side by side.
 //
 // The package is pure and keeps nothing: pkg/node tells it what is due (from
 // pkg/job) and what runs, starts what it answers, and asks again when a run
@@ -18,8 +18,8 @@ package sched
 import (
 	"cmp"
 	"fmt"
-	"hash/fnv"
 	"slices"
+	"strconv"
 	"time"
 
 	"github.com/tandemd/tandem/pkg/guest"
@@ -36,7 +36,9 @@ type Limits struct {
 	// Less than 1 counts as 1.
 	Node, Target int
 	// Spread is the time over which the starts of jobs due at the same minute
-	// are spread; each job's place in it is fixed. 0 starts them at once.
+	// are spread; each job's place in it is fixed. 0 starts them at once. It
+	// concerns what the calendar brings, which is due at a whole minute: other runs
+	// have moments of their own.
 	Spread time.Duration
 }
 
@@ -47,26 +49,39 @@ func DefaultLimits() Limits { return Limits{Node: 8, Target: 4, Spread: 10 * tim
 type Candidate struct {
 	Job    guest.JobID
 	Target guest.NodeID
-	// Due is when it is, or was, due.
-	Due time.Time
+	// Due is when it is, or was, due; Last is when it was run last.
+	Due, Last time.Time
 	// Manual is set when an operator asked for the run; it is not spread.
 	Manual bool
 	// Failing is set when its last run failed.
 	Failing bool
-	// First is set when it has no full sync yet.
-	First bool
+	// Long is set when the run is expected to be long: there was no full sync yet,
+	// or the last run took longer than LongRun.
+	Long bool
 }
 
-// Slow says whether a run of this candidate counts as slow: it is a first sync,
-// or its job is in error.
-func (c Candidate) Slow() bool { return c.Failing || c.First }
+// LongRun is what a run may take before the next one of its job counts as long.
+const LongRun = 5 * time.Minute
+
+// Slow says whether a run of this candidate counts as slow: it is expected to be
+// long, or its job is in error.
+func (c *Candidate) Slow() bool { return c.Failing || c.Long }
 
 // start is when the run may begin.
-func (c Candidate) start(spread time.Duration) time.Time {
+func (c *Candidate) start(spread time.Duration) time.Time {
 	if c.Manual {
 		return c.Due
 	}
-	return c.Due.Add(Offset(c.Job, spread))
+	return Begin(c.Job, c.Due, spread)
+}
+
+// Begin is when a run that nobody asked for may begin that is due at this time:
+// what the calendar brings has its place in the spread.
+func Begin(id guest.JobID, due time.Time, spread time.Duration) time.Time {
+	if !due.Equal(due.Truncate(time.Minute)) {
+		return due
+	}
+	return due.Add(Offset(id, spread))
 }
 
 // Active is a run that goes on.
@@ -94,35 +109,34 @@ type Held struct {
 }
 
 // Pick decides. A job that runs already is left out, and a job that is given
-// twice counts once.
+// twice is started once.
 func Pick(waiting []Candidate, running []Active, l Limits, now time.Time) Decision {
 	var d Decision
-	u := usage{limits: l.atLeastOne(), targets: map[guest.NodeID]load{}}
-	taken := map[guest.JobID]bool{}
+	u := usage{limits: l.atLeastOne(), targets: map[guest.NodeID]load{}, reasons: map[full]string{}}
+	taken := make(map[guest.JobID]bool, len(running))
 	for _, a := range running {
 		taken[a.Job] = true
 		u.add(a.Target, a.Slow)
 	}
-	var due []Candidate
-	for _, c := range waiting {
+	due := make([]int32, 0, len(waiting)) // places in waiting, which is large: it is not copied
+	for i := range waiting {
+		if at := waiting[i].start(l.Spread); !at.After(now) {
+			due = append(due, int32(i)) //nolint:gosec // there are not so many jobs
+		} else if !taken[waiting[i].Job] && (d.Wake.IsZero() || at.Before(d.Wake)) {
+			d.Wake = at
+		}
+	}
+	slices.SortFunc(due, func(a, b int32) int { return order(&waiting[a], &waiting[b]) })
+	for _, i := range due {
+		c := &waiting[i]
 		if taken[c.Job] {
 			continue
 		}
-		taken[c.Job] = true
-		if at := c.start(l.Spread); at.After(now) {
-			if d.Wake.IsZero() || at.Before(d.Wake) {
-				d.Wake = at
-			}
-			continue
-		}
-		due = append(due, c)
-	}
-	slices.SortFunc(due, order)
-	for _, c := range due {
 		if reason, ok := u.room(c); !ok {
 			d.Held = append(d.Held, Held{Job: c.Job, Reason: reason})
 			continue
 		}
+		taken[c.Job] = true
 		u.add(c.Target, c.Slow())
 		d.Start = append(d.Start, c.Job)
 	}
@@ -130,17 +144,17 @@ func Pick(waiting []Candidate, running []Active, l Limits, now time.Time) Decisi
 }
 
 // order puts first who starts first.
-func order(a, b Candidate) int {
+func order(a, b *Candidate) int {
 	if a.Manual != b.Manual {
 		if a.Manual {
 			return -1
 		}
 		return 1
 	}
-	return cmp.Or(a.rank().Compare(b.rank()), a.Job.Compare(b.Job))
+	return cmp.Or(a.rank().Compare(b.rank()), a.Last.Compare(b.Last), a.Job.Compare(b.Job))
 }
 
-func (c Candidate) rank() time.Time {
+func (c *Candidate) rank() time.Time {
 	if c.Failing && !c.Manual {
 		return c.Due.Add(FailingHandicap)
 	}
@@ -163,6 +177,23 @@ type usage struct {
 	limits  Limits
 	node    load
 	targets map[guest.NodeID]load
+	// reasons are texts that were made already: hundreds may wait for the same.
+	reasons map[full]string
+}
+
+// full is a limit that is reached, and what it counts.
+type full struct {
+	text string
+	runs int
+}
+
+func (u *usage) reason(f full) string {
+	text, ok := u.reasons[f]
+	if !ok {
+		text = fmt.Sprintf(f.text, f.runs)
+		u.reasons[f] = text
+	}
+	return text
 }
 
 func (l Limits) atLeastOne() Limits {
@@ -185,18 +216,18 @@ func slowPlaces(places int) int {
 }
 
 // room says whether one more run fits, or which limit it would exceed.
-func (u *usage) room(c Candidate) (reason string, ok bool) {
+func (u *usage) room(c *Candidate) (reason string, ok bool) {
 	target := u.targets[c.Target]
 	slow := c.Slow() && !c.Manual // what was asked for may use the last place
 	switch {
 	case u.node.all >= u.limits.Node:
-		return fmt.Sprintf("%d syncs run on this node, the limit (max_jobs)", u.node.all), false
+		return u.reason(full{"%d syncs run on this node, the limit (max_jobs)", u.node.all}), false
 	case target.all >= u.limits.Target:
-		return fmt.Sprintf("%d syncs run to this target, the limit (max_jobs_per_target)", target.all), false
+		return u.reason(full{"%d syncs run to this target, the limit (max_jobs_per_target)", target.all}), false
 	case slow && u.node.slow >= slowPlaces(u.limits.Node):
-		return fmt.Sprintf("%d first syncs or failing jobs run on this node, the other places are kept free for the rest", u.node.slow), false
+		return u.reason(full{"%d long syncs or failing jobs run on this node, the other places are kept free for the rest", u.node.slow}), false
 	case slow && target.slow >= slowPlaces(u.limits.Target):
-		return fmt.Sprintf("%d first syncs or failing jobs run to this target, the other places are kept free for the rest", target.slow), false
+		return u.reason(full{"%d long syncs or failing jobs run to this target, the other places are kept free for the rest", target.slow}), false
 	default:
 		return "", true
 	}
@@ -207,10 +238,21 @@ func Offset(id guest.JobID, spread time.Duration) time.Duration {
 	if spread <= 0 {
 		return 0
 	}
-	h := fnv.New64a()
-	_, _ = h.Write([]byte(id.String())) // it never fails
-	return time.Duration(mix(h.Sum64()) % uint64(spread))
+	var text [32]byte // its ID, as people write it; asked for often, so that nothing is allocated
+	b := strconv.AppendInt(text[:0], int64(id.Guest), 10)
+	b = strconv.AppendInt(append(b, '-'), int64(id.Number), 10)
+	h := uint64(fnvOffset)
+	for _, c := range b {
+		h = (h ^ uint64(c)) * fnvPrime
+	}
+	return time.Duration(mix(h) % uint64(spread)) //nolint:gosec // less than spread
 }
+
+// FNV-1a, 64 bits.
+const (
+	fnvOffset = 0xcbf29ce484222325
+	fnvPrime  = 0x100000001b3
+)
 
 // mix spreads the last bits of FNV, which IDs that differ in one digit share.
 func mix(x uint64) uint64 {

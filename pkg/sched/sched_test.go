@@ -47,6 +47,11 @@ func TestPick_Order(t *testing.T) {
 			{Job: id(t, "102-0"), Target: "n2", Due: at(15)},
 			{Job: id(t, "103-0"), Target: "n2", Due: at(40)},
 		}, nil, none, []string{"101-0", "102-0", "100-0"}, nil},
+		{"of those due at the same minute who ran longest ago", []sched.Candidate{
+			{Job: id(t, "100-0"), Target: "n2", Due: at(20), Last: at(19)},
+			{Job: id(t, "101-0"), Target: "n2", Due: at(20), Last: at(5)},
+			{Job: id(t, "102-0"), Target: "n2", Due: at(20)},
+		}, nil, none, []string{"102-0", "101-0", "100-0"}, nil},
 		{"asked for first, failing last", []sched.Candidate{
 			{Job: id(t, "100-0"), Target: "n2", Due: at(5), Failing: true},
 			{Job: id(t, "101-0"), Target: "n2", Due: at(10)},
@@ -74,8 +79,8 @@ func TestPick_Order(t *testing.T) {
 			{Job: id(t, "101-0"), Target: "n2", Due: at(2)},
 		}, []sched.Active{{Job: id(t, "100-0"), Target: "n2"}}, none, []string{"101-0"}, nil},
 		{"first syncs leave a place", []sched.Candidate{
-			{Job: id(t, "100-0"), Target: "n2", Due: at(1), First: true},
-			{Job: id(t, "101-0"), Target: "n3", Due: at(2), First: true},
+			{Job: id(t, "100-0"), Target: "n2", Due: at(1), Long: true},
+			{Job: id(t, "101-0"), Target: "n3", Due: at(2), Long: true},
 			{Job: id(t, "102-0"), Target: "n2", Due: at(3)},
 		}, []sched.Active{{Job: id(t, "200-0"), Target: "n3", Slow: true}}, sched.Limits{Node: 3, Target: 3}, []string{"100-0", "102-0"}, []string{"101-0"}},
 		{"failing jobs leave a place at the target", []sched.Candidate{
@@ -86,7 +91,7 @@ func TestPick_Order(t *testing.T) {
 			{Job: id(t, "100-0"), Target: "n2", Due: at(1), Failing: true, Manual: true},
 		}, []sched.Active{{Job: id(t, "200-0"), Target: "n2", Slow: true}}, sched.Limits{Node: 2, Target: 2}, []string{"100-0"}, nil},
 		{"a single place is anybody's", []sched.Candidate{
-			{Job: id(t, "100-0"), Target: "n2", Due: at(1), First: true},
+			{Job: id(t, "100-0"), Target: "n2", Due: at(1), Long: true},
 		}, nil, sched.Limits{}, []string{"100-0"}, nil},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -126,6 +131,11 @@ func TestPick_SpreadIsFixedAndOffForWhatWasAskedFor(t *testing.T) {
 	if diff := cmp.Diff(sched.Decision{Start: []guest.JobID{job}}, sched.Pick(waiting, nil, limits, at(0))); diff != "" {
 		t.Errorf("asked for (-want +got):\n%s", diff)
 	}
+	again := at(0).Add(17 * time.Second) // five minutes after its last try, say
+	waiting[0].Manual, waiting[0].Due = false, again
+	if diff := cmp.Diff(sched.Decision{Start: []guest.JobID{job}}, sched.Pick(waiting, nil, limits, again)); diff != "" {
+		t.Errorf("not by the calendar (-want +got):\n%s", diff)
+	}
 }
 
 func TestOffset_FillsTheSpreadEvenly(t *testing.T) {
@@ -151,7 +161,7 @@ func drawJobs(t *rapid.T) (waiting []sched.Candidate, running []sched.Active) {
 		target := rapid.SampledFrom(targets).Draw(t, "target")
 		c := sched.Candidate{
 			Job: job, Target: target, Due: at(rapid.IntRange(0, 45).Draw(t, "due")),
-			Manual: rapid.IntRange(0, 5).Draw(t, "manual") == 0, Failing: rapid.Bool().Draw(t, "failing"), First: rapid.Bool().Draw(t, "first"),
+			Manual: rapid.IntRange(0, 5).Draw(t, "manual") == 0, Failing: rapid.Bool().Draw(t, "failing"), Long: rapid.Bool().Draw(t, "long"),
 		}
 		if rapid.IntRange(0, 3).Draw(t, "runs") == 0 {
 			running = append(running, sched.Active{Job: job, Target: target, Slow: c.Slow()})
@@ -199,7 +209,7 @@ func TestPick_KeepsTheLimitsAndIsFair(t *testing.T) {
 				t.Fatalf("%s is held though there is room", c.Job)
 			}
 			for job, p := range picked { // nobody of the same kind and target overtakes
-				if p.Target == c.Target && p.Manual == c.Manual && p.Failing == c.Failing && p.First == c.First && p.Due.After(c.Due) {
+				if p.Target == c.Target && p.Manual == c.Manual && p.Failing == c.Failing && p.Long == c.Long && p.Due.After(c.Due) {
 					t.Fatalf("%s overtakes %s", job, c.Job)
 				}
 			}
@@ -224,7 +234,7 @@ func TestPick_LongAndFailingRunsStarveNobody(t *testing.T) {
 		s := &state{c: sched.Candidate{Job: guest.JobID{Guest: guest.ID(100 + n)}, Target: guest.NodeID(fmt.Sprint("n", n%2)), Due: at(0)}, runs: 2 * time.Second}
 		switch {
 		case n < 10:
-			s.c.First, s.runs = true, 5*time.Hour
+			s.c.Long, s.runs = true, 5*time.Hour
 		case n < 20:
 			s.c.Failing, s.runs = true, 10*time.Minute
 		}

@@ -31,6 +31,8 @@ const magic = "tandem-state 1 sha256="
 type BrokenError struct {
 	Path   string
 	Reason string
+	// Advice is what the operator can do, from whoever knows what the file is for.
+	Advice string
 }
 
 // Error names the file and what is wrong with it.
@@ -40,6 +42,9 @@ func (e *BrokenError) Error() string {
 
 // Hint tells the operator what to do about it.
 func (e *BrokenError) Hint() string {
+	if e.Advice != "" {
+		return "the file was left as it is; look at the disk, then " + e.Advice
+	}
 	return "the file was left as it is; look at the disk, then restore " + e.Path +
 		" from a backup, or move it away if what it holds may be lost"
 }
@@ -54,16 +59,16 @@ func Read(path string, v any) error {
 	head, body, found := bytes.Cut(data, []byte("\n"))
 	switch {
 	case len(data) == 0:
-		return &BrokenError{path, "it is empty"}
+		return &BrokenError{Path: path, Reason: "it is empty"}
 	case len(data) > maxSize:
-		return &BrokenError{path, fmt.Sprintf("it is larger than %d bytes", maxSize)}
+		return &BrokenError{Path: path, Reason: fmt.Sprintf("it is larger than %d bytes", maxSize)}
 	case !bytes.HasPrefix(head, []byte(magic)):
-		return &BrokenError{path, "its first line is not that of a state file of this version"}
+		return &BrokenError{Path: path, Reason: "its first line is not that of a state file of this version"}
 	case !found || string(head[len(magic):]) != checksum(body):
-		return &BrokenError{path, "the checksum does not match, so it was cut or changed"}
+		return &BrokenError{Path: path, Reason: "the checksum does not match, so it was cut or changed"}
 	}
 	if err := json.Unmarshal(body, v); err != nil {
-		return &BrokenError{path, "its content does not fit: " + err.Error()}
+		return &BrokenError{Path: path, Reason: "its content does not fit: " + err.Error()}
 	}
 	return nil
 }
@@ -118,6 +123,26 @@ func syncFolder(path string) (err error) {
 	}
 	defer func() { err = errors.Join(err, dir.Close()) }()
 	return dir.Sync()
+}
+
+// maxAside bounds how many broken files are kept beside one path.
+const maxAside = 1000
+
+// SetAside renames the file at path, so that another can be written in its place,
+// and returns where it is now. It is for files that may be lost without harm; what
+// they held is kept for people to look at.
+func SetAside(path string) (string, error) {
+	for n := 1; n <= maxAside; n++ {
+		aside := fmt.Sprintf("%s.broken-%d", path, n)
+		if _, err := os.Lstat(aside); !errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if err := os.Rename(path, aside); err != nil {
+			return "", fmt.Errorf("set a broken state file aside: %w", err)
+		}
+		return aside, nil
+	}
+	return "", fmt.Errorf("set %s aside: %d broken ones are there already; look at the disk, and remove them", path, maxAside)
 }
 
 func removeIfThere(path string) error {

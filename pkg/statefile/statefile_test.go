@@ -2,10 +2,12 @@ package statefile_test
 
 import (
 	"errors"
+	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -113,6 +115,66 @@ func TestWrite_FailureKeepsTheOldContent(t *testing.T) {
 	}
 	if diff := cmp.Diff(sample(), got); diff != "" {
 		t.Errorf("old content changed (-want +got):\n%s", diff)
+	}
+}
+
+// A disk that takes no more: a real one says so when it is written to.
+func TestWrite_FullDiskKeepsTheOldContent(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "state.json")
+	if err := statefile.Write(path, sample()); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Symlink("/dev/full", path+".new"); err != nil {
+		t.Fatal(err)
+	}
+	err := statefile.Write(path, content{Name: "new"})
+	if !errors.Is(err, syscall.ENOSPC) || !strings.Contains(err.Error(), path) {
+		t.Fatalf("got %v, want ENOSPC with the name %s", err, path)
+	}
+	var got content
+	if err := statefile.Read(path, &got); err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(sample(), got); diff != "" {
+		t.Errorf("old content changed (-want +got):\n%s", diff)
+	}
+	// Once there is room again, nothing of the failure is in the way.
+	if err := statefile.Write(path, content{Name: "new"}); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestSetAside_KeepsAllOfThem(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "state.json")
+	for i, want := range []string{"first", "second"} {
+		if err := os.WriteFile(path, []byte(want), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		kept, err := statefile.SetAside(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if wanted := fmt.Sprintf("%s.broken-%d", path, i+1); kept != wanted {
+			t.Errorf("kept as %s, want %s", kept, wanted)
+		}
+	}
+	for i, want := range []string{"first", "second"} {
+		if got, err := os.ReadFile(fmt.Sprintf("%s.broken-%d", path, i+1)); err != nil || string(got) != want {
+			t.Errorf("kept %q, %v, want %q", got, err, want)
+		}
+	}
+	if _, err := os.Stat(path); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("it is still in its place: %v", err)
+	}
+	if _, err := statefile.SetAside(path); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("a file that is not there: %v", err)
+	}
+}
+
+func TestBrokenError_AdviceOfWhoKnowsBetter(t *testing.T) {
+	e := &statefile.BrokenError{Path: "/x", Reason: "cut", Advice: "ask another node"}
+	if got := e.Hint(); !strings.Contains(got, "left as it is") || !strings.Contains(got, "ask another node") {
+		t.Errorf("hint %q", got)
 	}
 }
 

@@ -315,6 +315,9 @@ type DestroySpec struct {
 	// GUID is the dataset's own; Guest the value of its tandem:guest.
 	GUID  uint64
 	Guest string
+	// Role is the value of its tandem:role; empty is a replica. Only where an operator
+	// asked for the guest's data to go it is an owner's.
+	Role string
 	// Snapshots are the GUIDs of the snapshots that may go with it; any other is a reason to refuse.
 	Snapshots []uint64
 }
@@ -328,8 +331,8 @@ func (s DestroySpec) Check(d Dataset) error {
 		return refuse("destroy", d.Name, fmt.Errorf("its guid is %d and not %d: this is another dataset", d.GUID, s.GUID))
 	case s.Guest == "" || d.Props[PropGuest] != s.Guest:
 		return refuse("destroy", d.Name, fmt.Errorf("it belongs to guest %q and not %q", d.Props[PropGuest], s.Guest))
-	case d.Props[PropRole] != RoleReplica:
-		return refuse("destroy", d.Name, fmt.Errorf("its role is %q: only replicas are destroyed", d.Props[PropRole]))
+	case d.Props[PropRole] != cmp.Or(s.Role, RoleReplica):
+		return refuse("destroy", d.Name, fmt.Errorf("its role is %q and not %q", d.Props[PropRole], cmp.Or(s.Role, RoleReplica)))
 	case d.Mounted:
 		return refuse("destroy", d.Name, errors.New("it is mounted"))
 	}

@@ -47,6 +47,8 @@ func refuseBadInput(t *testing.T) {
 		{"tandem update 190-0 --schedule '*/30' --digest 0123", []string{"190-0"}},
 		{"tandem delete 190-7", []string{"190-7"}},
 		{"tandem schedule-now 190-7", []string{"190-7"}},
+		{"tandem run 190-7", []string{"190-7"}},
+		{"tandem explain 190-7", []string{"190-7"}},
 		{"tandem cluster init", []string{"n1"}},
 	} {
 		n("n1").refuses(t, mistake.command, mistake.words...)

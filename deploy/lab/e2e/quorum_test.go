@@ -26,8 +26,10 @@ const healing = 30 * time.Second
 // keepQuorum takes nodes away and brings them back, and looks at what the cluster agrees on meanwhile.
 func keepQuorum(t *testing.T) {
 	onFailure(t)
-	for _, job := range []string{"400-0", "401-0", "402-0"} {
-		n("n1").sh(t, "tandem disable %s", job)
+	for i, name := range all {
+		id, target := 500+i, all[(i+1)%len(all)]
+		n(name).sh(t, "zfs create -V 16M tank/guests/vm-%[1]d-disk-0 && tandem guest add %[1]d --type vm --name agreed-%[1]d --volume local-zfs:vm-%[1]d-disk-0", id)
+		n(name).sh(t, "tandem create-local-job %d-0 %s --disable", id, target)
 	}
 	t.Run("forced", goOnAlone)
 	if t.Failed() {
@@ -121,7 +123,7 @@ func wholeAgain(t *testing.T) {
 	t.Helper()
 	eventually(t, "all members vote again", 2*time.Minute, time.Second, func() (bool, string) {
 		cluster := n("n1").cluster(t)
-		return cluster.Quorate && cluster.Voters == 3 && cluster.Votes == 3, fmt.Sprintf("%+v", cluster)
+		return cluster.Quorate && cluster.Voters == 3 && cluster.Votes == 3 && !cluster.Forced, fmt.Sprintf("%+v", cluster)
 	})
 }
 
@@ -130,18 +132,18 @@ func goOnAlone(t *testing.T) {
 	onFailure(t)
 	old := n("n1").cluster(t).Generation
 	must(t, n("n3").Kill(world.ctx))
-	n("n1").takes(t, "400-0", "without-n3")
-	n("n2").takes(t, "401-0", "without-n3")
+	n("n1").takes(t, "500-0", "without-n3")
+	n("n2").takes(t, "501-0", "without-n3")
 	must(t, n("n2").Kill(world.ctx))
 	n("n1").alone(t)
-	n("n1").refuses(t, "tandem update 400-0 --comment nobody-agrees", "not quorate", "1 of 3", "2 needed")
-	if got := n("n1").comment(t, "400-0"); got != "without-n3" {
+	n("n1").refuses(t, "tandem update 500-0 --comment nobody-agrees", "not quorate", "1 of 3", "2 needed")
+	if got := n("n1").comment(t, "500-0"); got != "without-n3" {
 		t.Errorf("after a refused edit the comment is %q", got)
 	}
 	n("n1").refuses(t, "tandem cluster expected 3", "quorate")
 	n("n1").refuses(t, "tandem cluster expected none", "none")
 	n("n1").sh(t, "tandem cluster expected 1")
-	n("n1").takes(t, "400-0", "forced")
+	n("n1").takes(t, "500-0", "forced")
 	n("n1").refuses(t, "tandem cluster expected 1", "quorate")
 	n("n1").refuses(t, "tandem cluster remove n3", "--force")
 	if text := n("n1").run(t, "tandem status; tandem cluster status").Stdout; !strings.Contains(text, "forced") {
@@ -152,7 +154,7 @@ func goOnAlone(t *testing.T) {
 		t.Errorf("the generation is still %s: what n1 did alone is lost", old)
 	}
 	for _, name := range all {
-		if got := n(name).comment(t, "400-0"); got != "forced" {
+		if got := n(name).comment(t, "500-0"); got != "forced" {
 			t.Errorf("%s: the comment is %q, want that of the forced node", name, got)
 		}
 	}
@@ -170,10 +172,10 @@ func yieldToMajority(t *testing.T) {
 		}
 	}()
 	n("n1").alone(t)
-	n("n2").takes(t, "400-0", "majority")
+	n("n2").takes(t, "500-0", "majority")
 	before := n("n2").cluster(t)
 	n("n1").sh(t, "tandem cluster expected 1")
-	n("n1").takes(t, "400-0", "minority")
+	n("n1").takes(t, "500-0", "minority")
 	forced := n("n1").cluster(t).Generation
 	must(t, n("n1").Mend(world.ctx))
 	mended = true
@@ -189,7 +191,7 @@ func yieldToMajority(t *testing.T) {
 	})
 	oneTruth(t, max(healing-time.Since(start), time.Second))
 	for _, name := range all {
-		if got := n(name).comment(t, "400-0"); got != "majority" {
+		if got := n(name).comment(t, "500-0"); got != "majority" {
 			t.Errorf("%s: the comment is %q, want the majority's", name, got)
 		}
 	}
@@ -204,7 +206,7 @@ func losePower(t *testing.T) {
 	onFailure(t)
 	t.Logf("seed %d, %d power cuts", *seed, *powerCuts)
 	random := rand.New(rand.NewPCG(*seed, 0))
-	jobs := []string{"400-0", "401-0", "402-0"}
+	jobs := []string{"500-0", "501-0", "502-0"}
 	for round := range *powerCuts {
 		ctx, cancel := context.WithCancel(world.ctx)
 		var streams []*edits
@@ -276,14 +278,25 @@ func (o node) edit(ctx context.Context, job string, round int) *edits {
 // voteWithoutStorage makes n3 a witness, whose vote keeps the two others quorate.
 func voteWithoutStorage(t *testing.T) {
 	onFailure(t)
-	for _, job := range []string{"401-0", "402-0"} {
-		n("n1").sh(t, "tandem delete %s", job)
+	var list struct{ Jobs []api.Job }
+	n("n1").ask(t, &list, "list")
+	for _, job := range list.Jobs {
+		if job.Source == "n3" || job.Target == "n3" {
+			n("n1").sh(t, "tandem delete %s", job.ID)
+		}
 	}
 	eventually(t, "the jobs of n3 are gone", 2*time.Minute, time.Second, func() (bool, string) {
-		left := n("n1").sh(t, "tandem list")
-		return !strings.Contains(left, "401-0") && !strings.Contains(left, "402-0"), left
+		list.Jobs = nil
+		n("n1").ask(t, &list, "list")
+		return !slices.ContainsFunc(list.Jobs, func(j api.Job) bool { return j.Source == "n3" || j.Target == "n3" }), fmt.Sprint(list.Jobs)
 	})
-	n("n1").sh(t, "tandem guest remove 402")
+	var guests struct{ Guests []api.Guest }
+	n("n1").ask(t, &guests, "guest list")
+	for _, g := range guests.Guests {
+		if g.Owner == "n3" {
+			n("n1").sh(t, "tandem guest remove %s", g.ID)
+		}
+	}
 	witness := strings.TrimSuffix(n("n3").config(), "absent = \"tank/absent\"\n")
 	n("n3").write(t, "/etc/tandem/tandemd.toml", strings.TrimSuffix(witness, storages))
 	n("n3").sh(t, "systemctl restart tandemd")
@@ -294,7 +307,7 @@ func voteWithoutStorage(t *testing.T) {
 	})
 	n("n2").refuses(t, "tandem create-local-job 100-9 n3", "n3", "storage")
 	must(t, n("n1").Kill(world.ctx))
-	n("n2").takes(t, "400-0", "with-the-witness")
+	n("n2").takes(t, "500-0", "with-the-witness")
 	boot(t, "n1")
 	oneTruth(t, healing)
 }

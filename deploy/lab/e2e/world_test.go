@@ -15,6 +15,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/tandemd/tandem/deploy/lab"
 	"github.com/tandemd/tandem/pkg/api"
 )
@@ -57,7 +59,9 @@ func runInLab(m *testing.M) int {
 	defer stop()
 	ctx, cancel := context.WithTimeout(ctx, whole)
 	defer cancel()
-	go endWithParent(ctx, cancel)
+	// A write to an output that nobody reads any more would kill us before the machines are down.
+	signal.Notify(make(chan os.Signal, 1), syscall.SIGPIPE)
+	go endWithParent(cancel, os.Getppid())
 	opts := lab.Options{Name: "e2e", Log: os.Stdout}
 	if err := makeLab(ctx, opts); err != nil {
 		fmt.Fprintln(os.Stderr, errors.Join(errSetUp, err))
@@ -71,14 +75,17 @@ func runInLab(m *testing.M) int {
 	return m.Run()
 }
 
-// endWithParent ends the run when `go test` is gone: nobody would see its result.
-func endWithParent(ctx context.Context, cancel context.CancelFunc) {
-	parent := os.Getppid()
-	for pause(ctx, time.Second) {
-		if os.Getppid() != parent {
-			cancel()
-		}
+// endWithParent ends the run as soon as `go test` is gone: nobody would see its result, and the machines must not stay.
+func endWithParent(cancel context.CancelFunc, parent int) {
+	fd, err := unix.PidfdOpen(parent, 0)
+	if err != nil {
+		fd = -1 // An old kernel: then it is seen within the time of the poll.
 	}
+	for os.Getppid() == parent {
+		// It returns at once when the process ends.
+		_, _ = unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, 1000) //nolint:gosec // a descriptor
+	}
+	cancel()
 }
 
 func downLab(opts lab.Options) {

@@ -8,34 +8,133 @@ import (
 	"time"
 
 	"github.com/tandemd/tandem/pkg/api"
+	"github.com/tandemd/tandem/pkg/guest"
 )
 
-// Status is the text of `status`; all says that nothing was filtered out.
-func (p Printer) Status(s api.Status, all bool) []string { //nolint:revive // flag-parameter: it is a fact about s
-	jobs := slices.Clone(s.Jobs)
-	slices.SortFunc(jobs, func(x, y api.JobStatus) int {
-		return cmp.Or(cmp.Compare(x.Source, y.Source), x.ID.Compare(y.ID))
-	})
-	lines := alarms(s)
-	lines = append(lines,
-		fmt.Sprintf("Node     %s, %s", s.Node, p.Time(s.Time)),
-		"Cluster  "+ClusterLine(s.Cluster))
+// Status is the text of `status`; all says that nothing was filtered out. Where
+// nothing is wrong it fits a terminal of 80 columns and 24 rows: jobs in good
+// order that find no place are counted.
+func (p Printer) Status(s api.Status, all bool) []string {
+	jobs := sorted(s.Jobs)
+	lines := p.head(s)
 	if s.Cluster.ID == "" {
 		return lines
 	}
-	lines = append(lines, wrap("Members  ", p.memberItems(s.Cluster.Members, s.Time))...)
+	lines = append(lines, p.members(s)...)
 	lines = append(lines, "Jobs     "+tally(jobs), "")
 	if len(jobs) == 0 {
-		if !all {
-			return append(lines, "No job matches.")
-		}
-		return append(lines, noJobs)
+		return append(lines, nothing(all))
 	}
-	lines = append(lines, p.jobTable(s, jobs)...)
+	some, left := fitting(jobs, rows-len(lines)+len(alarms(s)))
+	lines = append(lines, p.jobTable(s, some)...)
+	if left > 0 {
+		lines = append(lines, fmt.Sprintf("%s in good order, ok or disabled: tandem status --details", Count(left, "more job")))
+	}
 	if problems := p.problems(s, jobs); len(problems) > 0 {
 		lines = append(append(lines, ""), problems...)
 	}
 	return lines
+}
+
+const (
+	// rows are those of a terminal without the one of the prompt.
+	rows = 23
+	// width is that of a terminal.
+	width = 80
+)
+
+// sorted is by source, then by ID.
+func sorted(jobs []api.JobStatus) []api.JobStatus {
+	jobs = slices.Clone(jobs)
+	slices.SortFunc(jobs, func(x, y api.JobStatus) int {
+		return cmp.Or(cmp.Compare(x.Source, y.Source), x.ID.Compare(y.ID))
+	})
+	return jobs
+}
+
+func nothing(all bool) string { //nolint:revive // flag-parameter: as above
+	if !all {
+		return "No job matches."
+	}
+	return noJobs
+}
+
+// head is the alarms, who tells this, and whether the cluster can decide.
+func (p Printer) head(s api.Status) []string {
+	lines := append(p.banner(s.Cluster), alarms(s)...)
+	return append(lines, fmt.Sprintf("Node     %s, %s", s.Node, p.Time(s.Time)), "Cluster  "+ClusterLine(s.Cluster))
+}
+
+// members are two lines at most, if need be without the names of those who are well.
+func (p Printer) members(s api.Status) []string {
+	const label = "Members  "
+	if lines := wrap(label, p.memberItems(s.Cluster.Members, s.Time)); len(lines) <= 2 {
+		return lines
+	}
+	well := 0
+	some := slices.DeleteFunc(slices.Clone(s.Cluster.Members), func(m api.Member) bool {
+		if m.State == "alive" {
+			well++
+		}
+		return m.State == "alive"
+	})
+	items := p.memberItems(some, s.Time)
+	if well > 0 {
+		items = append(items, fmt.Sprintf("%d more alive", well))
+	}
+	return wrap(label, items)
+}
+
+// fitting are the jobs to show in so many rows: those that are not in good order
+// in any case, of the others as many as fit, in their order. left are the others.
+func fitting(jobs []api.JobStatus, room int) (some []api.JobStatus, left int) {
+	whole := 1 // the heads of the columns
+	sources := map[guest.NodeName]bool{}
+	used := func(j api.JobStatus) int {
+		n := 1
+		if !sources[j.Source] {
+			n++ // the node's own line
+		}
+		if j.Progress != nil {
+			n++
+		}
+		sources[j.Source] = true
+		return n
+	}
+	for _, j := range jobs {
+		whole += used(j)
+	}
+	if whole <= room {
+		return jobs, 0
+	}
+	clear(sources)
+	taken := 2 // the heads of the columns, and the line that counts the others
+	for _, j := range jobs {
+		if !quiet(j) {
+			taken += used(j)
+		}
+	}
+	for _, j := range jobs {
+		need := 1
+		if !sources[j.Source] {
+			need = 2
+		}
+		switch {
+		case !quiet(j):
+		case taken+need > room:
+			left++
+			continue
+		default:
+			taken += used(j)
+		}
+		some = append(some, j)
+	}
+	return some, left
+}
+
+// quiet says that a job is in good order, or switched off, and does nothing just now.
+func quiet(j api.JobStatus) bool {
+	return (j.State == api.StateOK || j.State == api.StateDisabled) && j.FailCount == 0 && !j.Lagging && j.Progress == nil && j.Waiting == ""
 }
 
 // alarms is what stands above everything else.
@@ -104,11 +203,12 @@ func tally(jobs []api.JobStatus) string {
 // jobTable is one table with lines woven in: the node above its jobs, the
 // progress below a running one.
 func (p Printer) jobTable(s api.Status, jobs []api.JobStatus) []string {
-	rows := [][]string{{"JobID", "Enabled", "Target", "LastSync", "NextSync", "Duration", "FailCount", "State", "Lag", "Last"}}
+	cells := [][]string{{"JobID", "Enabled", "Target", "LastSync", "NextSync", "Duration", "FailCount", "State", "Lag", "Last"}}
 	for _, j := range jobs {
-		rows = append(rows, p.jobRow(s, j))
+		cells = append(cells, p.jobRow(s, j))
 	}
-	table := columns(1, rows)
+	const target = 2
+	table := narrowed(columns(1, cells), cells, target)
 	lines := table[:1:1]
 	for i, j := range jobs {
 		if i == 0 || jobs[i-1].Source != j.Source {
@@ -116,7 +216,7 @@ func (p Printer) jobTable(s api.Status, jobs []api.JobStatus) []string {
 		}
 		lines = append(lines, table[i+1])
 		if j.Progress != nil {
-			lines = append(lines, "      "+progressLine(*j.Progress, s.Time))
+			lines = append(lines, "      "+Progress(*j.Progress, s.Time))
 		}
 	}
 	return lines
@@ -174,9 +274,9 @@ func lag(s api.Status, j api.JobStatus) string {
 	return text
 }
 
-// progressLine tells percent, rate (in MB/s of 10^6 bytes, as --rate takes it) and
+// Progress tells percent, rate (in MB/s of 10^6 bytes, as --rate takes it) and
 // time left, where the daemon could estimate the whole.
-func progressLine(g api.Progress, now time.Time) string {
+func Progress(g api.Progress, now time.Time) string {
 	line := orDash(g.Phase)
 	switch {
 	case g.Total <= 0 && g.Sent > 0:

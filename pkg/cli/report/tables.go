@@ -13,92 +13,13 @@ import (
 	"time"
 
 	"github.com/tandemd/tandem/pkg/api"
+	"github.com/tandemd/tandem/pkg/guest"
 )
 
 // Printer makes the text.
 type Printer struct {
 	// Zone is the time zone in which times are shown.
 	Zone *time.Location
-}
-
-// Cluster is the text of `cluster status`.
-func (p Printer) Cluster(c api.Cluster) []string {
-	lines := []string{"Cluster     " + ClusterLine(c)}
-	if c.ID == "" {
-		return lines
-	}
-	lines = append(lines,
-		"ID          "+c.ID,
-		"Generation  "+c.Generation,
-		fmt.Sprintf("Applied     %d", c.Index),
-		"")
-	members := [][]string{{"Member", "ID", "State", "Since", "Vote", "Peer", "Gossip"}}
-	storages := [][]string{{"Member", "Storage", "Dataset", "Health", "Used", "Available"}}
-	var broken []string
-	for _, m := range c.Members {
-		since := "-"
-		if !m.Since.IsZero() {
-			since = p.second(m.Since)
-		}
-		members = append(members, []string{
-			string(m.Name), m.ID.Short(), orDash(m.State), since, yesNo(m.Voter), orDash(m.Peer), orDash(m.Gossip),
-		})
-		for _, s := range m.Storages {
-			storages = append(storages, storageRow(m, s))
-			if s.Error != "" {
-				broken = append(broken, fmt.Sprintf("storage %s of %s: %s", s.Name, m.Name, Printable(s.Error)))
-			}
-		}
-	}
-	lines = append(lines, columns(2, members)...)
-	if len(storages) > 1 {
-		lines = append(append(lines, ""), columns(2, storages)...)
-	}
-	if len(broken) > 0 {
-		lines = append(append(lines, ""), broken...)
-	}
-	return lines
-}
-
-func storageRow(m api.Member, s api.Storage) []string {
-	used, available := "?", "?"
-	if s.Used != 0 || s.Available != 0 {
-		used, available = size(s.Used), size(s.Available)
-	}
-	return []string{string(m.Name), s.Name, orDash(s.Dataset), orDash(s.Health), used, available}
-}
-
-// ClusterLine tells in a line whether a cluster can decide.
-func ClusterLine(c api.Cluster) string {
-	if c.ID == "" {
-		return "none. Start one: tandem cluster init; or join one: tandem cluster join"
-	}
-	votes := fmt.Sprintf("%d of %s (%d needed)", c.Votes, Count(c.Voters, "vote"), c.Quorum)
-	switch {
-	case c.Voters == 0: // It has just joined.
-		return "its voters are not known here yet"
-	case !c.Quorate:
-		return "NOT QUORATE, " + votes
-	}
-	return fmt.Sprintf("quorate, leader %s, %s", orDash(string(c.Leader)), votes)
-}
-
-// Guests is the text of `guest list`.
-func (p Printer) Guests(guests []api.Guest) []string {
-	if len(guests) == 0 {
-		return []string{"No guests. Add one: tandem guest add --help"}
-	}
-	rows := [][]string{{"ID", "Type", "Name", "Owner", "Unit", "Volumes"}}
-	for _, g := range guests {
-		var volumes []string
-		for _, v := range g.Volumes {
-			volumes = append(volumes, v.String())
-		}
-		rows = append(rows, []string{
-			g.ID.String(), string(g.Type), g.Name, string(g.Owner), orDash(g.Unit), strings.Join(volumes, " "),
-		})
-	}
-	return columns(2, rows)
 }
 
 // Jobs is the text of `list`: the columns of pvesr, then source and comment.
@@ -166,33 +87,47 @@ func rate(mbs float64) string {
 func (p Printer) Log(runs []api.Run) []string {
 	var lines []string
 	for _, r := range runs {
-		lines = append(lines, fmt.Sprintf("run %d, %s to %s: %s", r.ID, r.Source, r.Target, outcome(r)))
+		lines = append(lines, fmt.Sprintf("run %d, %s to %s: %s", r.ID, r.Source, r.Target, Outcome(r)))
 		for _, l := range r.Log {
-			level := ""
-			if l.Level != "" && l.Level != "info" {
-				level = l.Level + ": "
-			}
-			lines = append(lines, fmt.Sprintf("%s %s: %s%s", p.second(l.Time), r.Job, level, OneLine(l.Message)))
+			lines = append(lines, p.LogLine(r.Job, l))
 		}
-		if r.Error != "" {
-			lines = append(lines, "error: "+Printable(r.Error))
-		}
-		if r.Hint != "" {
-			lines = append(lines, "hint: "+Printable(r.Hint))
-		}
+		lines = append(lines, Reason(r)...)
 	}
 	return lines
 }
 
-// outcome is a run in a few words.
-func outcome(r api.Run) string {
-	switch {
-	case r.Error != "" && r.End.IsZero():
-		return "interrupted"
-	case r.Error != "":
-		return "failed after " + took(r)
-	case r.End.IsZero():
+// LogLine is a line of a run's log.
+func (p Printer) LogLine(job guest.JobID, l api.LogLine) string {
+	level := ""
+	if l.Level != "" && l.Level != "info" {
+		level = l.Level + ": "
+	}
+	return fmt.Sprintf("%s %s: %s%s", p.second(l.Time), job, level, OneLine(l.Message))
+}
+
+// Reason is why a run did not succeed, and what to do.
+func Reason(r api.Run) []string {
+	var lines []string
+	if r.Error != "" {
+		lines = append(lines, "error: "+Printable(r.Error))
+	}
+	if r.Hint != "" {
+		lines = append(lines, "hint: "+Printable(r.Hint))
+	}
+	return lines
+}
+
+// Outcome is a run in a few words.
+func Outcome(r api.Run) string {
+	switch r.Outcome {
+	case api.OutcomeRunning:
 		return "running"
+	case api.OutcomeInterrupted:
+		return "interrupted"
+	case api.OutcomeFailed:
+		return "failed after " + took(r)
+	case api.OutcomeSkipped:
+		return "skipped"
 	default:
 		return fmt.Sprintf("%s, %s in %s", orDash(r.Kind), size(r.Bytes), took(r))
 	}
@@ -209,12 +144,9 @@ func took(r api.Run) string {
 func (p Printer) History(runs []api.Run) []string {
 	rows := [][]string{{"Run", "Start", "Duration", "Kind", "Bytes", "Target", "Result"}}
 	for _, r := range runs {
-		result := "ok"
-		switch {
-		case r.Error != "":
-			result = r.Error
-		case r.End.IsZero():
-			result = "running"
+		result := orDash(r.Outcome)
+		if r.Error != "" {
+			result += ": " + r.Error
 		}
 		rows = append(rows, []string{
 			fmt.Sprint(r.ID), p.second(r.Start), took(r), orDash(r.Kind), size(r.Bytes), string(r.Target), result,

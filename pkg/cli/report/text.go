@@ -7,6 +7,7 @@ import (
 	"text/tabwriter"
 	"time"
 	"unicode"
+	"unicode/utf8"
 )
 
 // columns lays out rows as a table, with gap spaces between its columns.
@@ -26,6 +27,38 @@ func columns(gap int, rows [][]string) []string {
 		lines[i] = strings.TrimRight(lines[i], " ")
 	}
 	return lines
+}
+
+// narrowed is the table with the names in one column shortened in their middle,
+// where that makes it fit a terminal.
+func narrowed(table []string, cells [][]string, column int) []string {
+	const least = 6
+	widest := 0
+	for _, line := range table {
+		widest = max(widest, utf8.RuneCountInString(line))
+	}
+	if widest <= width {
+		return table
+	}
+	name := 0
+	for _, row := range cells {
+		name = max(name, utf8.RuneCountInString(row[column]))
+	}
+	name = max(name-(widest-width), least)
+	for _, row := range cells {
+		row[column] = squeeze(row[column], name)
+	}
+	return columns(1, cells)
+}
+
+// squeeze leaves n runes of s: its beginning and, since names differ there, its end.
+func squeeze(s string, n int) string {
+	r := []rune(s)
+	if len(r) <= n {
+		return s
+	}
+	tail := (n - 1) / 2
+	return string(r[:n-1-tail]) + "…" + string(r[len(r)-tail:])
 }
 
 // OneLine makes s fit a table's cell.
@@ -96,7 +129,6 @@ func size[N int64 | uint64](n N) string {
 
 // wrap breaks a list of items into lines that fit 80 columns behind a label.
 func wrap(label string, items []string) []string {
-	const width = 80
 	indent := strings.Repeat(" ", len(label))
 	lines := []string{label}
 	for i, item := range items {

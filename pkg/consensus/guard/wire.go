@@ -168,8 +168,12 @@ func (w *Wire) hand(rpc raft.RPC) {
 	}
 }
 
-// admits notes what a call tells, and refuses votes that must not be given.
+// admits notes what a call tells, and refuses what raft would fall over and votes that
+// must not be given.
 func (w *Wire) admits(rpc raft.RPC) error {
+	if err := sound(rpc.Command); err != nil {
+		return err
+	}
 	switch c := rpc.Command.(type) {
 	case *raft.AppendEntriesRequest:
 		for old := w.Commit.Load(); c.LeaderCommitIndex > old && !w.Commit.CompareAndSwap(old, c.LeaderCommitIndex); {

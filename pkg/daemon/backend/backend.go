@@ -14,25 +14,31 @@ import (
 	"time"
 
 	"github.com/tandemd/tandem/pkg/api"
+	"github.com/tandemd/tandem/pkg/api/socket"
 	"github.com/tandemd/tandem/pkg/consensus"
+	"github.com/tandemd/tandem/pkg/daemon/failure"
 	"github.com/tandemd/tandem/pkg/daemon/overview"
+	"github.com/tandemd/tandem/pkg/daemon/poll"
 	"github.com/tandemd/tandem/pkg/guest"
 	"github.com/tandemd/tandem/pkg/history"
 	"github.com/tandemd/tandem/pkg/ledger"
 	"github.com/tandemd/tandem/pkg/member"
 	"github.com/tandemd/tandem/pkg/node"
-	"github.com/tandemd/tandem/pkg/peer"
 	"github.com/tandemd/tandem/pkg/replicate"
+	"github.com/tandemd/tandem/pkg/replicate/release"
+	"github.com/tandemd/tandem/pkg/zfs"
 )
 
 // Backend is the daemon as clients see it; all fields are required.
 type Backend struct {
-	Self     guest.NodeID
-	Name     guest.NodeName
-	Book     *member.Book
-	Peers    Peers
-	Storages overview.Storages
+	Self  guest.NodeID
+	Name  guest.NodeName
+	Book  *member.Book
+	Peers Peers
+	// Own are the storages of this node's configuration.
+	Own      overview.Storages
 	History  *history.Store
+	Datasets Datasets
 	Door     Door
 	// Running is what runs while this node is in a cluster; nil: it is in none.
 	Running func() *Cluster
@@ -43,10 +49,15 @@ type Peers interface {
 	Call(ctx context.Context, to guest.NodeID, path string, req, resp any) error
 }
 
+// Datasets lists what is in a storage; pkg/zfs.
+type Datasets interface {
+	Children(ctx context.Context, root string) ([]zfs.Dataset, error)
+}
+
 // Door is how a node gets into a cluster, and lets others in.
 type Door interface {
 	// Init founds a cluster of this node alone and starts it.
-	Init(ctx context.Context) error
+	Init(ctx context.Context, r api.InitRequest) error
 	// Join enters the cluster of another node and starts it.
 	Join(ctx context.Context, r api.JoinRequest) error
 	// Token makes a token that lets one node join here.
@@ -58,8 +69,23 @@ type Cluster struct {
 	Overview *overview.Overview
 	Node     *node.Node
 	Source   *replicate.Source
+	Releaser *release.Releaser
+	Members  Members
 	// Propose carries a command to the ledger and has the book learn of it.
 	Propose func(ctx context.Context, by string, op ledger.Op) error
+	// History is the ledger's last changes, oldest first.
+	History func() []ledger.Change
+}
+
+// Members is who may decide, and which generation of the ledger this node follows.
+type Members interface {
+	// Expected forks the ledger so that this node is quorate with so many expected
+	// votes, or refuses; by is who asked. The warnings are whole sentences.
+	Expected(ctx context.Context, votes int, by string) (warnings []string, err error)
+	// Yield gives this node's generation up for another; empty: the only other one.
+	Yield(ctx context.Context, generation string) error
+	// Voters tells of each node in raft's configuration whether it votes.
+	Voters() (map[guest.NodeID]bool, error)
 }
 
 var _ api.Backend = (*Backend)(nil)
@@ -109,8 +135,8 @@ func (b *Backend) Cluster(ctx context.Context) (api.Cluster, error) {
 }
 
 // InitCluster founds a cluster of this node alone.
-func (b *Backend) InitCluster(ctx context.Context) (api.Cluster, error) {
-	if err := b.Door.Init(ctx); err != nil {
+func (b *Backend) InitCluster(ctx context.Context, r api.InitRequest) (api.Cluster, error) {
+	if err := b.Door.Init(ctx, r); err != nil {
 		return api.Cluster{}, b.failure(err)
 	}
 	return b.Cluster(ctx)
@@ -149,7 +175,7 @@ func (b *Backend) edit(ctx context.Context, op ledger.Op) error {
 	if err != nil {
 		return err
 	}
-	err = c.Propose(ctx, "operator@"+string(b.Name), op)
+	err = c.Propose(ctx, b.caller(ctx), op)
 	if errors.Is(err, consensus.ErrNotQuorate) {
 		d := c.Overview.Votes()
 		return &api.Error{
@@ -162,6 +188,23 @@ func (b *Backend) edit(ctx context.Context, op ledger.Op) error {
 		return b.failure(err)
 	}
 	return nil
+}
+
+// alive are the nodes that gossip holds for alive.
+func (b *Backend) alive() map[guest.NodeID]bool {
+	if c := b.Running(); c != nil {
+		return c.Overview.Alive()
+	}
+	return nil
+}
+
+func (b *Backend) asker() poll.Asker {
+	return poll.Asker{Self: b.Self, Alive: b.alive(), Call: b.Peers.Call}
+}
+
+// caller is who asks, as the ledger's history names people.
+func (b *Backend) caller(ctx context.Context) string {
+	return socket.Caller(ctx) + "@" + string(b.Name)
 }
 
 // member finds a node by name, or names those that there are.
@@ -190,48 +233,7 @@ func notFound(format string, args ...any) error {
 
 // failure turns any error into one that clients understand, with names for IDs.
 func (b *Backend) failure(err error) error {
-	e := classify(err)
+	e := failure.Of(err)
 	named := b.Book.Current().Named
 	return &api.Error{Code: e.Code, Message: named(e.Message), Hint: named(e.Hint)}
-}
-
-func classify(err error) *api.Error {
-	var known *api.Error
-	var refused *consensus.RefusedError
-	var remote *peer.RemoteError
-	out := &api.Error{Code: api.CodeInternal, Message: err.Error()}
-	switch {
-	case errors.As(err, &known):
-		return known
-	case errors.As(err, &refused):
-		out.Code = api.CodeRefused
-	case errors.Is(err, consensus.ErrUnknownOutcome):
-		out.Code, out.Hint = api.CodeUnknown, "look at `tandem list` whether it was done before you try again"
-	case errors.As(err, &remote):
-		out.Code = remoteCode(remote.Code)
-	case errors.Is(err, peer.ErrUnreachable):
-		out.Code = api.CodeUnavailable
-	}
-	// An error with a class of its own is something that the operator can act on.
-	if _, ok := errors.AsType[interface {
-		error
-		ErrorCode() string
-	}](err); ok && out.Code == api.CodeInternal {
-		out.Code = api.CodeRefused
-	}
-	if out.Hint == "" {
-		out.Hint = replicate.HintOf(err)
-	}
-	return out
-}
-
-// remoteCode is the code of an error that another node's backend told; what
-// other parts tell is a refusal.
-func remoteCode(code string) api.Code {
-	switch c := api.Code(code); c {
-	case api.CodeInvalid, api.CodeNotFound, api.CodeRefused, api.CodeNotQuorate, api.CodeUnknown, api.CodeUnavailable, api.CodeInternal:
-		return c
-	default:
-		return api.CodeRefused
-	}
 }

@@ -16,6 +16,11 @@ const (
 	pathCheckGuest = "/node/check-guest"
 	pathRuns       = "/node/runs"
 	pathAsk        = "/node/schedule-now"
+	pathRun        = "/node/run"
+	pathWatch      = "/node/watch"
+	pathExplain    = "/node/explain"
+	pathRelease    = "/node/release"
+	pathLook       = "/node/look-for-volumes"
 )
 
 type runsRequest struct {
@@ -25,24 +30,26 @@ type runsRequest struct {
 
 type jobRequest struct {
 	Job guest.JobID `json:"job"`
+	// Index is how far the sender's ledger is: the job may have been made just now.
+	Index uint64 `json:"index,omitempty"`
 }
 
 // Handle answers the other nodes' backends.
 func (b *Backend) Handle(mux *http.ServeMux) {
 	peer.Handle(mux, pathStorages, func(ctx context.Context, _ struct{}) ([]api.Storage, error) {
-		return b.Storages.Look(ctx), nil
+		return b.Own.Look(ctx), nil
 	})
 	peer.Handle(mux, pathCheckGuest, func(ctx context.Context, g guest.Guest) (struct{}, error) {
-		c, err := b.cluster()
-		if err != nil {
-			return struct{}{}, err
-		}
-		return struct{}{}, c.Source.Check(ctx, g)
+		return struct{}{}, b.checkHere(ctx, g)
 	})
+	peer.Handle(mux, pathRelease, b.releaseHere)
+	peer.Handle(mux, pathLook, b.lookHere)
 	peer.Handle(mux, pathRuns, func(_ context.Context, r runsRequest) ([]history.Run, error) {
-		return b.History.Runs(r.Job, r.N)
+		return b.runs(r.Job, r.N)
 	})
 	peer.Handle(mux, pathAsk, func(ctx context.Context, r jobRequest) (struct{}, error) {
+		b.catchUp(ctx, r.Index)
 		return struct{}{}, b.scheduleNow(ctx, r.Job)
 	})
+	b.handleRuns(mux)
 }

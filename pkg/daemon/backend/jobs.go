@@ -7,7 +7,6 @@ import (
 	"github.com/tandemd/tandem/pkg/api"
 	"github.com/tandemd/tandem/pkg/calendar"
 	"github.com/tandemd/tandem/pkg/guest"
-	"github.com/tandemd/tandem/pkg/history"
 	"github.com/tandemd/tandem/pkg/ledger"
 )
 
@@ -133,17 +132,6 @@ func (b *Backend) UpdateJob(ctx context.Context, r api.UpdateJobRequest) (api.Jo
 	return b.Job(ctx, r.ID)
 }
 
-// DeleteJob marks a job as being removed; its owner cleans up and drops it.
-func (b *Backend) DeleteJob(ctx context.Context, r api.DeleteJobRequest) error {
-	_, j, err := b.job(r.ID)
-	if err != nil {
-		return err
-	}
-	digest := ledger.Digest(j)
-	j.Removing, j.KeepReplica = true, r.Keep
-	return b.edit(ctx, ledger.UpdateJob{Job: j, Digest: digest})
-}
-
 // ScheduleNow makes a job due at once, on the node that runs it.
 func (b *Backend) ScheduleNow(ctx context.Context, id guest.JobID) error {
 	s, _, err := b.job(id)
@@ -151,7 +139,7 @@ func (b *Backend) ScheduleNow(ctx context.Context, id guest.JobID) error {
 		return err
 	}
 	if owner := s.Guests[id.Guest].Owner; owner != b.Self {
-		err = b.Peers.Call(ctx, owner, pathAsk, jobRequest{Job: id}, nil)
+		err = b.Peers.Call(ctx, owner, pathAsk, jobRequest{Job: id, Index: s.Index}, nil)
 	} else {
 		err = b.scheduleNow(ctx, id)
 	}
@@ -167,7 +155,13 @@ func (b *Backend) scheduleNow(ctx context.Context, id guest.JobID) error {
 	if err != nil {
 		return err
 	}
-	c.Node.Ledger(ctx, b.Book.Current())
+	for { // The node may go over to another generation just now: the last word is to be right.
+		s := b.Book.Current()
+		c.Node.Ledger(ctx, s)
+		if b.Book.Current().Generation == s.Generation {
+			break
+		}
+	}
 	return c.Node.ScheduleNow(ctx, id)
 }
 
@@ -178,41 +172,4 @@ func (b *Backend) refusedOr(err error) error {
 		f.Code = api.CodeRefused
 	}
 	return f
-}
-
-// Runs is the last n runs of a job, newest first, from the node that runs it.
-func (b *Backend) Runs(ctx context.Context, id guest.JobID, n int) ([]api.Run, error) {
-	s, _, err := b.job(id)
-	if err != nil {
-		return nil, err
-	}
-	var runs []history.Run
-	if owner := s.Guests[id.Guest].Owner; owner != b.Self {
-		err = b.Peers.Call(ctx, owner, pathRuns, runsRequest{Job: id, N: n}, &runs)
-	} else {
-		runs, err = b.History.Runs(id, n)
-	}
-	if err != nil {
-		return nil, b.failure(err)
-	}
-	out := []api.Run{}
-	for _, r := range runs {
-		out = append(out, runOf(r))
-	}
-	return out, nil
-}
-
-func runOf(r history.Run) api.Run {
-	out := api.Run{
-		ID: r.ID, Job: r.Job, Source: r.Source, Target: r.Target, Start: r.Start, End: r.End, Kind: string(r.Kind),
-		Bytes: r.Bytes, Base: r.BaseSnapshot, Snapshot: r.NewSnapshot, Volumes: r.Volumes, Error: r.Error, Hint: r.ErrorHint,
-		Log: []api.LogLine{},
-	}
-	if r.Outcome == history.Interrupted && out.Error == "" {
-		out.Error = "interrupted: the daemon ended"
-	}
-	for _, l := range r.Log {
-		out.Log = append(out.Log, api.LogLine{Time: l.Time, Level: l.Level, Message: l.Message})
-	}
-	return out
 }

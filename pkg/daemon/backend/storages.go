@@ -6,9 +6,42 @@ import (
 
 	"github.com/tandemd/tandem/pkg/api"
 	"github.com/tandemd/tandem/pkg/daemon/overview"
+	"github.com/tandemd/tandem/pkg/daemon/poll"
 	"github.com/tandemd/tandem/pkg/guest"
 	"github.com/tandemd/tandem/pkg/ledger"
 )
+
+// Storages are those of all members, or of one, as they tell them.
+func (b *Backend) Storages(ctx context.Context, node guest.NodeName) ([]api.NodeStorages, error) {
+	if _, err := b.cluster(); err != nil {
+		return nil, err
+	}
+	members := b.Book.Current().MemberList()
+	if node != "" {
+		m, err := b.member(node)
+		if err != nil {
+			return nil, err
+		}
+		members = []ledger.Member{m}
+	}
+	answers := poll.All(ctx, b.asker(), members, poll.Question[struct{}, []api.Storage]{
+		Path: pathStorages, Patience: overview.ReportTimeout,
+		Here: func(ctx context.Context, _ struct{}) ([]api.Storage, error) { return b.Own.Look(ctx), nil },
+	})
+	out := []api.NodeStorages{}
+	for _, m := range members {
+		a := answers[m.ID]
+		n := api.NodeStorages{Node: m.Name, Silent: a.Err != nil, Storages: some(a.Said)}
+		if n.Silent {
+			n.Storages = []api.Storage{}
+			for _, name := range m.Storages {
+				n.Storages = append(n.Storages, api.Storage{Name: name})
+			}
+		}
+		out = append(out, n)
+	}
+	return out, nil
+}
 
 // checkStorages asks a target whether its storages can take the volumes. One that
 // does not answer is no reason to refuse; the warnings say so. What names the
@@ -16,7 +49,7 @@ import (
 func (b *Backend) checkStorages(ctx context.Context, what string, target ledger.Member, volumes []guest.Volume) (warnings []string, err error) {
 	var storages []api.Storage
 	if target.ID == b.Self {
-		storages = b.Storages.Look(ctx)
+		storages = b.Own.Look(ctx)
 	} else {
 		ctx, cancel := context.WithTimeout(ctx, overview.ReportTimeout)
 		defer cancel()

@@ -2,6 +2,7 @@ package overview
 
 import (
 	"context"
+	"time"
 
 	"github.com/tandemd/tandem/pkg/api"
 	"github.com/tandemd/tandem/pkg/gossip"
@@ -15,10 +16,38 @@ func (o *Overview) Cluster(ctx context.Context) api.Cluster { return o.describe(
 // Votes is the cluster as this node alone knows it.
 func (o *Overview) Votes() api.Cluster { return o.describe(nil) }
 
+// Alive are the nodes that gossip holds for alive, and this one.
+func (o *Overview) Alive() map[guest.NodeID]bool {
+	out := map[guest.NodeID]bool{o.Self: true}
+	for _, m := range o.Gossip.Members() {
+		if m.State == gossip.Alive {
+			out[m.Node] = true
+		}
+	}
+	return out
+}
+
+// standing is what the cluster is, beside who is in it.
+func (o *Overview) standing(s *ledger.State) api.Standing {
+	var out api.Standing
+	if o.Standing != nil {
+		out = o.Standing()
+	}
+	out.Name, out.Digest, out.Forced = s.Settings.Name, ledger.Digest(s.Settings), s.Forced
+	for _, f := range s.Lineage {
+		out.Lineage = append(out.Lineage, api.Fork{
+			Generation: f.Generation, Parent: f.Parent, Index: f.Index,
+			Node: guest.NodeName(s.NameOf(f.Node)), By: f.By, At: time.Unix(f.At, 0),
+		})
+	}
+	return out
+}
+
 func (o *Overview) describe(all map[guest.NodeID]*Report) api.Cluster {
 	s := o.Book.Current()
 	out := api.Cluster{
 		Version: api.Version, ID: s.Cluster, Generation: s.Generation, Index: s.Index, Quorate: o.Cons.Quorate(),
+		Standing: o.standing(s),
 	}
 	if l := o.Cons.Leader(); l != "" {
 		out.Leader = guest.NodeName(s.NameOf(l))
@@ -37,6 +66,7 @@ func (o *Overview) describe(all map[guest.NodeID]*Report) api.Cluster {
 	for _, m := range s.MemberList() {
 		am := api.Member{
 			Name: m.Name, ID: m.ID, Peer: m.Peer, Gossip: m.Gossip, Voter: votes[m.ID], State: "unknown", Storages: []api.Storage{},
+			Witness: len(m.Storages) == 0, Joined: time.Unix(m.Joined, 0),
 		}
 		if g, ok := seen[m.ID]; ok {
 			am.State, am.Since = string(g.State), g.Since

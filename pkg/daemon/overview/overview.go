@@ -10,7 +10,9 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/tandemd/tandem/pkg/api"
@@ -36,8 +38,21 @@ type Overview struct {
 	Gossip   *gossip.Gossip
 	Node     *node.Node
 	Target   *replicate.Target
+	// Standing tells of generations and of this node's removal; what the ledger says
+	// is added. Nil: nothing.
+	Standing func() api.Standing
 	// Ask fetches the report of another node.
 	Ask func(ctx context.Context, id guest.NodeID) (*Report, error)
+
+	pace atomic.Pointer[node.Pace]
+	// Plan plans a job's next sync and does nothing of it.
+	Plan func(ctx context.Context, id guest.JobID, patience time.Duration) (replicate.Preview, error)
+	// Spread is that of the node's limits now.
+	Spread func() time.Duration
+	// Now is the node's clock.
+	Now func() time.Time
+	// Troubles are sentences on what of this node's own is not in order.
+	Troubles func() []string
 }
 
 // Storages are the storages of a node's configuration.
@@ -61,9 +76,13 @@ type Report struct {
 // Copy is how a target fares with a guest.
 type Copy struct {
 	Point string `json:"point,omitempty"`
-	// Lag is in seconds, by the target's own clock; nil: it has no complete point.
+	// Lag is in seconds, by the target's own clock; nil: it has no complete point, or
+	// its clock tells nothing about it.
 	Lag *float64 `json:"lag,omitempty"`
 }
+
+// clockSlack is how far a time of this node's own may lie ahead of its clock.
+const clockSlack = time.Minute
 
 // Report is what this node alone knows.
 func (o *Overview) Report(ctx context.Context) Report {
@@ -85,8 +104,19 @@ func (o *Overview) Report(ctx context.Context) Report {
 		if rep.Point == nil {
 			continue
 		}
-		lag := rep.Point.Lag(time.Now()).Seconds()
+		now := o.Now()
+		if rep.Point.Arrived.After(now.Add(clockSlack)) {
+			r.Copies[rep.Guest] = Copy{Point: rep.Point.Name}
+			r.Warnings = append(r.Warnings, fmt.Sprintf(
+				"node %s: the newest point of guest %s arrived on %s by its clock, which is now %s: the clock was set back, so the lag is not known until the next sync",
+				o.Name, rep.Guest, rep.Point.Arrived.UTC().Format(time.RFC3339), now.UTC().Format(time.RFC3339)))
+			continue
+		}
+		lag := rep.Point.Lag(now).Seconds()
 		r.Copies[rep.Guest] = Copy{Point: rep.Point.Name, Lag: &lag}
+	}
+	for _, t := range o.Troubles() {
+		r.Warnings = append(r.Warnings, fmt.Sprintf("node %s: %s", o.Name, t))
 	}
 	if err := o.Cons.Err(); err != nil {
 		r.Warnings = append(r.Warnings, fmt.Sprintf("node %s follows the ledger no longer: %v", o.Name, err))
@@ -100,7 +130,7 @@ func blankStatus(s *ledger.State, j guest.Job) api.JobStatus {
 	return api.JobStatus{
 		ID: j.ID, Guest: j.ID.Guest, GuestName: g.Name, Enabled: !j.Disabled,
 		Source: guest.NodeName(s.NameOf(g.Owner)), Target: guest.NodeName(s.NameOf(j.Target)),
-		Schedule: j.Schedule, State: api.StateUnknown,
+		Schedule: j.Schedule, Rate: j.Rate, Comment: j.Comment, State: api.StateUnknown,
 	}
 }
 
@@ -110,7 +140,7 @@ func (o *Overview) jobStatus(s *ledger.State, j node.JobStatus) api.JobStatus {
 	if !j.Ready {
 		return out
 	}
-	now := time.Now()
+	now := o.Now()
 	out.State = stateName(j.Job.State)
 	out.FailCount = j.Job.Facts.Fails
 	out.LastSync, out.LastTry = j.Job.Facts.LastSync, j.Job.Facts.LastTry
@@ -118,7 +148,7 @@ func (o *Overview) jobStatus(s *ledger.State, j node.JobStatus) api.JobStatus {
 		out.NextSync = at
 	}
 	if j.Last.ID != 0 {
-		out.Duration = j.Last.End.Sub(j.Last.Start).Seconds()
+		out.Duration = j.Last.Duration().Seconds()
 		out.Bytes, out.Kind = j.Last.Bytes, string(j.Last.Kind)
 	}
 	reason := j.Job.Facts.LastError
@@ -161,6 +191,7 @@ func (s Storages) Look(ctx context.Context) []api.Storage {
 	var out []api.Storage
 	for _, name := range s.Names() {
 		st := api.Storage{Name: name, Dataset: s.Datasets[name]}
+		st.Pool, _, _ = strings.Cut(st.Dataset, "/")
 		got, err := s.ZFS.Storage(ctx, st.Dataset)
 		if err != nil {
 			st.Error = err.Error()
@@ -182,12 +213,19 @@ const (
 	deadReportTimeout = time.Second
 )
 
+func patience(alive map[guest.NodeID]bool, id guest.NodeID) time.Duration {
+	if alive[id] {
+		return ReportTimeout
+	}
+	return deadReportTimeout
+}
+
+// Patience is how long a node has to answer: less where gossip calls it dead.
+func (o *Overview) Patience(id guest.NodeID) time.Duration { return patience(o.Alive(), id) }
+
 // reports asks all members at once; nil stands for those that did not answer.
 func (o *Overview) reports(ctx context.Context) map[guest.NodeID]*Report {
-	alive := map[guest.NodeID]bool{}
-	for _, m := range o.Gossip.Members() {
-		alive[m.Node] = m.State == gossip.Alive
-	}
+	alive := o.Alive()
 	out := map[guest.NodeID]*Report{}
 	var mu sync.Mutex
 	var wg sync.WaitGroup
@@ -198,11 +236,7 @@ func (o *Overview) reports(ctx context.Context) map[guest.NodeID]*Report {
 				own := o.Report(ctx)
 				r = &own
 			} else {
-				timeout := deadReportTimeout
-				if alive[m.ID] {
-					timeout = ReportTimeout
-				}
-				r = o.ask(ctx, m.ID, timeout)
+				r = o.ask(ctx, m.ID, patience(alive, m.ID))
 			}
 			mu.Lock()
 			defer mu.Unlock()
@@ -228,7 +262,7 @@ func (o *Overview) Status(ctx context.Context, f api.Filter) api.Status {
 	s := o.Book.Current()
 	all := o.reports(ctx)
 	out := api.Status{
-		Version: api.Version, Node: o.Name, Time: time.Now(), Cluster: o.describe(all),
+		Version: api.Version, Node: o.Name, Time: o.Now(), Cluster: o.describe(all),
 		Jobs: []api.JobStatus{}, Silent: []guest.NodeName{}, Warnings: []string{},
 	}
 	for _, m := range s.MemberList() {
@@ -247,7 +281,8 @@ func (o *Overview) Status(ctx context.Context, f api.Filter) api.Status {
 		out.Jobs = append(out.Jobs, js)
 	}
 	if f == (api.Filter{}) {
-		out.Warnings = append(out.Warnings, node.Disagreements(s, o.entries())...)
+		out.Warnings = append(out.Warnings, o.disagreements(s, out.Time)...)
+		out.Warnings = append(out.Warnings, out.Cluster.Alarms...)
 	}
 	return out
 }
@@ -271,17 +306,7 @@ func (o *Overview) merge(s *ledger.State, j guest.Job, all map[guest.NodeID]*Rep
 	}
 	if sched, err := calendar.Parse(j.Schedule); err == nil && js.Lag != nil && js.Enabled {
 		lag := time.Duration(*js.Lag * float64(time.Second))
-		js.Lagging = node.Lagging(sched, lag, time.Now(), time.Local)
+		js.Lagging = node.Lagging(sched, lag, o.Now(), time.Local)
 	}
 	return js
-}
-
-func (o *Overview) entries() map[guest.NodeID]map[string][]byte {
-	out := map[guest.NodeID]map[string][]byte{}
-	for _, m := range o.Gossip.Members() {
-		if m.State == gossip.Alive {
-			out[m.Node] = o.Gossip.Entries(m.Node)
-		}
-	}
-	return out
 }

@@ -109,11 +109,18 @@ func readSmallFrame(r io.Reader) (frameKind, []byte, error) {
 	if kind == frameData {
 		return 0, nil, unexpected(kind)
 	}
-	payload := make([]byte, size)
-	if _, err := io.ReadFull(r, payload); err != nil {
-		return 0, nil, midFrame(err)
+	payload, err := readPayload(r, size)
+	return kind, payload, err
+}
+
+// readPayload reads what a head announced. It takes memory for what has come, not for
+// what was announced.
+func readPayload(r io.Reader, size int) ([]byte, error) {
+	payload, err := io.ReadAll(io.LimitReader(r, int64(size)))
+	if err == nil && len(payload) < size {
+		err = io.ErrUnexpectedEOF
 	}
-	return kind, payload, nil
+	return payload, err
 }
 
 // midFrame: the end of a connection is never proper within a frame.

@@ -82,9 +82,9 @@ func (s *Receiver) nextFrame() error {
 	case frameEnd:
 		return io.EOF
 	case frameError:
-		payload := make([]byte, size)
-		if _, err := io.ReadFull(s.wire, payload); err != nil {
-			return s.broken(midFrame(err))
+		payload, err := readPayload(s.wire, size)
+		if err != nil {
+			return s.broken(err)
 		}
 		return readRemote(s.wire.Node, payload)
 	case frameHello, frameAccepted, frameHeader, frameResult:

@@ -68,6 +68,13 @@ func ToWire(err error) WireError {
 	}](err); ok {
 		w.Hint = cutText(h.Hint())
 	}
+	// An error that has a field Hint tells it by this name.
+	if h, ok := errors.AsType[interface {
+		error
+		ErrorHint() string
+	}](err); ok && w.Hint == "" {
+		w.Hint = cutText(h.ErrorHint())
+	}
 	return w
 }
 

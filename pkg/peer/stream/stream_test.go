@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"math/rand/v2"
 	"net"
@@ -171,6 +172,18 @@ func TestStream_SendersErrorReachesTheReceiver(t *testing.T) {
 		}
 	})
 }
+
+func TestToWire_TakesTheHintByBothNames(t *testing.T) {
+	for _, err := range []error{hinted{errors.New("x")}, fmt.Errorf("wrapped: %w", errorHinted{errors.New("x")})} {
+		if got := stream.ToWire(err).Hint; got != "replace the disk" {
+			t.Errorf("%T: the hint is %q", err, got)
+		}
+	}
+}
+
+type errorHinted struct{ error }
+
+func (errorHinted) ErrorHint() string { return "replace the disk" }
 
 type hinted struct{ error }
 

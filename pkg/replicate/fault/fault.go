@@ -26,6 +26,9 @@ const (
 	ClassPerson Class = "person"
 	// ClassNever: the request itself is wrong: no owner, another term, no such job.
 	ClassNever Class = "never"
+	// ClassBusy: it could not begin, which is no failure and passes soon: the guest
+	// is locked (it is migrating), or the target's ledger is behind.
+	ClassBusy Class = "busy"
 )
 
 // Error is a failed sync or request.
@@ -80,7 +83,7 @@ func ClassOf(err error) Class {
 	var coded interface{ ErrorCode() string }
 	if errors.As(err, &coded) {
 		switch c := Class(coded.ErrorCode()); c {
-		case ClassPerson, ClassNever, ClassRetry:
+		case ClassPerson, ClassNever, ClassRetry, ClassBusy:
 			return c
 		}
 	}
@@ -144,6 +147,11 @@ func Retry(hint, format string, args ...any) error {
 	return &Error{Class: ClassRetry, Text: fmt.Sprintf(format, args...), Hint: hint}
 }
 
+// Busy makes the error of what could not begin, without a failure.
+func Busy(hint, format string, args ...any) error {
+	return &Error{Class: ClassBusy, Text: fmt.Sprintf(format, args...), Hint: hint}
+}
+
 // Never makes the error of a request that is wrong.
 func Never(hint, format string, args ...any) error {
 	return &Error{Class: ClassNever, Text: fmt.Sprintf(format, args...), Hint: hint}
@@ -154,8 +162,8 @@ func Person(v guest.Volume, hint, format string, args ...any) error {
 	return &Error{Class: ClassPerson, Volume: v, Text: fmt.Sprintf(format, args...), Hint: hint}
 }
 
-// Worst is the error to report: one that needs a person before one that may pass.
-// The others are told with it.
+// Worst is the error to report: one that needs a person before one that may pass,
+// and that before one that is no failure. The others are told with it.
 func Worst(errs []error) error {
 	errs = slices.DeleteFunc(errs, func(err error) bool { return err == nil })
 	if len(errs) < 2 {
@@ -163,9 +171,20 @@ func Worst(errs []error) error {
 	}
 	first := errs[0]
 	for _, err := range errs {
-		if ClassOf(first) == ClassRetry && ClassOf(err) != ClassRetry {
+		if ClassOf(err).severity() > ClassOf(first).severity() {
 			first = err
 		}
 	}
 	return &Error{Class: ClassOf(first), Hint: HintOf(first), Err: errors.Join(errs...)}
+}
+
+func (c Class) severity() int {
+	switch c {
+	case ClassPerson, ClassNever:
+		return 2
+	case ClassRetry:
+		return 1
+	case ClassBusy:
+	}
+	return 0
 }

@@ -73,7 +73,9 @@ type Options struct {
 	Store    Store
 	// LockDir is an existing folder for the lock files.
 	LockDir string
-	Now     func() time.Time
+	// Locks are those of LockDir; the sides of one node must share them. Default: new ones.
+	Locks *Locks
+	Now   func() time.Time
 	// Streams is how many volumes of one sync travel side by side; default 2.
 	Streams int
 	// CatchUp is how long a target waits for its ledger to reach the sender's; default 5 s.
@@ -81,7 +83,8 @@ type Options struct {
 	// CallTimeout is the deadline of one call to a target; default 5 minutes, as much
 	// as one zfs process there may take.
 	CallTimeout time.Duration
-	// LockWait is how long a target waits for a receive that is just ending; default 15 s.
+	// LockWait is how long a target waits for a receive that is just ending, and a
+	// source for another run that takes or cleans points of the guest; default 15 s.
 	LockWait time.Duration
 }
 
@@ -100,6 +103,9 @@ func (o Options) WithDefaults() (Options, error) {
 	}
 	if o.ZFS == nil || o.Ledger == nil || o.Store == nil || o.Now == nil || o.LockDir == "" {
 		return o, errors.New("ZFS, Ledger, Store, Now and LockDir are needed")
+	}
+	if o.Locks == nil {
+		o.Locks = NewLocks(o.LockDir)
 	}
 	if o.Streams == 0 {
 		o.Streams = 2

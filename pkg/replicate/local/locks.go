@@ -10,6 +10,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/tandemd/tandem/pkg/guest"
 	"github.com/tandemd/tandem/pkg/replicate/fault"
 )
 
@@ -22,6 +23,13 @@ type Locks struct {
 	// means locked.
 	turns map[string]chan struct{}
 }
+
+// GuestLock is the name of the lock under which a guest's snapshots are made and
+// cleaned.
+func GuestLock(id guest.ID) string { return "guest-" + id.String() }
+
+// VolumeLock is the name of the lock under which a replica is changed.
+func VolumeLock(v guest.Volume) string { return "volume-" + v.Storage + "." + v.Name }
 
 // NewLocks keeps its files in dir, which exists.
 func NewLocks(dir string) *Locks { return &Locks{dir: dir, turns: map[string]chan struct{}{}} }

@@ -9,7 +9,6 @@ package replica
 import (
 	"context"
 	"errors"
-	"fmt"
 	"io/fs"
 	"maps"
 	"slices"
@@ -72,7 +71,7 @@ func New(o local.Options) (*Target, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Target{o: o, locks: local.NewLocks(o.LockDir), receives: map[*receiving]struct{}{}, notes: map[guest.ID]*notes{}}, nil
+	return &Target{o: o, locks: o.Locks, receives: map[*receiving]struct{}{}, notes: map[guest.ID]*notes{}}, nil
 }
 
 // admit checks a request against the ledger: the sender owns the guest at exactly
@@ -87,7 +86,7 @@ func (t *Target) admit(ctx context.Context, from guest.NodeID, req wire.Request)
 		err := t.o.Ledger.WaitApplied(wait, req.Index)
 		cancel()
 		if err != nil {
-			return nil, guest.Guest{}, fault.Retry("", "node %s has applied the ledger to %d and the sender to %d: %v", t.o.Name, view.Index, req.Index, err)
+			return nil, guest.Guest{}, fault.Busy("", "node %s has applied the ledger to %d and the sender to %d: %v", t.o.Name, view.Index, req.Index, err)
 		}
 		view = t.o.Ledger.View()
 	}
@@ -279,8 +278,6 @@ func (t *Target) annotate(id guest.ID, change func(*notes)) error {
 	return nil
 }
 
-func volumeLock(v guest.Volume) string { return fmt.Sprintf("volume-%s.%s", v.Storage, v.Name) }
-
 // lock takes the volumes' locks, in order. A receive that is just ending is waited for.
 func (t *Target) lock(ctx context.Context, volumes ...guest.Volume) (release func(), err error) {
 	wait, cancel := context.WithTimeout(ctx, t.o.LockWait)
@@ -292,7 +289,7 @@ func (t *Target) lock(ctx context.Context, volumes ...guest.Volume) (release fun
 		}
 	}
 	for _, v := range slices.SortedFunc(slices.Values(volumes), guest.Volume.Compare) {
-		f, err := t.locks.Lock(wait, volumeLock(v))
+		f, err := t.locks.Lock(wait, local.VolumeLock(v))
 		if err != nil {
 			release()
 			return nil, err

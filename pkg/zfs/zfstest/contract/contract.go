@@ -387,6 +387,9 @@ func (s *suite) destroyDataset() {
 	equal(s, len(s.get(dst).Snapshots), 2)
 	s.ok(s.env.ZFS.SetProps(s.ctx, map[string]string{zfs.PropRole: zfs.RoleReplica}, dst))
 	s.settle()
+	owner := good
+	owner.Role = zfs.RoleOwner
+	s.wantClass(s.env.ZFS.DestroyDataset(s.ctx, owner), zfs.ClassRefused)
 	s.ok(s.env.ZFS.DestroyDataset(s.ctx, good))
 	s.wantClass(s.get(dst).Err, zfs.ClassGone)
 	s.wantClass(s.env.ZFS.DestroyDataset(s.ctx, good), zfs.ClassGone)

@@ -1,4 +1,8 @@
-package cli
+// Package guests is the commands that name the guests that Tandem takes care of:
+// `tandem guest`.
+//
+// They check arguments, ask the daemon and print; pkg/cli puts them into the tree.
+package guests
 
 import (
 	"fmt"
@@ -6,25 +10,32 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/tandemd/tandem/pkg/api"
+	"github.com/tandemd/tandem/pkg/cli/frame"
 	"github.com/tandemd/tandem/pkg/guest"
 )
 
-func (a *app) guestCmd() *cobra.Command {
+// verbs are the commands of one run of the program.
+type verbs struct{ *frame.App }
+
+// Command is `tandem guest`.
+func Command(app *frame.App) *cobra.Command {
+	a := verbs{app}
 	cmd := &cobra.Command{
 		Use:   "guest",
 		Short: "Name the guests that Tandem takes care of",
 		Long: `A guest is a virtual machine or a container with its volumes. It belongs to
 one node, its owner, whose data is the truth; jobs replicate it to others.`,
 		Example: `  tandem guest add 100 --type vm --name web --volume local-zfs:vm-100-disk-0
+  tandem guest discover
   tandem guest list`,
 		Args: cobra.NoArgs,
-		RunE: help,
+		RunE: frame.Help,
 	}
-	cmd.AddCommand(a.guestAddCmd(), a.guestListCmd())
+	cmd.AddCommand(a.addCmd(), a.listCmd(), a.showCmd(), a.setCmd(), a.removeCmd(), a.discoverCmd())
 	return cmd
 }
 
-// guestDoc is the JSON of `guest add`.
+// guestDoc is the JSON of `guest add`, `show` and `set`.
 type guestDoc struct {
 	Version int       `json:"version"`
 	Guest   api.Guest `json:"guest"`
@@ -38,11 +49,12 @@ type guestsDoc struct {
 
 // guestFlags are the flags of `guest add` as typed.
 type guestFlags struct {
-	kind, name, unit, node string
-	volumes                []string
+	kind, name, unit, node, config string
+	volumes                        []string
+	force                          bool
 }
 
-func (a *app) guestAddCmd() *cobra.Command {
+func (a verbs) addCmd() *cobra.Command {
 	var in guestFlags
 	cmd := &cobra.Command{
 		Use:   "add ID --type vm|ct --name NAME --volume STORAGE:NAME...",
@@ -50,25 +62,30 @@ func (a *app) guestAddCmd() *cobra.Command {
 		Long: `Takes a guest under Tandem's care. Its volumes must exist on its node: STORAGE
 is a name that every node maps to a dataset of its own in tandemd.toml, NAME
 the zvol or the filesystem in it. Nothing on the volumes is changed but
-Tandem's own ZFS properties.
+Tandem's own ZFS properties. The file of --config moves with the guest.
 
-` + exitCodes,
+` + frame.ExitCodes,
 		Example: `  tandem guest add 100 --type vm --name web --volume local-zfs:vm-100-disk-0
   tandem guest add 200 --type ct --name mail \
       --volume local-zfs:subvol-200-disk-0 --unit tandem-ct@200.service
   tandem guest add 101 --type vm --name db --node n2 \
       --volume local-zfs:vm-101-disk-0 --volume fast:vm-101-disk-1`,
-		Args: arguments("ID"),
+		Args: frame.Arguments("ID"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			r, err := in.request(args[0])
 			if err != nil {
-				return invalid(err)
+				return frame.Invalid(err)
 			}
-			g, err := a.client().AddGuest(cmd.Context(), r)
+			if in.config != "" {
+				if r.Config, err = a.readConfig(in.config); err != nil {
+					return err
+				}
+			}
+			g, err := a.Client().AddGuest(cmd.Context(), r)
 			if err != nil {
 				return err
 			}
-			return a.print(guestDoc{api.Version, g},
+			return a.Print(guestDoc{api.Version, g},
 				fmt.Sprintf("Guest %s (%s) is taken care of; its owner is %s.", g.ID, g.Name, g.Owner),
 				fmt.Sprintf("Next: tandem create-local-job %s-0 NODE --schedule '*/15'", g.ID))
 		},
@@ -79,9 +96,11 @@ Tandem's own ZFS properties.
 	f.StringVar(&in.name, "name", "", "`name` for people")
 	f.StringSliceVar(&in.volumes, "volume", nil, "`STORAGE:NAME` of a volume; once for each")
 	f.StringVar(&in.unit, "unit", "", "systemd `service` that runs it")
+	f.StringVar(&in.config, "config", "", "its configuration `file`; - is the standard input")
+	f.BoolVar(&in.force, "force", false, "add it even while the cluster runs on forced quorum")
 	f.StringVar(&in.node, "node", "", "`name` of its owner (this node unless given)")
-	must(cmd.RegisterFlagCompletionFunc("type", cobra.FixedCompletions([]string{"vm", "ct"}, cobra.ShellCompDirectiveNoFileComp)))
-	must(cmd.RegisterFlagCompletionFunc("node", a.completeNodes))
+	frame.Must(cmd.RegisterFlagCompletionFunc("type", cobra.FixedCompletions([]string{"vm", "ct"}, cobra.ShellCompDirectiveNoFileComp)))
+	frame.Must(cmd.RegisterFlagCompletionFunc("node", a.CompleteNodes))
 	return cmd
 }
 
@@ -95,50 +114,45 @@ func (in guestFlags) request(id string) (r api.AddGuestRequest, err error) {
 	if in.name == "" {
 		return r, fmt.Errorf("guest %s: --name is missing", id)
 	}
-	r.Type, r.Name, r.Unit = guest.Type(in.kind), in.name, in.unit
-	for _, s := range in.volumes {
-		v, err := guest.ParseVolume(s)
-		if err != nil {
-			return r, err
-		}
-		r.Volumes = append(r.Volumes, v)
+	r.Type, r.Name, r.Unit, r.Force = guest.Type(in.kind), in.name, in.unit, in.force
+	if r.Volumes, err = volumes(in.volumes); err != nil {
+		return r, err
 	}
 	if in.node != "" {
 		if r.Node, err = guest.ParseNodeName(in.node); err != nil {
 			return r, err
 		}
 	}
-	g := guest.Guest{ID: r.ID, Type: r.Type, Name: r.Name, Unit: r.Unit, Volumes: r.Volumes, Owner: anyNode}
+	g := guest.Guest{ID: r.ID, Type: r.Type, Name: r.Name, Unit: r.Unit, Volumes: r.Volumes, Owner: frame.AnyNode}
 	return r, g.Validate()
 }
 
-// anyNode stands in for the ID of a node, which only the daemon knows, so that
-// the rest can be checked before anything is sent.
-const anyNode guest.NodeID = "00000000000000000000000000000000"
-
-func (a *app) guestListCmd() *cobra.Command {
+func (a verbs) listCmd() *cobra.Command {
 	return &cobra.Command{
 		Use:   "list",
 		Short: "List the guests of the cluster",
-		Long:  "Lists all guests of the cluster with their owners and volumes.\n\n" + exitCodes,
+		Long:  "Lists all guests of the cluster with their owners and volumes.\n\n" + frame.ExitCodes,
 		Example: `  tandem guest list
   tandem guest list -o json`,
-		Args: arguments(),
+		Args: frame.Arguments(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			guests, err := a.client().Guests(cmd.Context())
+			guests, err := a.Client().Guests(cmd.Context())
 			if err != nil {
 				return err
 			}
-			return a.print(guestsDoc{api.Version, list(guests)}, a.text().Guests(guests)...)
+			return a.Print(guestsDoc{api.Version, frame.List(guests)}, a.Text().Guests(guests)...)
 		},
 		ValidArgsFunction: cobra.NoFileCompletions,
 	}
 }
 
-// list makes JSON say [] where there is none.
-func list[T any](s []T) []T {
-	if s == nil {
-		return []T{}
+func volumes(texts []string) (out []guest.Volume, err error) {
+	for _, s := range texts {
+		v, err := guest.ParseVolume(s)
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, v)
 	}
-	return s
+	return out, nil
 }

@@ -1,4 +1,8 @@
-package cli
+// Package cluster is the commands that make, look at and change the cluster:
+// `tandem cluster`, `tandem nodes`, `tandem storage`.
+//
+// They check arguments, ask the daemon and print; pkg/cli puts them into the tree.
+package cluster
 
 import (
 	"fmt"
@@ -11,54 +15,84 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/tandemd/tandem/pkg/api"
+	"github.com/tandemd/tandem/pkg/cli/frame"
 	"github.com/tandemd/tandem/pkg/cli/report"
+	"github.com/tandemd/tandem/pkg/guest"
 	"github.com/tandemd/tandem/pkg/identity"
 )
 
 // defaultPort is the daemons' port for each other, unless configured otherwise.
 const defaultPort = "7947"
 
-func (a *app) clusterCmd() *cobra.Command {
+// verbs are the commands of one run of the program.
+type verbs struct{ *frame.App }
+
+// Command is `tandem cluster`.
+func Command(app *frame.App) *cobra.Command {
+	a := verbs{app}
 	cmd := &cobra.Command{
 		Use:   "cluster",
 		Short: "Make, join and look at the cluster",
 		Long: `A cluster begins on one node with init. For every further node, token on a
-member prints the command to run on the new one.`,
+member prints the command to run on the new one. remove takes a node out again.
+
+A cluster decides by majority. Where the majority is lost and cannot be brought
+back, expected lets one node go on alone; yield settles it where two parts of a
+cluster went on apart.`,
 		Example: `  n1# tandem cluster init
   n1# tandem cluster token
   n2# tandem cluster join 192.0.2.1:7947 tandem1-...
   n1# tandem cluster status`,
 		Args: cobra.NoArgs,
-		RunE: help,
+		RunE: frame.Help,
 	}
-	cmd.AddCommand(a.initCmd(), a.tokenCmd(), a.joinCmd(), a.clusterStatusCmd())
+	cmd.AddCommand(a.initCmd(), a.tokenCmd(), a.joinCmd(), a.statusCmd(), a.nodesCmd(), a.logCmd())
+	cmd.AddCommand(a.expectedCmd(), a.yieldCmd(), a.removeCmd(), a.setCmd())
 	return cmd
 }
 
-func (a *app) initCmd() *cobra.Command {
-	return &cobra.Command{
+func (a verbs) initCmd() *cobra.Command {
+	var name string
+	cmd := &cobra.Command{
 		Use:   "init",
 		Short: "Make a cluster with this node as its only member",
 		Long: `Makes a new cluster with this node as its only member. It is refused on a node
-that is in a cluster.
+that is in a cluster. The name is for people; it can be changed later.
 
-` + exitCodes,
-		Example: "  tandem cluster init",
-		Args:    arguments(),
+` + frame.ExitCodes,
+		Example: `  tandem cluster init
+  tandem cluster init --name prod`,
+		Args: frame.Arguments(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			c, err := a.client().InitCluster(cmd.Context())
+			if err := checkName(name); err != nil {
+				return err
+			}
+			c, err := a.Client().InitCluster(cmd.Context(), api.InitRequest{Name: name})
 			if err != nil {
 				return err
 			}
-			return a.print(c,
-				fmt.Sprintf("Cluster %s is made; its only member is %s.", c.ID, self(c)),
+			return a.Print(c,
+				fmt.Sprintf("Cluster %s is made; its only member is %s.", report.ClusterName(c), self(c)),
 				"",
 				"Next:",
 				"  add a node:   tandem cluster token",
-				"  add a guest:  tandem guest add 100 --type vm --name web --volume local-zfs:vm-100-disk-0")
+				"  add guests:   tandem guest discover, or tandem guest add --help")
 		},
 		ValidArgsFunction: cobra.NoFileCompletions,
 	}
+	cmd.Flags().StringVar(&name, "name", "", "what people call the cluster, `like` prod")
+	return cmd
+}
+
+// checkName refuses what cannot be the name of a cluster; it may be empty.
+func checkName(name string) error {
+	if name == "" {
+		return nil
+	}
+	if _, err := guest.ParseNodeName(name); err != nil {
+		return frame.Invalid(fmt.Errorf("name of the cluster %q: must be 1 to 63 of a-z, 0-9 and inner hyphens", name))
+	}
+	return nil
 }
 
 // self is the name of the asked node.
@@ -77,7 +111,7 @@ type tokenDoc struct {
 	Token   api.Token `json:"token"`
 }
 
-func (a *app) tokenCmd() *cobra.Command {
+func (a verbs) tokenCmd() *cobra.Command {
 	var ttl time.Duration
 	cmd := &cobra.Command{
 		Use:   "token",
@@ -86,24 +120,24 @@ func (a *app) tokenCmd() *cobra.Command {
 A token works once, until it expires, at the node that made it. Whoever has it
 can join the cluster: hand it over as you would a password.
 
-` + exitCodes,
+` + frame.ExitCodes,
 		Example: `  tandem cluster token
   tandem cluster token --ttl 10m`,
-		Args: arguments(),
+		Args: frame.Arguments(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if cmd.Flags().Changed("ttl") && ttl < time.Second {
-				return invalid(fmt.Errorf("--ttl %s: must be at least a second, like 10m or 1h", ttl))
+				return frame.Invalid(fmt.Errorf("--ttl %s: must be at least a second, like 10m or 1h", ttl))
 			}
-			t, err := a.client().Token(cmd.Context(), api.TokenRequest{TTL: int64(ttl / time.Second)})
+			t, err := a.Client().Token(cmd.Context(), api.TokenRequest{TTL: int64(ttl / time.Second)})
 			if err != nil {
 				return err
 			}
-			return a.print(tokenDoc{api.Version, t},
+			return a.Print(tokenDoc{api.Version, t},
 				"Run this on the node that is to join:",
 				"",
 				fmt.Sprintf("  tandem cluster join %s %s", t.Address, t.Text),
 				"",
-				fmt.Sprintf("It works once, until %s. Whoever has it can join: treat it as a password.", a.text().Time(t.Expires)))
+				fmt.Sprintf("It works once, until %s. Whoever has it can join: treat it as a password.", a.Text().Time(t.Expires)))
 		},
 		ValidArgsFunction: cobra.NoFileCompletions,
 	}
@@ -111,30 +145,33 @@ can join the cluster: hand it over as you would a password.
 	return cmd
 }
 
-func (a *app) joinCmd() *cobra.Command {
-	return &cobra.Command{
+func (a verbs) joinCmd() *cobra.Command {
+	var force bool
+	cmd := &cobra.Command{
 		Use:   "join ADDR TOKEN",
 		Short: "Join this node to the cluster of the node at ADDR",
 		Long: `Joins this node to a cluster, with what ` + "`tandem cluster token`" + ` printed on a
 member. ADDR is the member's host and port; without a port ` + defaultPort + ` is
 meant. TOKEN - reads the token from the standard input, which keeps it out of
-the list of processes.
+the list of processes. A node that was removed joins again in the same way, and
+keeps its ID and its volumes.
 
-` + exitCodes,
+` + frame.ExitCodes,
 		Example: `  tandem cluster join 192.0.2.1:7947 tandem1-...
   tandem cluster join n1.example.org - < token`,
-		Args: arguments("ADDR", "TOKEN"),
+		Args: frame.Arguments("ADDR", "TOKEN"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			r, err := a.joinRequest(args[0], args[1])
 			if err != nil {
 				return err
 			}
-			c, err := a.client().Join(cmd.Context(), r)
+			r.Force = force
+			c, err := a.Client().Join(cmd.Context(), r)
 			if err != nil {
 				return err
 			}
-			return a.print(c,
-				fmt.Sprintf("Joined cluster %s as %s; it has %s now.", c.ID, self(c), report.Count(len(c.Members), "member")),
+			return a.Print(c,
+				fmt.Sprintf("Joined cluster %s as %s; it has %s now.", report.ClusterName(c), self(c), report.Count(len(c.Members), "member")),
 				"Cluster  "+report.ClusterLine(c),
 				"",
 				"Next:",
@@ -144,23 +181,25 @@ the list of processes.
 		},
 		ValidArgsFunction: cobra.NoFileCompletions,
 	}
+	cmd.Flags().BoolVar(&force, "force", false, "join even while the cluster runs on forced quorum")
+	return cmd
 }
 
-func (a *app) joinRequest(addr, token string) (r api.JoinRequest, err error) {
+func (a verbs) joinRequest(addr, token string) (r api.JoinRequest, err error) {
 	if r.Address, err = joinAddress(addr); err != nil {
-		return r, invalid(err)
+		return r, frame.Invalid(err)
 	}
 	if token == "-" {
 		const enough = 64 << 10
 		b, err := io.ReadAll(io.LimitReader(a.Stdin, enough))
 		if err != nil {
-			return r, invalid(fmt.Errorf("join token: standard input: %w", err))
+			return r, frame.Invalid(fmt.Errorf("join token: standard input: %w", err))
 		}
 		token = string(b)
 	}
 	r.Token = strings.TrimSpace(token)
 	_, err = identity.ParseToken(r.Token)
-	return r, invalid(err)
+	return r, frame.Invalid(err)
 }
 
 // joinAddress takes HOST or HOST:PORT, IPv6 with and without brackets.
@@ -181,35 +220,46 @@ func joinAddress(s string) (string, error) {
 	return net.JoinHostPort(host, port), nil
 }
 
-func (a *app) clusterStatusCmd() *cobra.Command {
+func (a verbs) statusCmd() *cobra.Command {
 	return &cobra.Command{
 		Use:   "status",
-		Short: "Show the members, their votes and their storages",
-		Long: `Shows the cluster as this node sees it. The exit code is 1 where it is not
-quorate, or a member is not alive.
+		Short: "Show the cluster, its members and their votes",
+		Long: `Shows the cluster as this node sees it, as pvecm status does. What needs a
+person stands at the top. The exit code is 1 where this node is not quorate, the
+cluster runs on forced quorum, or a member is not alive.
 
-` + exitCodes,
+  Votes    expected: how many there are; total: how many of them this node
+           sees; quorum: how many are needed. Of the members up to 7 vote, the
+           others follow; a witness is one without storages.
+  Since    since when this node has seen the member in that state
+  Applied  how far this node has applied the ledger
+
+` + frame.ExitCodes,
 		Example: `  tandem cluster status
   tandem cluster status -o json`,
-		Args: arguments(),
+		Args: frame.Arguments(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			c, err := a.client().Cluster(cmd.Context())
+			c, err := a.Client().Cluster(cmd.Context())
 			if err != nil {
 				return err
 			}
-			c.Members = list(c.Members)
-			if err := a.print(c, a.text().Cluster(c)...); err != nil {
+			c.Members = frame.List(c.Members)
+			if err := a.Print(c, a.Text().Cluster(c)...); err != nil {
 				return err
 			}
-			well := c.Quorate
-			for _, m := range c.Members {
-				well = well && (m.State == "self" || m.State == "alive")
-			}
-			if !well {
-				return verdict(exitError)
+			if !well(c) {
+				return frame.Verdict(frame.ExitError)
 			}
 			return nil
 		},
 		ValidArgsFunction: cobra.NoFileCompletions,
 	}
+}
+
+func well(c api.Cluster) bool {
+	ok := c.Quorate && !c.Forced && len(c.Alarms) == 0 && c.Removed == nil
+	for _, m := range c.Members {
+		ok = ok && (m.State == "self" || m.State == "alive")
+	}
+	return ok
 }

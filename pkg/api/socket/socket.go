@@ -1,4 +1,8 @@
-package api
+// Package socket is the Unix socket on which tandemd serves its clients: who may
+// connect, and who is at its other end.
+//
+// What is said on it is pkg/api's; pkg/daemon joins the two.
+package socket
 
 import (
 	"context"
@@ -11,6 +15,8 @@ import (
 	"strconv"
 	"syscall"
 	"time"
+
+	"github.com/tandemd/tandem/pkg/api"
 )
 
 // socketMode lets root and the group in, and nobody else.
@@ -69,7 +75,7 @@ func admit(path string) error {
 	if os.Geteuid() != 0 {
 		return nil // Only root can give it to the group.
 	}
-	g, err := user.LookupGroup(Group)
+	g, err := user.LookupGroup(api.Group)
 	if _, missing := errors.AsType[user.UnknownGroupError](err); missing {
 		return nil
 	}
@@ -78,7 +84,7 @@ func admit(path string) error {
 	}
 	gid, err := strconv.Atoi(g.Gid)
 	if err != nil {
-		return fmt.Errorf("group %s: its number %q: %w", Group, g.Gid, err)
+		return fmt.Errorf("group %s: its number %q: %w", api.Group, g.Gid, err)
 	}
 	return os.Lchown(path, -1, gid)
 }

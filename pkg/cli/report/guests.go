@@ -1,0 +1,101 @@
+package report
+
+import (
+	"fmt"
+	"strings"
+
+	"github.com/tandemd/tandem/pkg/api"
+	"github.com/tandemd/tandem/pkg/guest"
+)
+
+// Guests is the text of `guest list`.
+func (p Printer) Guests(guests []api.Guest) []string {
+	if len(guests) == 0 {
+		return []string{"No guests. Find some: tandem guest discover. Add one: tandem guest add --help"}
+	}
+	rows := [][]string{{"ID", "Type", "Name", "Owner", "Unit", "Volumes"}}
+	for _, g := range guests {
+		rows = append(rows, []string{
+			g.ID.String(), string(g.Type), g.Name, string(g.Owner), orDash(g.Unit), volumeList(g.Volumes),
+		})
+	}
+	return columns(2, rows)
+}
+
+func volumeList(volumes []guest.Volume) string {
+	var out []string
+	for _, v := range volumes {
+		out = append(out, v.String())
+	}
+	return strings.Join(out, " ")
+}
+
+// Guest is the text of `guest show`.
+func (p Printer) Guest(g api.Guest) []string {
+	config := "-"
+	if g.Config != "" {
+		config = fmt.Sprintf("%s (tandem guest show %s --config prints it)", Count(len(g.Config), "byte"), g.ID)
+	}
+	var jobs []string
+	for _, j := range g.Jobs {
+		jobs = append(jobs, j.String())
+	}
+	rows := [][]string{
+		{"id", g.ID.String()},
+		{"type", string(g.Type)},
+		{"name", g.Name},
+		{"owner", orDash(string(g.Owner))},
+		{"term", orDash(g.Term)},
+		{"unit", orDash(g.Unit)},
+		{"config", config},
+	}
+	for i, v := range g.Volumes {
+		label := ""
+		if i == 0 {
+			label = "volumes"
+		}
+		rows = append(rows, []string{label, v.String()})
+	}
+	rows = append(rows, []string{"jobs", orDash(strings.Join(jobs, " "))}, []string{"digest", g.Digest})
+	return columns(2, rows)
+}
+
+// Traces tells what became of datasets that Tandem no longer takes care of.
+func (p Printer) Traces(traces []api.Trace) []string {
+	var lines []string
+	for _, t := range traces {
+		text := fmt.Sprintf("  %s on %s ", t.Dataset, t.Node)
+		switch t.Fate {
+		case api.FateKept:
+			text += "is kept, as an ordinary dataset"
+		case api.FateReplica:
+			text += "is kept, a replica"
+		case api.FateDestroyed:
+			text += "is destroyed"
+		default:
+			text += "was left as it is: " + orDash(Printable(t.Reason))
+		}
+		lines = append(lines, text)
+	}
+	return lines
+}
+
+// Discovery is the text of `guest discover`: commands to run.
+func (p Printer) Discovery(d api.Discovery) []string {
+	if len(d.Guests) == 0 {
+		return []string{"Nothing was found that is not known."}
+	}
+	lines := []string{"# Run what you want added; correct the names first."}
+	for _, g := range d.Guests {
+		line := fmt.Sprintf("tandem guest add %s --type %s --name %s --node %s", g.ID, g.Type, g.Name, g.Node)
+		flag := "--volume"
+		if g.Known {
+			line, flag = fmt.Sprintf("tandem guest set %s", g.ID), "--add-volume"
+		}
+		for _, v := range g.Volumes {
+			line += fmt.Sprintf(" \\\n    %s %s", flag, v)
+		}
+		lines = append(lines, line)
+	}
+	return lines
+}

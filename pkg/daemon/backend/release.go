@@ -1,0 +1,114 @@
+package backend
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/tandemd/tandem/pkg/api"
+	"github.com/tandemd/tandem/pkg/daemon/poll"
+	"github.com/tandemd/tandem/pkg/guest"
+	"github.com/tandemd/tandem/pkg/ledger"
+	"github.com/tandemd/tandem/pkg/replicate/release"
+)
+
+// releaseTimeout is what a node has to take Tandem off volumes: destroying one
+// with many snapshots takes its time.
+const releaseTimeout = 5 * time.Minute
+
+// removal is what an operator takes out of Tandem's care.
+type removal struct {
+	// guest is as it was before.
+	guest   guest.Guest
+	volumes []guest.Volume
+	// delete says that the data goes too.
+	delete bool
+}
+
+func (r removal) question(b *Backend) poll.Question[release.Request, []release.Result] {
+	return poll.Question[release.Request, []release.Result]{
+		Path: pathRelease, Patience: releaseTimeout, Here: b.releaseHere,
+		Ask: release.Request{Guest: r.guest.ID, Volumes: r.volumes, Delete: r.delete},
+	}
+}
+
+func (b *Backend) releaseHere(ctx context.Context, r release.Request) ([]release.Result, error) {
+	c, err := b.cluster()
+	if err != nil {
+		return nil, err
+	}
+	return c.Releaser.Release(ctx, r)
+}
+
+// checkGone refuses where data that is to be deleted cannot be: nothing is
+// changed then. A node that does not answer is a reason too, as long as it is the owner.
+func (b *Backend) checkGone(ctx context.Context, r removal) error {
+	if len(r.volumes) == 0 || !r.delete {
+		return nil
+	}
+	q := r.question(b)
+	q.Ask.Check = true
+	s := b.Book.Current()
+	for id, a := range poll.All(ctx, b.asker(), s.MemberList(), q) {
+		if a.Err != nil && id == r.guest.Owner {
+			return &api.Error{
+				Code:    api.CodeUnavailable,
+				Message: fmt.Sprintf("guest %s: its owner %s did not answer, so its data cannot be deleted: %v", r.guest.ID, s.NameOf(id), a.Err),
+				Hint:    "nothing was changed; try again when it is back, or keep the data",
+			}
+		}
+		for _, res := range a.Said {
+			if res.Left != "" {
+				return &api.Error{
+					Code:    api.CodeRefused,
+					Message: fmt.Sprintf("the data of guest %s cannot be deleted: %s on %s: %s", r.guest.ID, res.Dataset, s.NameOf(id), res.Left),
+					Hint:    "nothing was changed; remove what is in the way, or keep the data",
+				}
+			}
+		}
+	}
+	return nil
+}
+
+// release takes Tandem off volumes that the ledger gives to no guest any more, on
+// all nodes. It tells what became of them, and who did not answer.
+func (b *Backend) release(ctx context.Context, r removal) (traces []api.Trace, warnings []string) {
+	if len(r.volumes) == 0 {
+		return nil, nil
+	}
+	// The change is made: what follows from it is not left half done.
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), releaseTimeout)
+	defer cancel()
+	s := b.Book.Current()
+	q := r.question(b)
+	q.Ask.Index = s.Index
+	answers := poll.All(ctx, b.asker(), s.MemberList(), q)
+	for _, m := range s.MemberList() {
+		a := answers[m.ID]
+		for _, res := range a.Said {
+			traces = append(traces, traceOf(m, res))
+		}
+		switch {
+		case a.Err == nil:
+		case m.ID == r.guest.Owner:
+			warnings = append(warnings, fmt.Sprintf("the marks of Tandem are left on the volumes on %s, where a later `tandem guest add` takes them off: %v",
+				m.Name, b.failure(a.Err)))
+		case len(m.Storages) > 0:
+			warnings = append(warnings, fmt.Sprintf("node %s did not answer: replicas may be left there", m.Name))
+		}
+	}
+	return traces, warnings
+}
+
+func traceOf(m ledger.Member, r release.Result) api.Trace {
+	t := api.Trace{Node: m.Name, Volume: r.Volume, Dataset: r.Dataset, Fate: api.FateKept, Reason: r.Left}
+	switch {
+	case r.Left != "":
+		t.Fate = api.FateLeft
+	case r.Destroyed:
+		t.Fate = api.FateDestroyed
+	case r.Replica:
+		t.Fate = api.FateReplica
+	}
+	return t
+}

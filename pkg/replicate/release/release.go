@@ -1,0 +1,293 @@
+// Package release takes Tandem off volumes that an operator took out of its care:
+// the marks, the snapshots that Tandem made, and the data where that was asked
+// for. It works on the disks of its own node only; pkg/daemon asks it on each.
+//
+// It touches nothing but what carries the marks of that very guest and volume,
+// and only once the ledger no longer gives the volume to the guest.
+package release
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+
+	"github.com/tandemd/tandem/pkg/guest"
+	"github.com/tandemd/tandem/pkg/ledger"
+	"github.com/tandemd/tandem/pkg/plan"
+	"github.com/tandemd/tandem/pkg/replicate/fault"
+	"github.com/tandemd/tandem/pkg/replicate/local"
+	"github.com/tandemd/tandem/pkg/zfs"
+)
+
+// ZFS is what it needs of pkg/zfs.
+type ZFS interface {
+	List(ctx context.Context, names ...string) ([]zfs.Dataset, error)
+	Inherit(ctx context.Context, prop string, names ...string) error
+	DestroySnapshots(ctx context.Context, dataset string, names []string) error
+	DestroyDataset(ctx context.Context, spec zfs.DestroySpec) error
+}
+
+// Releaser does it on one node.
+type Releaser struct {
+	o     local.Options
+	zfs   ZFS
+	locks *local.Locks
+}
+
+// New makes that of a node; z is the ZFS of its options.
+func New(o local.Options, z ZFS) (*Releaser, error) {
+	o, err := o.WithDefaults()
+	if err != nil {
+		return nil, err
+	}
+	return &Releaser{o: o, zfs: z, locks: o.Locks}, nil
+}
+
+// Request names volumes that were a guest's.
+type Request struct {
+	Guest   guest.ID       `json:"guest"`
+	Volumes []guest.Volume `json:"volumes"`
+	// Index is that of the sender's ledger, which no longer gives them to the guest.
+	Index uint64 `json:"index"`
+	// Delete destroys them, an owner's as well as replicas.
+	Delete bool `json:"delete,omitempty"`
+	// Check changes nothing: it tells what Delete would leave.
+	Check bool `json:"check,omitempty"`
+}
+
+// Validate refuses what could not come from another daemon.
+func (r Request) Validate() error {
+	if err := r.Guest.Validate(); err != nil {
+		return err
+	}
+	for _, v := range r.Volumes {
+		if err := v.Validate(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Result is what became of one dataset of this node.
+type Result struct {
+	Volume  guest.Volume `json:"volume"`
+	Dataset string       `json:"dataset"`
+	// Replica: it is one; else it is the owner's.
+	Replica bool `json:"replica,omitempty"`
+	// Destroyed and Left exclude each other; with neither it stays with its data, as
+	// was asked. Left is why it could not be changed or destroyed.
+	Destroyed bool   `json:"destroyed,omitempty"`
+	Left      string `json:"left,omitempty"`
+}
+
+// Release does what the request says with the volumes that this node has. What
+// does not carry the guest's marks is not told of. The error is that of the whole
+// request; what stands in the way of a single volume is in its result.
+func (r *Releaser) Release(ctx context.Context, req Request) ([]Result, error) {
+	if err := req.Validate(); err != nil {
+		return nil, fault.Never("", "release volumes: %v", err)
+	}
+	view, err := r.view(ctx, req)
+	if err != nil {
+		return nil, err
+	}
+	if !req.Check {
+		release, err := r.lock(ctx, req)
+		if err != nil {
+			return nil, err
+		}
+		defer release()
+	}
+	var out []Result
+	for _, v := range req.Volumes {
+		res, found, err := r.one(ctx, view.Cluster, req, v)
+		if err != nil {
+			return out, err
+		}
+		if found {
+			out = append(out, res)
+		}
+	}
+	return out, nil
+}
+
+// view is the ledger once it is as far as the sender's, and gives none of the
+// volumes to the guest.
+func (r *Releaser) view(ctx context.Context, req Request) (*ledger.State, error) {
+	if r.o.Ledger.View().Index < req.Index {
+		wait, cancel := context.WithTimeout(ctx, r.o.CatchUp)
+		err := r.o.Ledger.WaitApplied(wait, req.Index)
+		cancel()
+		if err != nil {
+			return nil, fault.Retry("", "node %s has not applied the ledger to %d yet: %v", r.o.Name, req.Index, err)
+		}
+	}
+	view := r.o.Ledger.View()
+	for _, v := range req.Volumes {
+		if g, ok := view.GuestOf(v); ok && !req.Check {
+			return nil, fault.Never("", "volume %s belongs to guest %s", v, g.ID)
+		}
+	}
+	return view, nil
+}
+
+// lock waits until no sync takes, cleans or receives snapshots of the volumes.
+func (r *Releaser) lock(ctx context.Context, req Request) (release func(), err error) {
+	ctx, cancel := context.WithTimeout(ctx, r.o.LockWait)
+	defer cancel()
+	names := []string{local.GuestLock(req.Guest)}
+	for _, v := range slices.SortedFunc(slices.Values(req.Volumes), guest.Volume.Compare) {
+		names = append(names, local.VolumeLock(v))
+	}
+	var held []func()
+	release = func() {
+		for _, f := range slices.Backward(held) {
+			f()
+		}
+	}
+	for _, name := range names {
+		f, err := r.locks.Lock(ctx, name)
+		if err != nil {
+			release()
+			return nil, err
+		}
+		held = append(held, f)
+	}
+	return release, nil
+}
+
+// one does it with one volume; found is false where this node has none that is marked.
+func (r *Releaser) one(ctx context.Context, cluster string, req Request, v guest.Volume) (res Result, found bool, err error) {
+	name, err := r.o.Dataset(v)
+	if err != nil {
+		return res, false, nil //nolint:nilerr // a node without the storage has no such volume
+	}
+	list, err := r.zfs.List(ctx, name)
+	if err != nil {
+		return res, false, fault.WrapVolume(v, err, "read it")
+	}
+	d := list[0]
+	if d.Err != nil {
+		if zfs.ClassOf(d.Err) == zfs.ClassGone {
+			return res, false, nil
+		}
+		return res, false, fault.WrapVolume(v, d.Err, "read it")
+	}
+	side := local.Side(name, d)
+	if !marked(side.Marks, cluster, req.Guest, v) {
+		return res, false, nil
+	}
+	res = Result{Volume: v, Dataset: name, Replica: side.Marks.Role == zfs.RoleReplica}
+	switch {
+	case req.Delete:
+		res.Left = obstacle(d, side)
+		if res.Left != "" || req.Check {
+			return res, true, nil
+		}
+		err = r.destroy(ctx, req.Guest, d, side)
+		res.Destroyed = err == nil
+	case res.Replica || req.Check:
+		return res, true, nil // A replica that is kept stays one: a new job can go on from it.
+	default:
+		err = r.unmark(ctx, d, side)
+	}
+	if err != nil {
+		res.Left = err.Error()
+	}
+	return res, true, nil
+}
+
+// marked says that a dataset carries the marks of the guest's volume.
+func marked(m plan.Marks, cluster string, g guest.ID, v guest.Volume) bool {
+	return m.Cluster == cluster && m.Guest == g.String() && m.Volume == v.String() &&
+		(m.Role == zfs.RoleOwner || m.Role == zfs.RoleReplica)
+}
+
+// obstacle is why a dataset is not destroyed, or empty.
+func obstacle(d zfs.Dataset, side plan.Side) string {
+	replica := side.Marks.Role == zfs.RoleReplica
+	switch {
+	case d.Mounted:
+		return "it is mounted"
+	case replica && d.Written > 0:
+		return "it was written to since its newest snapshot"
+	case d.ResumeToken != "":
+		return "a receive into it was interrupted, or is running"
+	}
+	for i, s := range side.Snapshots {
+		switch {
+		case !s.Tandem && (!replica || !s.Received):
+			return "snapshot " + s.Name + " was not made by Tandem"
+		case d.Snapshots[i].UserRefs > 0:
+			return "snapshot " + s.Name + " has a hold"
+		}
+	}
+	return ""
+}
+
+func (r *Releaser) destroy(ctx context.Context, id guest.ID, d zfs.Dataset, side plan.Side) error {
+	spec := zfs.DestroySpec{Dataset: d.Name, GUID: d.GUID, Guest: id.String(), Role: side.Marks.Role}
+	for _, s := range side.Snapshots {
+		spec.Snapshots = append(spec.Snapshots, s.GUID)
+	}
+	return r.zfs.DestroyDataset(ctx, spec)
+}
+
+// unmark makes an owner's dataset an ordinary one: Tandem's points go, but those
+// that somebody holds, then the marks.
+func (r *Releaser) unmark(ctx context.Context, d zfs.Dataset, side plan.Side) error {
+	var points []string
+	for i, s := range side.Snapshots {
+		if s.Tandem && d.Snapshots[i].UserRefs == 0 {
+			points = append(points, s.Name)
+		}
+	}
+	var failed error
+	if len(points) > 0 {
+		if err := r.zfs.DestroySnapshots(ctx, d.Name, points); err != nil {
+			failed = fmt.Errorf("snapshots of Tandem's are left: %w", err)
+		}
+	}
+	// The cluster's mark goes last: Clear knows by it what was begun here.
+	for _, p := range []string{zfs.PropTerm, zfs.PropVolume, zfs.PropGuest, zfs.PropRole, zfs.PropCluster} {
+		if err := r.zfs.Inherit(ctx, p, d.Name); err != nil {
+			return errors.Join(failed, fmt.Errorf("take the property %s off: %w", p, err))
+		}
+	}
+	return failed
+}
+
+// Clear makes a guest's volumes ordinary datasets where they carry the owner's
+// marks of a guest of this cluster that no longer has them: what a removal left
+// whose node was away.
+func (r *Releaser) Clear(ctx context.Context, g guest.Guest) error {
+	view := r.o.Ledger.View()
+	for _, v := range g.Volumes {
+		name, err := r.o.Dataset(v)
+		if err != nil {
+			return err
+		}
+		list, err := r.zfs.List(ctx, name)
+		if err != nil {
+			return fault.WrapVolume(v, err, "read it")
+		}
+		if !list[0].Exists() {
+			continue
+		}
+		side := local.Side(name, list[0])
+		if _, taken := view.GuestOf(v); taken || !former(side.Marks, view.Cluster, v) {
+			continue
+		}
+		if err := r.unmark(ctx, list[0], side); err != nil {
+			return fault.WrapVolume(v, err, "take the marks of a guest off that no longer has it")
+		}
+	}
+	return nil
+}
+
+// former says that a dataset carries an owner's marks of this cluster for that
+// volume, or what is left of them where their removal was cut.
+func former(m plan.Marks, cluster string, v guest.Volume) bool {
+	return m.Cluster == cluster && (m.Role == "" || m.Role == zfs.RoleOwner) && (m.Volume == "" || m.Volume == v.String())
+}

@@ -1,0 +1,237 @@
+package release_test
+
+import (
+	"context"
+	"io/fs"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/tandemd/tandem/pkg/guest"
+	"github.com/tandemd/tandem/pkg/ledger"
+	"github.com/tandemd/tandem/pkg/replicate/fault"
+	"github.com/tandemd/tandem/pkg/replicate/local"
+	"github.com/tandemd/tandem/pkg/replicate/release"
+	"github.com/tandemd/tandem/pkg/zfs"
+	"github.com/tandemd/tandem/pkg/zfs/zfstest"
+)
+
+const dataset = "tank/g/vm-100-disk-0"
+
+// world is one node whose ledger no longer knows guest 100.
+type world struct {
+	t     *testing.T
+	pool  *zfstest.Pool
+	state ledger.State
+	locks *local.Locks
+	r     *release.Releaser
+}
+
+func volume() guest.Volume { return guest.Volume{Storage: "local-zfs", Name: "vm-100-disk-0"} }
+
+func newWorld(t *testing.T, role string) *world {
+	t.Helper()
+	dir := t.TempDir()
+	w := &world{t: t, pool: zfstest.New(zfstest.Options{Node: "n1"}), state: ledger.State{Cluster: "c1", Index: 7}, locks: local.NewLocks(dir)}
+	w.ok(w.pool.Create("tank/g", 0, nil))
+	w.ok(w.pool.Create(dataset, 1<<20, nil))
+	w.mark(map[string]string{
+		zfs.PropCluster: "c1", zfs.PropGuest: "100", zfs.PropRole: role, zfs.PropTerm: "1-0123456789abcdef", zfs.PropVolume: volume().String(),
+	})
+	point, err := guest.Point{Volumes: []guest.Volume{volume()}, Consistency: guest.Crash}.Property()
+	w.ok(err)
+	for _, name := range []string{"tandem_1", "tandem_2"} {
+		w.ok(w.pool.Snapshot(t.Context(), []string{dataset + "@" + name}, map[string]string{zfs.PropPoint: point}))
+	}
+	w.r, err = release.New(local.Options{
+		Node: guest.NodeID(strings.Repeat("1", 32)), Name: "n1", Storages: map[string]string{"local-zfs": "tank/g"}, ZFS: w.pool,
+		Ledger: w, Store: nothing{}, LockDir: dir, Locks: w.locks, Now: time.Now, LockWait: 50 * time.Millisecond,
+	}, w.pool)
+	w.ok(err)
+	return w
+}
+
+func (w *world) View() *ledger.State                       { return &w.state }
+func (w *world) WaitApplied(context.Context, uint64) error { return context.DeadlineExceeded }
+
+type nothing struct{}
+
+func (nothing) Read(string, any) error  { return fs.ErrNotExist }
+func (nothing) Write(string, any) error { return nil }
+
+func (w *world) ok(err error) {
+	w.t.Helper()
+	if err != nil {
+		w.t.Fatal(err)
+	}
+}
+
+func (w *world) mark(props map[string]string) {
+	w.t.Helper()
+	w.ok(w.pool.SetProps(w.t.Context(), props, dataset))
+}
+
+func (w *world) dataset() zfs.Dataset {
+	w.t.Helper()
+	list, err := w.pool.List(w.t.Context(), dataset)
+	w.ok(err)
+	return list[0]
+}
+
+func (w *world) snapshots() (names []string) {
+	for _, s := range w.dataset().Snapshots {
+		names = append(names, s.Name)
+	}
+	return names
+}
+
+func (w *world) release(change func(*release.Request)) []release.Result {
+	w.t.Helper()
+	req := release.Request{Guest: 100, Volumes: []guest.Volume{volume()}, Index: 7}
+	if change != nil {
+		change(&req)
+	}
+	got, err := w.r.Release(w.t.Context(), req)
+	w.ok(err)
+	return got
+}
+
+func TestRelease_TheOwnersVolumeIsAnOrdinaryOneAgain(t *testing.T) {
+	w := newWorld(t, zfs.RoleOwner)
+	w.ok(w.pool.Snapshot(t.Context(), []string{dataset + "@mine"}, nil))
+	w.ok(w.pool.Hold(t.Context(), "backup", dataset+"@tandem_2"))
+	want := []release.Result{{Volume: volume(), Dataset: dataset}}
+	if d := cmp.Diff(want, w.release(nil)); d != "" {
+		t.Error(d)
+	}
+	if d := cmp.Diff([]string{"tandem_2", "mine"}, w.snapshots()); d != "" {
+		t.Errorf("what is held and what is the operator's stays (-want +got):\n%s", d)
+	}
+	if p := w.dataset().Props; len(p) != 0 {
+		t.Errorf("marks are left: %v", p)
+	}
+	if got := w.release(nil); len(got) != 0 {
+		t.Errorf("again: %+v", got)
+	}
+}
+
+func TestRelease_AReplicaStaysOne(t *testing.T) {
+	w := newWorld(t, zfs.RoleReplica)
+	before := w.dataset()
+	if d := cmp.Diff([]release.Result{{Volume: volume(), Dataset: dataset, Replica: true}}, w.release(nil)); d != "" {
+		t.Error(d)
+	}
+	if d := cmp.Diff(before, w.dataset()); d != "" {
+		t.Errorf("it was changed:\n%s", d)
+	}
+}
+
+func TestRelease_TouchesNothingElse(t *testing.T) {
+	for prop, value := range map[string]string{zfs.PropCluster: "c2", zfs.PropGuest: "101", zfs.PropVolume: "local-zfs:other", zfs.PropRole: "?"} {
+		w := newWorld(t, zfs.RoleOwner)
+		w.mark(map[string]string{prop: value})
+		before := w.dataset()
+		if got := w.release(func(r *release.Request) { r.Delete = true }); len(got) != 0 {
+			t.Errorf("%s=%s: %+v", prop, value, got)
+		}
+		if d := cmp.Diff(before, w.dataset()); d != "" {
+			t.Errorf("%s=%s: it was changed:\n%s", prop, value, d)
+		}
+	}
+}
+
+func TestRelease_Refuses(t *testing.T) {
+	w := newWorld(t, zfs.RoleOwner)
+	before := w.dataset()
+	wants := func(text string, change func(*release.Request)) {
+		t.Helper()
+		req := release.Request{Guest: 100, Volumes: []guest.Volume{volume()}, Index: 7, Delete: true}
+		change(&req)
+		if got, err := w.r.Release(t.Context(), req); err == nil || !strings.Contains(err.Error(), text) {
+			t.Errorf("got %+v, %v, want an error that says %q", got, err, text)
+		}
+	}
+	wants("must be from 100", func(r *release.Request) { r.Guest = 7 })
+	wants("not applied the ledger to 8", func(r *release.Request) { r.Index = 8 })
+	unlock, err := w.locks.Lock(t.Context(), local.GuestLock(100))
+	w.ok(err)
+	wants("locked by a sync", func(*release.Request) {})
+	unlock()
+	w.state.Guests = map[guest.ID]guest.Guest{100: {ID: 100, Volumes: []guest.Volume{volume()}}}
+	wants("belongs to guest 100", func(*release.Request) {})
+	if d := cmp.Diff(before, w.dataset()); d != "" {
+		t.Errorf("it was changed:\n%s", d)
+	}
+}
+
+func TestRelease_Delete(t *testing.T) {
+	for name, tc := range map[string]struct {
+		role string
+		do   func(*world) error
+		left string
+	}{
+		"owner":   {zfs.RoleOwner, func(*world) error { return nil }, ""},
+		"replica": {zfs.RoleReplica, func(*world) error { return nil }, ""},
+		"an operator's snapshot": {zfs.RoleOwner, func(w *world) error {
+			return w.pool.Snapshot(w.t.Context(), []string{dataset + "@mine"}, nil)
+		}, "snapshot mine was not made by Tandem"},
+		"a hold": {zfs.RoleReplica, func(w *world) error {
+			return w.pool.Hold(w.t.Context(), "backup", dataset+"@tandem_1")
+		}, "snapshot tandem_1 has a hold"},
+		"a replica that was written to": {zfs.RoleReplica, func(w *world) error {
+			return w.pool.Write(dataset, 0, make([]byte, 4096))
+		}, "written to"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t, tc.role)
+			w.ok(tc.do(w))
+			before := w.dataset()
+			check := w.release(func(r *release.Request) { r.Delete, r.Check = true, true })
+			if len(check) != 1 || !strings.Contains(check[0].Left, tc.left) || (tc.left == "") != (check[0].Left == "") {
+				t.Errorf("the check: %+v", check)
+			}
+			if d := cmp.Diff(before, w.dataset()); d != "" {
+				t.Errorf("the check changed it:\n%s", d)
+			}
+			got := w.release(func(r *release.Request) { r.Delete = true })
+			if len(got) != 1 || got[0].Destroyed != (tc.left == "") || w.dataset().Exists() == got[0].Destroyed {
+				t.Errorf("%+v, exists: %v", got, w.dataset().Exists())
+			}
+		})
+	}
+	w := newWorld(t, zfs.RoleOwner)
+	w.pool.SetBusy(dataset, true)
+	got := w.release(func(r *release.Request) { r.Delete = true })
+	if len(got) != 1 || got[0].Destroyed || !strings.Contains(got[0].Left, "busy") || !w.dataset().Exists() {
+		t.Errorf("a volume that is open: %+v", got)
+	}
+}
+
+func TestClear_TakesOnlyFormerMarksOff(t *testing.T) {
+	g := guest.Guest{ID: 200, Volumes: []guest.Volume{volume()}}
+	w := newWorld(t, zfs.RoleOwner)
+	w.ok(w.r.Clear(t.Context(), g))
+	if p := w.dataset().Props; len(p) != 0 {
+		t.Errorf("marks are left: %v", p)
+	}
+	for name, change := range map[string]func(*world){
+		"a replica":         func(w *world) { w.mark(map[string]string{zfs.PropRole: zfs.RoleReplica}) },
+		"another cluster's": func(w *world) { w.mark(map[string]string{zfs.PropCluster: "c2"}) },
+		"a guest's": func(w *world) {
+			w.state.Guests = map[guest.ID]guest.Guest{100: {ID: 100, Volumes: []guest.Volume{volume()}}}
+		},
+	} {
+		w := newWorld(t, zfs.RoleOwner)
+		change(w)
+		before := w.dataset()
+		w.ok(w.r.Clear(t.Context(), g))
+		if d := cmp.Diff(before, w.dataset()); d != "" {
+			t.Errorf("%s: it was changed:\n%s", name, d)
+		}
+	}
+	if err := w.r.Clear(t.Context(), guest.Guest{ID: 200, Volumes: []guest.Volume{{Storage: "absent", Name: "x"}}}); fault.ClassOf(err) != fault.ClassPerson {
+		t.Errorf("a storage that is not there: %v", err)
+	}
+}
