@@ -116,8 +116,9 @@ type Consensus struct {
 	// generation is the current one's, or that of the last one.
 	generation atomic.Pointer[string]
 
-	// change is held by those who change current.
-	change sync.Mutex
+	// change is held by those who change current. It is no mutex: who holds it waits
+	// for raft to end.
+	change chan struct{}
 	closed bool
 	// emptied is the generation whose stores were set aside: new ones do not vote.
 	emptied string
@@ -142,7 +143,7 @@ func Open(o Options) (*Consensus, error) {
 	if err := o.Node.Validate(); err != nil {
 		return nil, err
 	}
-	c := &Consensus{opts: o.withDefaults(), news: newNews()}
+	c := &Consensus{opts: o.withDefaults(), news: newNews(), change: make(chan struct{}, 1)}
 	c.life, c.end = context.WithCancel(context.Background())
 	if o.Hold {
 		c.generation.Store(&o.Generation)
@@ -160,8 +161,8 @@ func Open(o Options) (*Consensus, error) {
 // Start starts raft where Open held it back, unless it runs meanwhile. Where that
 // fails Err tells why from then on; Fork, Switch and SetAside may help.
 func (c *Consensus) Start() error {
-	c.change.Lock()
-	defer c.change.Unlock()
+	c.change <- struct{}{}
+	defer func() { <-c.change }()
 	switch {
 	case c.closed:
 		return ErrClosed
@@ -191,8 +192,8 @@ func (c *Consensus) enter(r *run) {
 func (c *Consensus) Close() error {
 	defer c.wg.Wait()
 	c.end()
-	c.change.Lock()
-	defer c.change.Unlock()
+	c.change <- struct{}{}
+	defer func() { <-c.change }()
 	c.closed = true
 	c.stopped.Store(&ErrClosed)
 	r := c.current.Swap(nil)

@@ -170,7 +170,7 @@ func TestDiskRooms_SurviveARestartAndAFork(t *testing.T) {
 		t.Errorf("after a restart (-want +got):\n%s", d)
 	}
 	var atFork map[string]string
-	if err := c.Fork(t.Context(), fork(1, forked)); err != nil {
+	if err := c.Fork(t.Context(), fork(1, forked), c.View()); err != nil {
 		t.Fatal(err)
 	}
 	atFork = bytesOf(t, filepath.Join(dir, firstGeneration))
@@ -179,7 +179,7 @@ func TestDiskRooms_SurviveARestartAndAFork(t *testing.T) {
 		t.Errorf("the fork has generation %s, guests %v", s.Generation, s.GuestList())
 	}
 	proposeNow(t, c, addGuest(102))
-	if err := c.Fork(t.Context(), fork(1, firstGeneration)); err == nil {
+	if err := c.Fork(t.Context(), fork(1, firstGeneration), c.View()); err == nil {
 		t.Error("a fork overwrote an older generation")
 	}
 	if d := cmp.Diff(atFork, bytesOf(t, filepath.Join(dir, firstGeneration))); d != "" {
@@ -214,7 +214,7 @@ func TestOpen_DamageIsAClearErrorOrNoDamage(t *testing.T) {
 	t.Parallel()
 	dir := filepath.Join(t.TempDir(), "raft")
 	c := foundedOnDisk(t, dir)
-	if err := c.Fork(t.Context(), fork(1, forked)); err != nil { // gives a snapshot
+	if err := c.Fork(t.Context(), fork(1, forked), c.View()); err != nil { // gives a snapshot
 		t.Fatal(err)
 	}
 	proposeNow(t, c, addGuest(102))
@@ -283,7 +283,7 @@ func TestOpen_AHoleIsRefused(t *testing.T) {
 	t.Parallel()
 	dir := filepath.Join(t.TempDir(), "raft")
 	c := foundedOnDisk(t, dir)
-	if err := c.Fork(t.Context(), fork(1, forked)); err != nil {
+	if err := c.Fork(t.Context(), fork(1, forked), c.View()); err != nil {
 		t.Fatal(err)
 	}
 	proposeNow(t, c, addGuest(102))
@@ -319,7 +319,7 @@ func TestOpen_ABrokenSnapshotIsForgivenWhereTheLogHasAllOfIt(t *testing.T) {
 	t.Parallel()
 	dir := filepath.Join(t.TempDir(), "raft")
 	c := foundedOnDisk(t, dir)
-	if err := c.Fork(t.Context(), fork(1, forked)); err != nil {
+	if err := c.Fork(t.Context(), fork(1, forked), c.View()); err != nil {
 		t.Fatal(err)
 	}
 	proposeNow(t, c, addGuest(102))

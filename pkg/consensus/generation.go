@@ -63,27 +63,39 @@ func (c *Consensus) isEmptied(generation string) (bool, error) {
 
 // Fork makes the generation that f names from this node's ledger, its unconfirmed
 // end included, with this node as the only voter, and goes over to it. f.Index and
-// f.Term are filled in. The old generation's stores are only read. Where it fails
-// this node is in the old one again.
-func (c *Consensus) Fork(ctx context.Context, f ledger.Fork) error {
+// f.Term are filled in; known is the newest ledger that this node knows to be
+// confirmed, from any source. The old generation's stores are only read. Where it
+// fails this node is in the old one again.
+func (c *Consensus) Fork(ctx context.Context, f ledger.Fork, known *ledger.State) error {
 	parent := c.Generation()
 	return c.changeTo(ctx, f.Generation, "fork generation "+f.Generation, func() error {
 		old, err := c.opts.Rooms.Open(parent)
 		if err != nil {
 			return err
 		}
-		if err := errors.Join(c.copyTo(f, old), old.close()); err != nil {
+		if err := errors.Join(c.copyTo(f, known, old), old.close()); err != nil {
 			return err
 		}
 		return c.opts.Rooms.Settle(f.Generation)
 	})
 }
 
+// anew starts the raft that runs once more, on what it has written.
+func (c *Consensus) anew(r *run) {
+	if c.current.Load() != r {
+		return
+	}
+	what := "start raft anew after a snapshot that its log had overtaken"
+	if err := c.changeTo(r.life, r.generation, what, func() error { return nil }); err != nil && r.life.Err() == nil {
+		c.opts.Logger.Error("raft could not be started anew", zap.Error(err))
+	}
+}
+
 // changeTo stops the raft that runs, does the work between, and starts that of the
 // generation. On any failure the old one runs again.
 func (c *Consensus) changeTo(ctx context.Context, generation, what string, between func() error) error {
-	c.change.Lock()
-	defer c.change.Unlock()
+	c.change <- struct{}{}
+	defer func() { <-c.change }()
 	if c.closed {
 		return fmt.Errorf("%s: %w", what, ErrClosed)
 	}
@@ -151,7 +163,7 @@ func (c *Consensus) keepGoingBack(old string) {
 		case <-c.life.Done():
 			return
 		}
-		c.change.Lock()
+		c.change <- struct{}{}
 		done := c.closed || c.current.Load() != nil
 		if !done {
 			if r, err := c.start(old); err == nil {
@@ -159,7 +171,7 @@ func (c *Consensus) keepGoingBack(old string) {
 				done = true
 			}
 		}
-		c.change.Unlock()
+		<-c.change
 		if done {
 			return
 		}
@@ -169,7 +181,7 @@ func (c *Consensus) keepGoingBack(old string) {
 // copyTo writes what the old stores hold into a draft of the new generation, as
 // one snapshot: raft's own RecoverCluster, which reads the old log and snapshots
 // and writes the new ones.
-func (c *Consensus) copyTo(f ledger.Fork, old Stores) error {
+func (c *Consensus) copyTo(f ledger.Fork, known *ledger.State, old Stores) error {
 	found, err := inspect(old)
 	if err != nil {
 		return err
@@ -187,7 +199,7 @@ func (c *Consensus) copyTo(f ledger.Fork, old Stores) error {
 		logs = raft.NewInmemStore()
 	}
 	_, nowhere := raft.NewInmemTransport(raft.ServerAddress(c.opts.Node))
-	machine := &forker{fsm: newFSM(newNews()), fork: f}
+	machine := &forker{fsm: newFSM(newNews()), fork: f, known: known}
 	err = raft.RecoverCluster(c.config(), machine, logs, old.Stable, redirected{old.Snapshots, draft.Snapshots}, nowhere, c.alone())
 	if err == nil {
 		err = draft.Stable.SetUint64([]byte(guard.KeyTerm), found.term)
@@ -198,7 +210,8 @@ func (c *Consensus) copyTo(f ledger.Fork, old Stores) error {
 // forker is the ledger while it is copied.
 type forker struct {
 	*fsm
-	fork ledger.Fork
+	fork  ledger.Fork
+	known *ledger.State
 }
 
 // Snapshot gives the ledger of the new generation.
@@ -206,7 +219,7 @@ func (f *forker) Snapshot() (raft.FSMSnapshot, error) {
 	if err := f.err(); err != nil {
 		return nil, err
 	}
-	if err := f.machine.Fork(f.fork); err != nil {
+	if err := f.machine.Fork(f.fork, f.known); err != nil {
 		return nil, err
 	}
 	return f.fsm.Snapshot()

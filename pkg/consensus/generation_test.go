@@ -21,7 +21,7 @@ const forked = "fedcba9876543210"
 
 func (r *rig) fork(n int) {
 	r.t.Helper()
-	if err := r.node(n).Fork(r.t.Context(), fork(n, forked)); err != nil {
+	if err := r.node(n).Fork(r.t.Context(), fork(n, forked), r.node(n).View()); err != nil {
 		r.t.Fatal(err)
 	}
 	r.eventually("the forked node leads", 30*time.Second, r.node(n).IsLeader)
@@ -89,7 +89,7 @@ func TestFork_ACrashAtAnyStepLeavesTheOldGeneration(t *testing.T) {
 				entered := firstGeneration
 				d := r.disks[nodeID(1)]
 				d.CrashAt(step, keep)
-				err := r.node(1).Fork(t.Context(), fork(1, forked))
+				err := r.node(1).Fork(t.Context(), fork(1, forked), r.node(1).View())
 				if err == nil {
 					done = true
 					return
@@ -121,7 +121,7 @@ func TestFork_WhereTheDiskIsFullTheOldGenerationRunsOn(t *testing.T) {
 		defer r.close()
 		for n := range 3 {
 			r.disks[nodeID(1)].FailAfter(n, errors.New("no space left on device"))
-			if err := r.node(1).Fork(t.Context(), fork(1, forked)); err == nil {
+			if err := r.node(1).Fork(t.Context(), fork(1, forked), r.node(1).View()); err == nil {
 				t.Fatal("a fork on a full disk worked")
 			}
 			r.disks[nodeID(1)].Fail(nil)
@@ -138,7 +138,7 @@ func TestFork_OfAnEmptyNodeIsRefused(t *testing.T) {
 		r := newRig(t)
 		defer r.close()
 		c := r.open(1, firstGeneration)
-		if err := c.Fork(t.Context(), fork(1, forked)); err == nil {
+		if err := c.Fork(t.Context(), fork(1, forked), c.View()); err == nil {
 			t.Error("a node without a ledger forked one")
 		}
 		if got := c.Generation(); got != firstGeneration {
@@ -175,7 +175,7 @@ func TestSwitch_OneTruthAfterAPartition(t *testing.T) {
 		r.isolate(3, true)
 		r.isolate(1, true)
 		const other = "aaaaaaaaaaaaaaaa"
-		if err := r.node(1).Fork(t.Context(), fork(1, other)); err != nil {
+		if err := r.node(1).Fork(t.Context(), fork(1, other), r.node(1).View()); err != nil {
 			t.Fatal(err)
 		}
 		r.isolate(1, false)
@@ -272,7 +272,7 @@ func TestEntered_AFailureKeepsTheOldGeneration(t *testing.T) {
 		}
 		r.found(1)
 		defer r.close()
-		if err := r.node(1).Fork(t.Context(), fork(1, forked)); err == nil {
+		if err := r.node(1).Fork(t.Context(), fork(1, forked), r.node(1).View()); err == nil {
 			t.Error("the fork was not kept on disk, and went on")
 		}
 		r.must(r.node(1), addGuest(100))

@@ -74,6 +74,7 @@ func (c *Consensus) start(generation string) (_ *run, err error) {
 	if r.wire, err = guard.NewWire(trans); err != nil {
 		return nil, err
 	}
+	r.wire.Last, r.wire.Anew = stores.Log.LastIndex, func() { go c.anew(r) }
 	r.guard = guard.New(guard.Options{
 		Where: stores.Where, Stuck: c.opts.Timing.Stuck, Reserve: c.opts.Reserve, Logger: c.opts.Logger,
 		Mute: func(muted bool) {
@@ -81,7 +82,7 @@ func (c *Consensus) start(generation string) (_ *run, err error) {
 			c.news.tell()
 		},
 	})
-	r.log, r.stable = r.guard.Log(stores.Log, found.command), r.guard.Votes(stores.Stable)
+	r.log, r.stable = r.guard.Log(stores.Log, stores.Snapshots, found.command), r.guard.Votes(stores.Stable)
 	mark, err := stores.Stable.GetUint64([]byte(keyVoteless))
 	if err != nil && err.Error() != "not found" {
 		return nil, err

@@ -135,7 +135,7 @@ func (c *cluster) Expected(ctx context.Context, votes int, by string) (warnings 
 	fork := member.NewFork(s, c.d.id.Node, by, c.d.now())
 	to := *s
 	to.Generation, to.Lineage, to.Forced = fork.Generation, append(slices.Clone(s.Lineage), fork), true
-	if err := c.goTo(&to, func() error { return c.cons.Fork(ctx, fork) }); err != nil {
+	if err := c.goTo(&to, func() error { return c.cons.Fork(ctx, fork, s) }); err != nil {
 		return nil, err
 	}
 	c.gate.Override()

@@ -27,7 +27,7 @@ func running(t *testing.T) *book {
 
 func fork(t *testing.T, b *book) {
 	t.Helper()
-	err := b.m.Fork(ledger.Fork{Generation: "fedcba9876543210", Parent: generation, Index: b.at, Node: nodeID(1), By: "operator@n1", At: 1_800_000_000})
+	err := b.m.Fork(ledger.Fork{Generation: "fedcba9876543210", Parent: generation, Index: b.at, Node: nodeID(1), By: "operator@n1", At: 1_800_000_000}, b.m.View())
 	if err != nil {
 		t.Fatal(err)
 	}

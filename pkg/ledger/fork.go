@@ -27,8 +27,10 @@ type Fork struct {
 
 // Fork makes this ledger the first state of a new generation, while no log is
 // being applied. Everything else stays as it is, what was unconfirmed included:
-// in the new generation it counts as done.
-func (m *Machine) Fork(f Fork) error {
+// in the new generation it counts as done. Terms that began after known, which is
+// the newest ledger that the node knows to be confirmed, are the new generation's:
+// the parent may yet give the same number to another owner.
+func (m *Machine) Fork(f Fork, known *State) error {
 	switch {
 	case !m.state.Founded():
 		return errNotFounded
@@ -39,6 +41,12 @@ func (m *Machine) Fork(f Fork) error {
 	}
 	m.view = nil
 	m.state.Generation = f.Generation
+	for id, g := range m.state.Guests {
+		if g.Term != known.Guests[id].Term {
+			g.Term.Generation = f.Generation
+			m.state.Guests[id] = g
+		}
+	}
 	m.state.Lineage = append(slices.Clone(m.state.Lineage), f)
 	m.state.Forced = true
 	m.history = trimmed(append(m.history, Change{

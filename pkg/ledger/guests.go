@@ -38,7 +38,7 @@ func (o AddGuest) apply(s *State, _ Command) error {
 		return err
 	}
 	g.Volumes = slices.Clone(g.Volumes)
-	g.Term = guest.Term{N: 1, Generation: s.Generation}
+	g.Term = guest.Term{N: s.LastTerm + 1, Generation: s.Generation}
 	s.Guests[g.ID] = g
 	return nil
 }
@@ -119,6 +119,7 @@ func (o RemoveGuest) apply(s *State, _ Command) error {
 		return fmt.Errorf("guest %s has replication jobs (%s): delete them first", o.ID, jobs[0].ID)
 	}
 	delete(s.Guests, o.ID)
+	s.LastTerm = max(s.LastTerm, g.Term.N)
 	return nil
 }
 

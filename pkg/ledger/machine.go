@@ -129,6 +129,9 @@ func DecodeMachine(b []byte) (*Machine, error) {
 	if m.state.Members == nil || m.state.Guests == nil || m.state.Jobs == nil || m.state.Removed == nil {
 		return nil, fmt.Errorf("ledger snapshot: a part is missing")
 	}
+	if m.state.Founded() && len(m.state.Gossip) == 0 {
+		return nil, fmt.Errorf("ledger snapshot: it holds no gossip key")
+	}
 	for _, r := range m.order {
 		m.outcomes[r.ID] = r.Outcome
 	}

@@ -63,6 +63,9 @@ type State struct {
 	Members map[guest.NodeID]Member   `json:"members"`
 	Guests  map[guest.ID]guest.Guest  `json:"guests"`
 	Jobs    map[guest.JobID]guest.Job `json:"jobs"`
+	// LastTerm is the highest term of a guest that was removed. A guest that is added
+	// begins beyond it: no term of a guest has two owners, though its ID comes again.
+	LastTerm uint64 `json:"last_term,omitempty"`
 	// Gossip are the keys of gossip, the one to speak with first.
 	Gossip []GossipKey `json:"gossip"`
 	// Rotate is set while the key of gossip is to be changed.

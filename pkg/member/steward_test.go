@@ -245,7 +245,7 @@ func TestSteward_UsesTheNewKeyAfterAMinuteWithoutAllOfThem(t *testing.T) {
 func TestSteward_EndsForcedQuorumWhenAllVotesAreBack(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := newChamber(t, 3, 1)
-		if err := c.machine.Fork(ledger.Fork{Generation: "x", Parent: "g", Index: c.index, Node: nodeID(1)}); err != nil {
+		if err := c.machine.Fork(ledger.Fork{Generation: "x", Parent: "g", Index: c.index, Node: nodeID(1)}, c.machine.View()); err != nil {
 			t.Fatal(err)
 		}
 		c.dies(2)

@@ -90,7 +90,8 @@ func (d *Disk) Delay(each time.Duration) {
 }
 
 // Crash is a power cut. Of a write of n entries that is under way the first keep(n)
-// stay; nil: none. Stores that are open answer ErrCrashed from now on.
+// stay; nil: none. Stores that are open take no write from now on (ErrCrashed); they
+// can still be read, as they were, so that what is left of a node in memory can end.
 func (d *Disk) Crash(keep func(n int) int) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -105,6 +106,7 @@ func (d *Disk) crash(keep func(int) int) {
 	}
 	close(d.life.dead)
 	d.life = newLife()
+	d.rooms = cloneRooms(d.rooms)
 	d.crashAfter, d.crashKeep = 0, nil
 	if d.hung != nil {
 		close(d.hung)
@@ -208,6 +210,22 @@ func (d *Disk) Last(generation string) (term, index uint64) {
 		term, index = r.logs[r.last].Term, r.last
 	}
 	return term, index
+}
+
+// Commands is the data of each command in the log of a generation that is durable,
+// by its index.
+func (d *Disk) Commands(generation string) map[uint64][]byte {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	out := map[uint64][]byte{}
+	if r, ok := d.rooms[generation]; ok {
+		for index, l := range r.logs {
+			if l.Type == raft.LogCommand {
+				out[index] = l.Data
+			}
+		}
+	}
+	return out
 }
 
 // Rooms are the disk as pkg/consensus wants it, with transports that wire makes.

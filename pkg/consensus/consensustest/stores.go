@@ -34,16 +34,20 @@ func (h *handle) write(n int, keep func(n int)) error {
 	return h.disk.write(h.life, n, keep)
 }
 
-// check is called with mu held.
+// check is called with mu held, before a write.
 func (h *handle) check() error {
-	switch {
-	case isDead(h.life):
+	if isDead(h.life) {
 		return ErrCrashed
-	case h.closed:
-		return fmt.Errorf("the folder is closed")
-	default:
-		return nil
 	}
+	return h.checkOpen()
+}
+
+// checkOpen is called with mu held, before a read.
+func (h *handle) checkOpen() error {
+	if h.closed {
+		return fmt.Errorf("the folder is closed")
+	}
+	return nil
 }
 
 // IsMonotonic implements raft.MonotonicLogStore.
@@ -53,21 +57,21 @@ func (h *handle) IsMonotonic() bool { return true }
 func (h *handle) FirstIndex() (uint64, error) {
 	h.disk.mu.Lock()
 	defer h.disk.mu.Unlock()
-	return h.room.first, h.check()
+	return h.room.first, h.checkOpen()
 }
 
 // LastIndex implements raft.LogStore.
 func (h *handle) LastIndex() (uint64, error) {
 	h.disk.mu.Lock()
 	defer h.disk.mu.Unlock()
-	return h.room.last, h.check()
+	return h.room.last, h.checkOpen()
 }
 
 // GetLog implements raft.LogStore.
 func (h *handle) GetLog(index uint64, out *raft.Log) error {
 	h.disk.mu.Lock()
 	defer h.disk.mu.Unlock()
-	if err := h.check(); err != nil {
+	if err := h.checkOpen(); err != nil {
 		return err
 	}
 	l, ok := h.room.logs[index]
@@ -145,7 +149,7 @@ func (h *handle) Set(key, value []byte) error {
 func (h *handle) Get(key []byte) ([]byte, error) {
 	h.disk.mu.Lock()
 	defer h.disk.mu.Unlock()
-	return bytes.Clone(h.room.stable[string(key)]), h.check()
+	return bytes.Clone(h.room.stable[string(key)]), h.checkOpen()
 }
 
 // SetUint64 implements raft.StableStore.
@@ -171,14 +175,14 @@ func (h *handle) List() ([]*raft.SnapshotMeta, error) {
 		meta := s.meta
 		out = append(out, &meta)
 	}
-	return out, h.check()
+	return out, h.checkOpen()
 }
 
 // Open implements raft.SnapshotStore.
 func (h *handle) Open(id string) (*raft.SnapshotMeta, io.ReadCloser, error) {
 	h.disk.mu.Lock()
 	defer h.disk.mu.Unlock()
-	if err := h.check(); err != nil {
+	if err := h.checkOpen(); err != nil {
 		return nil, nil, err
 	}
 	for _, s := range h.room.snapshots {

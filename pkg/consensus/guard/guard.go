@@ -109,7 +109,9 @@ func (g *Guard) Close() { g.stop.Do(func() { close(g.stopped) }) }
 // do carries a write through: it returns nil once it worked, or ErrStopped.
 func (g *Guard) do(what string, write func() error) error {
 	c := &call{what: what, started: time.Now()}
+	g.mu.Lock()
 	c.timer = time.AfterFunc(g.Stuck, func() { g.isStuck(c) })
+	g.mu.Unlock()
 	defer g.end(c)
 	for {
 		err, answered := g.try(write)

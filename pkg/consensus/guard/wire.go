@@ -31,6 +31,11 @@ type Wire struct {
 	// Commit is the highest commit index that a leader told.
 	Commit atomic.Uint64
 
+	// Last is where the log ends; Anew is called once raft must be started anew. Both
+	// are set before raft is started.
+	Last func() (uint64, error)
+	Anew func()
+
 	done chan struct{}
 	wg   sync.WaitGroup
 }
@@ -106,6 +111,46 @@ func (w *Wire) deliver(rpc raft.RPC) {
 		refuse(rpc, err)
 		return
 	}
+	if w.overtaken(rpc) {
+		w.replace(rpc)
+		return
+	}
+	w.hand(rpc)
+}
+
+// overtaken says whether the log goes on beyond the end of a snapshot that a leader
+// sends. Raft 1.8 empties the log then and still believes that it ends where it
+// did, so that it takes the snapshot again and again, or panics
+// (https://github.com/hashicorp/raft/issues/697).
+func (w *Wire) overtaken(rpc raft.RPC) bool {
+	c, ok := rpc.Command.(*raft.InstallSnapshotRequest)
+	if !ok || w.Last == nil {
+		return false
+	}
+	last, err := w.Last()
+	return err == nil && last > c.LastLogIndex
+}
+
+// replace lets raft take such a snapshot, and nothing else before it was started anew.
+func (w *Wire) replace(rpc raft.RPC) {
+	answered := make(chan raft.RPCResponse, 1)
+	inner := rpc
+	inner.RespChan = answered
+	w.hand(inner)
+	select {
+	case a := <-answered:
+		if r, ok := a.Response.(*raft.InstallSnapshotResponse); a.Error == nil && ok && r.Success {
+			w.Finish()
+			w.Anew()
+		}
+		rpc.Respond(a.Response, a.Error)
+	case <-w.done:
+		refuse(rpc, errMute)
+	}
+}
+
+// hand gives a call to raft, unless this node falls silent first.
+func (w *Wire) hand(rpc raft.RPC) {
 	for {
 		muted, changed := w.state()
 		if muted {

@@ -1,0 +1,197 @@
+package sim
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"maps"
+	"math/rand/v2"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/tandemd/tandem/pkg/consensus/consensustest"
+	"github.com/tandemd/tandem/pkg/guest"
+	"github.com/tandemd/tandem/pkg/ledger"
+)
+
+// machine is one node's hardware: what outlives its daemon.
+type machine struct {
+	c    *cluster
+	n    int
+	id   guest.NodeID
+	disk *consensustest.Disk
+
+	mu     sync.Mutex
+	rng    *rand.Rand
+	files  map[string][]byte
+	fails  error // of writes of small files
+	clock  time.Duration
+	boot   int // counts the times it was turned on
+	daemon *process
+	guests map[guest.ID]guest.Term // that run on it
+	images []image
+	// off, fenced: somebody keeps it off until it is not fenced any more.
+	off    bool
+	fenced int
+	// left: it is no part of the cluster any more, for good.
+	left bool
+}
+
+// image is a machine's disk as it was at some time.
+type image struct {
+	at    time.Time
+	raft  *consensustest.Image
+	files map[string][]byte
+}
+
+func nodeID(n int) guest.NodeID { return guest.NodeID(fmt.Sprintf("%032x", n)) }
+
+// member is how the machine's node is listed.
+func (m *machine) member() ledger.Member {
+	return ledger.Member{
+		ID: m.id, Name: guest.NodeName(short(m.id)), Fingerprint: fingerprintOf(m.id), Format: ledger.Format,
+		Peer: fmt.Sprintf("127.0.0.%d:7947", m.n), Gossip: fmt.Sprintf("127.0.0.%d:7946", m.n), Storages: []string{"local-zfs"},
+	}
+}
+
+// fingerprintOf is that of a node's key.
+func fingerprintOf(id guest.NodeID) string { return fmt.Sprintf("%064s", string(id)) }
+
+// The small files of a node.
+const (
+	fileLedger = "cluster"
+	fileBoots  = "boots"
+	fileDoubts = "doubts"
+)
+
+// Read reads a small file; it is member.Store's.
+func (m *machine) Read(name string, v any) error {
+	m.mu.Lock()
+	b, ok := m.files[name]
+	m.mu.Unlock()
+	if !ok {
+		return fs.ErrNotExist
+	}
+	return json.Unmarshal(b, v)
+}
+
+// Write keeps a small file, durably.
+func (m *machine) Write(name string, v any) error {
+	b, err := json.Marshal(v)
+	if err != nil {
+		return err
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.fails != nil {
+		return m.fails
+	}
+	m.files[name] = b
+	return nil
+}
+
+// wall is the machine's wall clock.
+func (m *machine) wall() time.Time {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return time.Now().Add(m.clock)
+}
+
+func (m *machine) running() *process {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.daemon
+}
+
+// picture keeps an image of the disk, as a backup does.
+func (m *machine) picture() {
+	i := image{at: time.Now(), raft: m.disk.Image()}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	i.files = maps.Clone(m.files)
+	m.images = append(m.images, i)
+	if len(m.images) > keptImages {
+		m.images = slices.Delete(m.images, 0, 1)
+	}
+}
+
+const keptImages = 4
+
+// restore puts back an image that is at least that old.
+func (m *machine) restore(age time.Duration) bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for _, i := range slices.Backward(m.images) {
+		if time.Since(i.at) >= age && len(i.files) > 0 {
+			m.disk.Restore(i.raft)
+			m.files = maps.Clone(i.files)
+			return true
+		}
+	}
+	return false
+}
+
+// turnOn starts the machine's daemon, unless the machine is fenced or has left.
+func (m *machine) turnOn() {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.off = m.fenced > 0; m.off || m.left || m.daemon != nil || m.c.over() {
+		return
+	}
+	m.daemon = newProcess(m)
+}
+
+// powerCut ends everything on the machine; of a write under way a part may stay.
+func (m *machine) powerCut() bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	p := m.daemon
+	if p == nil {
+		return false
+	}
+	m.daemon = nil
+	m.off = true
+	m.boot++
+	p.dies()
+	m.disk.Crash(func(n int) int { return m.rng.IntN(n + 1) })
+	m.guests = map[guest.ID]guest.Term{}
+	m.c.judge.off(m.id)
+	return true
+}
+
+// kill ends the daemon p; what it wrote is written, and guests go on.
+func (m *machine) kill(p *process) bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if p == nil || m.daemon != p {
+		return false
+	}
+	m.daemon = nil
+	p.dies()
+	m.disk.Crash(func(n int) int { return n })
+	return true
+}
+
+// fence keeps the machine off until the function that it returns is called; nil
+// if it is not off.
+func (m *machine) fence() (unfence func()) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.daemon != nil || !m.off || m.left {
+		return nil
+	}
+	m.fenced++
+	return func() {
+		m.mu.Lock()
+		m.fenced--
+		m.mu.Unlock()
+		if !m.c.suffering() { // Otherwise the fault that cut the power turns it on.
+			m.turnOn()
+		}
+	}
+}
+
+// errDaemonEnded ends what a daemon was doing when it was killed.
+var errDaemonEnded = errors.New("the daemon ended")

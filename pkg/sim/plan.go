@@ -1,0 +1,155 @@
+package sim
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"strings"
+	"time"
+)
+
+// Kind is what a fault does.
+type Kind string
+
+// The kinds of faults.
+const (
+	// Loss lets messages of one node, or of all, get lost at random.
+	Loss Kind = "loss"
+	// Delay lets messages come late and out of order.
+	Delay Kind = "delay"
+	// OneWay cuts one direction between two nodes.
+	OneWay Kind = "one-way"
+	// Isolate cuts one node off from all others, one way or both.
+	Isolate Kind = "isolate"
+	// Partition cuts the cluster in two.
+	Partition Kind = "partition"
+	// PowerCut turns a machine off: what was not synced is lost, its guests are gone.
+	PowerCut Kind = "power-cut"
+	// Blackout turns all machines off at once.
+	Blackout Kind = "blackout"
+	// Kill ends a daemon while its machine and its guests go on.
+	Kill Kind = "kill"
+	// Pause lets a node stand still.
+	Pause Kind = "pause"
+	// Clock sets a node's wall clock.
+	Clock Kind = "clock"
+	// DiskFull lets a node's writes fail for lack of space.
+	DiskFull Kind = "disk-full"
+	// DiskError lets some of a node's writes fail.
+	DiskError Kind = "disk-error"
+	// DiskSlow lets a node's writes take long.
+	DiskSlow Kind = "disk-slow"
+	// DiskHang lets no write of a node return.
+	DiskHang Kind = "disk-hang"
+	// Restore puts a node's disk back to an older image.
+	Restore Kind = "restore"
+	// Replace removes a member; its machine joins again, with or without what it had.
+	Replace Kind = "replace"
+	// Join takes a new node in.
+	Join Kind = "join"
+	// Force cuts the cluster so that a node loses its majority, and forces quorum there.
+	Force Kind = "force"
+	// ForceTwo forces quorum on two nodes at the same time.
+	ForceTwo Kind = "force-two"
+	// Return lets dead nodes come back that see each other first, while one that was
+	// forced works.
+	Return Kind = "return"
+)
+
+// Fault is one thing that goes wrong.
+type Fault struct {
+	At   time.Duration
+	Kind Kind
+	// Node is whom it hits, Other a second one: indices into the nodes of the moment.
+	// Leader: whoever leads then is hit instead.
+	Node, Other int
+	Leader      bool
+	// Split says who is on the one side of a cut, by index.
+	Split uint64
+	// For is how long it lasts.
+	For time.Duration
+	// Amount is the share of messages or writes, or what else the kind needs, from 0 to 1.
+	Amount float64
+}
+
+// String is the fault as one line.
+func (f Fault) String() string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "%s %s", f.At.Round(time.Millisecond), f.Kind)
+	if f.Leader {
+		b.WriteString(" leader")
+	} else {
+		fmt.Fprintf(&b, " node %d", f.Node)
+	}
+	fmt.Fprintf(&b, " other %d split %b for %s amount %.2f", f.Other, f.Split, f.For.Round(time.Millisecond), f.Amount)
+	return b.String()
+}
+
+// Profile says which faults a run draws from.
+type Profile string
+
+const (
+	// Plain is every fault that a cluster must bear without losing anything.
+	Plain Profile = "plain"
+	// Forced adds forced quorum, after which what one generation did may be lost.
+	Forced Profile = "forced"
+)
+
+// Profiles are all profiles.
+func Profiles() []Profile { return []Profile{Plain, Forced} }
+
+type weight struct {
+	kind   Kind
+	weight int
+}
+
+// weights say how often each kind is drawn.
+func (p Profile) weights() []weight {
+	w := []weight{
+		{Loss, 8}, {Delay, 8}, {OneWay, 10}, {Isolate, 12}, {Partition, 12}, {PowerCut, 14}, {Blackout, 2}, {Kill, 8}, {Pause, 10},
+		{Clock, 4}, {DiskFull, 4}, {DiskError, 4}, {DiskSlow, 4}, {DiskHang, 4}, {Restore, 3}, {Replace, 3}, {Join, 1},
+	}
+	if p == Forced {
+		w = append(w, weight{Force, 10}, weight{ForceTwo, 5}, weight{Return, 6})
+	}
+	return w
+}
+
+// Plan draws the faults of a run; the same arguments give the same faults.
+func Plan(seed uint64, p Profile, length time.Duration) []Fault {
+	rng := rand.New(rand.NewPCG(seed, 2))
+	// Some clusters hardly have a quiet moment, others time to settle between faults.
+	gap := time.Duration(3+rng.IntN(12)) * time.Second
+	weights := p.weights()
+	total := 0
+	for _, w := range weights {
+		total += w.weight
+	}
+	var out []Fault
+	for at := 5 * time.Second; at < length; at += time.Duration(rng.ExpFloat64() * float64(gap)) {
+		f := Fault{
+			At: at, Node: rng.IntN(64), Other: rng.IntN(64), Leader: rng.IntN(3) == 0, Split: rng.Uint64(),
+			For: time.Second + time.Duration(rng.ExpFloat64()*float64(12*time.Second)), Amount: rng.Float64(),
+		}
+		n := rng.IntN(total)
+		i := slices.IndexFunc(weights, func(w weight) bool { n -= w.weight; return n < 0 })
+		f.Kind = weights[i].kind
+		f.For = min(f.For, longest(f.Kind))
+		out = append(out, f)
+	}
+	return out
+}
+
+// longest bounds how long a kind lasts.
+func longest(k Kind) time.Duration {
+	switch k {
+	case Pause, DiskHang:
+		return 30 * time.Second
+	case Blackout:
+		return 10 * time.Second
+	case Loss, Delay, OneWay, Isolate, Partition, PowerCut, Kill, Clock, DiskFull, DiskError, DiskSlow, Restore, Replace, Join,
+		Force, ForceTwo, Return:
+		return time.Minute
+	}
+	return 0
+}
