@@ -207,9 +207,7 @@ func (c *cluster) follow(ctx context.Context) {
 		}
 		c.node.Peers(ctx, c.peers())
 		c.overview.Observe(time.Now())
-		if err := c.cons.Err(); err != nil {
-			c.log.Error("this node follows the ledger no longer", zap.Error(err))
-		}
+		c.d.troubles.note("ledger", c.trouble())
 		select {
 		case <-ctx.Done():
 			c.save()
