@@ -306,7 +306,7 @@ func voteWithoutStorage(t *testing.T) {
 		i := slices.IndexFunc(cluster.Members, func(m api.Member) bool { return m.Name == "n3" })
 		return cluster.Quorate && cluster.Voters == 3 && len(cluster.Members[i].Storages) == 0, fmt.Sprintf("%+v", cluster)
 	})
-	n("n2").refuses(t, "tandem create-local-job 100-9 n3", "n3", "storage")
+	n("n2").refuses(t, "tandem create-local-job 500-9 n3", "n3", "storage")
 	must(t, n("n1").Kill(world.ctx))
 	n("n2").takes(t, "500-0", "with-the-witness")
 	boot(t, "n1")
