@@ -268,11 +268,12 @@ func (c *cluster) again(ctx context.Context, rng *rand.Rand, number int, p *proc
 	c.mu.Lock()
 	first, ok := pick(rng, c.outcomes)
 	c.mu.Unlock()
-	if !ok || p.cons.Generation() != first.a.generation {
+	generation := p.cons.Generation()
+	if !ok || generation != first.a.generation && !c.judge.inherited(generation, first.a.index, first.w.tag) {
 		return
 	}
 	a := c.send(ctx, p, first.w)
-	if a.generation == first.a.generation && (a.index != first.a.index || a.verdict != first.a.verdict) {
+	if a.generation == generation && (a.index != first.a.index || a.verdict != first.a.verdict) {
 		c.judge.blame("%s, sent again, was %s at index %d; the first time it was %s at %d",
 			first.w.tag, a.verdict, a.index, first.a.verdict, first.a.index)
 	}

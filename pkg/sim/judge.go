@@ -192,6 +192,13 @@ func (j *judge) forks(parent, child string, log map[uint64]string) {
 	maps.Copy(w.owed, log)
 }
 
+// inherited says whether a generation must have a command of an earlier one.
+func (j *judge) inherited(generation string, index uint64, tag string) bool {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return j.world(generation).owed[index] == tag
+}
+
 // audit holds a node's history against all that was acknowledged.
 func (j *judge) audit(on string, s *ledger.State, history []ledger.Change) {
 	at := make(map[uint64]string, len(history))
