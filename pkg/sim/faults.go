@@ -370,5 +370,5 @@ func (c *cluster) remove(op ledger.RemoveMember) Verdict {
 func (m *machine) forget() {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	maps.DeleteFunc(m.files, func(name string, _ []byte) bool { return name == fileLedger })
+	maps.DeleteFunc(m.files, func(name string, _ any) bool { return name == fileLedger })
 }

@@ -231,10 +231,12 @@ func (p *process) loops() {
 // follow carries news of the ledger to the book, the disk and the guests.
 func (p *process) follow() {
 	known := p.book.Current()
+	var seen *ledger.State
 	for {
 		view := p.cons.View()
-		if p.alive() {
+		if p.alive() && (seen == nil || view.Generation != seen.Generation || view.Index != seen.Index) {
 			p.c.judge.sees(short(p.id), view)
+			seen = view
 		}
 		p.book.Learn(view)
 		known = p.holdBook(known)

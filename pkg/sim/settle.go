@@ -92,7 +92,7 @@ func (c *cluster) torn() string {
 		if first == nil {
 			first, state = p, view
 		}
-		if view.Generation != state.Generation || view.Changed != state.Changed || fingerprint(view) != fingerprint(state) {
+		if view.Generation != state.Generation || view.Changed != state.Changed || c.judge.fingerprint(view) != c.judge.fingerprint(state) {
 			return fmt.Sprintf("%s has generation %s changed at %d, %s has %s changed at %d",
 				short(m.id), view.Generation, view.Changed, short(first.id), state.Generation, state.Changed)
 		}
