@@ -229,8 +229,10 @@ const saveEvery = 5 * time.Second
 
 // learnt acts on a newer ledger.
 func (c *cluster) learnt(ctx context.Context, s *ledger.State) {
-	if !maps.EqualFunc(c.membership, s.Members, sameMember) {
+	if !c.trustIsKept(s) {
 		c.save()
+	}
+	if !maps.EqualFunc(c.membership, s.Members, sameMember) {
 		c.membership = s.Members
 		select {
 		case c.wake <- struct{}{}:
@@ -249,6 +251,15 @@ func (c *cluster) learnt(ctx context.Context, s *ledger.State) {
 
 func sameMember(a, b ledger.Member) bool {
 	return a.ID == b.ID && a.Name == b.Name && a.Fingerprint == b.Fingerprint && a.Peer == b.Peer && a.Gossip == b.Gossip
+}
+
+// trustIsKept says whether cluster.json has what this node must know to hear the
+// others, and be heard, after a restart.
+func (c *cluster) trustIsKept(s *ledger.State) bool {
+	c.files.Lock()
+	defer c.files.Unlock()
+	return s.Generation == c.saved.Generation && maps.EqualFunc(s.Members, c.saved.Members, sameMember) &&
+		slices.EqualFunc(s.Gossip, c.saved.Gossip, func(a, b ledger.GossipKey) bool { return a.Number == b.Number && bytes.Equal(a.Key, b.Key) })
 }
 
 // save keeps the ledger for the next start: see member.Book.

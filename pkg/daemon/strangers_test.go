@@ -109,11 +109,6 @@ func (f *fake) propose(ctx context.Context, tb testing.TB, by guest.NodeID, op l
 	if err != nil {
 		tb.Fatal(err)
 	}
-	var now ledger.State
-	if err := f.Call(ctx, by, "/ledger/view", struct{}{}, &now); err != nil {
-		tb.Fatal(err)
-	}
-	data = append([]byte(now.Generation+"\n"), data...) // it is bound to the generation, see consensus.ApplyHere
 	var out ledger.Outcome
 	bound := append([]byte(f.generation+"\n"), data...)
 	if err := f.Call(ctx, by, "/ledger/apply", map[string][]byte{"command": bound}, &out); err != nil || out.Refused != "" {

@@ -26,7 +26,7 @@ import (
 
 // `go test ./pkg/gossip -run Hostile -args -hostile=1000000` is what `make soak` runs.
 var (
-	hostilePackets = flag.Int("hostile", 5000, "how many hostile packets TestGossip_HostilePackets sends")
+	hostilePackets = flag.Int("hostile", 3000, "how many hostile packets TestGossip_HostilePackets sends")
 	hostileSeed    = flag.Uint64("hostile-seed", 0, "the seed of TestGossip_HostilePackets; 0 takes one from the clock")
 )
 
@@ -220,7 +220,7 @@ func TestGossip_HostilePackets(t *testing.T) {
 	victim, member := w.start(w.options(newID(), 1)), w.start(w.options(newID(), 1))
 	w.until(victim, "alive", func() bool { return victim.state(member.id) == gossip.Alive })
 	// In a packet there is room for a bomb of 512 KiB, or for a part of a larger one.
-	huge := bomb(20 << 20)
+	huge := bomb(4 << 20)
 	small := [][]byte{bomb(512 << 10), huge, huge[:1500]}
 	large := [][]byte{huge, bomb(1 << 20)}
 	peak := heapPeak()

@@ -145,7 +145,8 @@ func goOnAlone(t *testing.T) {
 	n("n1").sh(t, "tandem cluster expected 1")
 	n("n1").takes(t, "500-0", "forced")
 	n("n1").refuses(t, "tandem cluster expected 1", "quorate")
-	n("n1").refuses(t, "tandem cluster remove n3", "--force")
+	n("n1").refuses(t, "tandem cluster remove n3", "owns guests", "502")
+	n("n1").refuses(t, "tandem guest add 510 --type vm --name later --volume local-zfs:vm-500-disk-0", "510")
 	if text := n("n1").run(t, "tandem status; tandem cluster status").Stdout; !strings.Contains(text, "forced") {
 		t.Errorf("status does not say that quorum was forced:\n%s", text)
 	}
