@@ -340,10 +340,15 @@ func encoded(t *rapid.T, m *ledger.Machine) string {
 // refused changes nothing.
 func FuzzMachine_Apply(f *testing.F) {
 	for _, op := range []ledger.Op{
-		ledger.AddGuest{Guest: vm(101, 1)}, ledger.SetGuest{Guest: vm(100, 1)}, ledger.CreateJob{Job: job(100, 2, 2)},
-		ledger.RemoveMember{ID: nodeID(2), DropJobs: true}, ledger.AddMember{Member: member(4)}, ledger.Retain{ID: 100},
+		ledger.AddGuest{Guest: vm(101, 1)},
+		ledger.SetGuest{Guest: vm(100, 1)},
+		ledger.CreateJob{Job: job(100, 2, 2)},
+		ledger.RemoveMember{ID: nodeID(2), DropJobs: true},
+		ledger.AddMember{Member: member(4)},
+		ledger.Retain{ID: 100},
 		ledger.ChangeOwner{ID: 100, Owner: nodeID(1), Term: guest.Term{N: 1, Generation: generation}, To: nodeID(2)},
-		ledger.InstallKey{Key: ledger.GossipKey{Number: 2, Key: make([]byte, ledger.GossipKeyLen)}}, ledger.Ask{},
+		ledger.InstallKey{Key: ledger.GossipKey{Number: 2, Key: make([]byte, ledger.GossipKeyLen)}},
+		ledger.Ask{},
 	} {
 		data, err := ledger.Command{ID: "1", By: "root@n1", At: 1_800_000_000, Op: op}.Encode()
 		if err != nil {

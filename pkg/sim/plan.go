@@ -106,8 +106,23 @@ type weight struct {
 // weights say how often each kind is drawn.
 func (p Profile) weights() []weight {
 	w := []weight{
-		{Loss, 8}, {Delay, 8}, {OneWay, 10}, {Isolate, 12}, {Partition, 12}, {PowerCut, 14}, {Blackout, 2}, {Kill, 8}, {Pause, 10},
-		{Clock, 4}, {DiskFull, 4}, {DiskError, 4}, {DiskSlow, 4}, {DiskHang, 4}, {Restore, 3}, {Replace, 3}, {Join, 1},
+		{Loss, 8},
+		{Delay, 8},
+		{OneWay, 10},
+		{Isolate, 12},
+		{Partition, 12},
+		{PowerCut, 14},
+		{Blackout, 2},
+		{Kill, 8},
+		{Pause, 10},
+		{Clock, 4},
+		{DiskFull, 4},
+		{DiskError, 4},
+		{DiskSlow, 4},
+		{DiskHang, 4},
+		{Restore, 3},
+		{Replace, 3},
+		{Join, 1},
 	}
 	if p == Forced {
 		w = append(w, weight{Force, 10}, weight{ForceTwo, 5}, weight{Return, 6})

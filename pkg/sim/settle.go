@@ -16,8 +16,6 @@ import (
 const (
 	// settleWithin is how soon a cluster is one again after faults ended.
 	settleWithin = 60 * time.Second
-	// lingers is how long after that commands may still be on their way.
-	lingers = settledAfter + 10*time.Second
 )
 
 // heal ends all faults and turns everything on.
