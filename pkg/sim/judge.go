@@ -124,7 +124,8 @@ func (j *judge) fingerprint(s *ledger.State) uint64 {
 	return maphash.Bytes(j.seed, b)
 }
 
-// owner holds that a term of a guest has one owner, ever.
+// owner holds that a term of a guest has one owner, ever, and that a guest does not
+// run any more where it is taken away.
 func (j *judge) owner(g guest.Guest) {
 	if j.owners[g.ID] == nil {
 		j.owners[g.ID] = map[guest.Term]guest.NodeID{}
@@ -134,6 +135,11 @@ func (j *judge) owner(g guest.Guest) {
 		return
 	}
 	j.owners[g.ID][g.Term] = g.Owner
+	for on := range j.runs[g.ID] {
+		if on != g.Owner && !j.forced {
+			j.blameLocked("guest %s was given to %s in term %s while it ran on %s: what it wrote since is lost", g.ID, short(g.Owner), g.Term, short(on))
+		}
+	}
 }
 
 // grows holds that a guest's term only grows with the ledger.
