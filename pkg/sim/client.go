@@ -1,6 +1,7 @@
 package sim
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -35,6 +36,8 @@ type want struct {
 	seenJob   guest.Job
 	// tag is set to send a command again.
 	tag string
+	// patience is how long the author waits for the answer; 0: as long as a daemon.
+	patience time.Duration
 }
 
 // client works until ctx ends.
@@ -151,7 +154,7 @@ func (c *cluster) takeAway(ctx context.Context, rng *rand.Rand, number int, view
 		return
 	}
 	g = view.Guests[id]
-	w := want{id: id, seenGuest: g}
+	w := want{id: id, seenGuest: g, patience: time.Duration(1+rng.IntN(10)) * time.Second}
 	if rng.IntN(8) == 0 && len(view.JobsOf(id)) == 0 {
 		w.op = ledger.RemoveGuest{ID: id, Digest: ledger.Digest(g)}
 	} else {
@@ -249,7 +252,7 @@ type outcome struct {
 }
 
 func (c *cluster) send(ctx context.Context, p *process, w want) answer {
-	patient, cancel := context.WithTimeout(ctx, proposeTimeout)
+	patient, cancel := context.WithTimeout(ctx, cmp.Or(w.patience, proposeTimeout))
 	defer cancel()
 	generation, begun := p.cons.Generation(), time.Now()
 	index, err := p.cons.Propose(patient, ledger.Command{ID: w.tag, By: w.tag, At: p.m.wall().Unix(), Op: w.op})
