@@ -10,6 +10,9 @@ DESTDIR ?=
 # LAB names the lab of the lab-… targets; NODE is one of its machines.
 LAB     ?= lab
 NODE    ?= n1
+# SIM_SEED is the first seed of make sim, SIM_FOR for how long it runs.
+SIM_SEED ?= 1
+SIM_FOR  ?= 10m
 
 VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
 LINT    := go tool -modfile=deploy/tools/go.mod golangci-lint
@@ -40,11 +43,11 @@ check: need format tidy lint unit fuzz shell units ## Everything that needs no v
 	@echo 'check: all good'
 
 .PHONY: test
-test: check e2e ## check, then the end-to-end tests in the lab: this is what CI runs
+test: check sim-bugs e2e ## check, then the simulator's bugs, then the end-to-end tests in the lab: this is what CI runs
 	@echo 'test: all good'
 
 .PHONY: soak
-soak: soak-gossip ## The expensive tests with their full figures
+soak: soak-gossip sim ## The expensive tests with their full figures
 	@echo 'soak: all good'
 
 .PHONY: bench-cluster
@@ -53,6 +56,13 @@ bench-cluster: ## Measure whole clusters in one process: 16 nodes with 2,000 gue
 	go test -c -o bin/daemon.test ./pkg/daemon
 	cd pkg/daemon && unshare --user --map-root-user --net sh -c 'ip link set lo up && \
 		exec ../../bin/daemon.test -test.run "^$$" -test.bench "^BenchmarkCluster$$" -test.benchtime 1x -test.timeout 2h'
+
+.PHONY: sim
+sim: ## Run simulated clusters with faults for ten minutes; the report is a page for docs/evidence (SIM_SEED=, SIM_FOR=)
+	@mkdir -p bin
+	go test -c -o bin/sim.test ./pkg/sim
+	cd pkg/sim && GOGC=400 ../../bin/sim.test -test.run '^TestClusters$$' -test.timeout 24h -sim.for $(SIM_FOR) -sim.seed $(SIM_SEED) \
+		-sim.length 10m -sim.commit '$(VERSION)' -sim.running ../../bin/sim.running
 
 .PHONY: demo
 demo: ## Show the main job in three virtual machines, from nothing; they stay up (as root)
@@ -121,6 +131,10 @@ units:
 .PHONY: e2e
 e2e:
 	go test -tags lab -count=1 -timeout 40m -v ./deploy/lab/e2e
+
+.PHONY: sim-bugs
+sim-bugs:
+	go test -count=1 -timeout 40m -v -run '^TestBugs' ./pkg/sim -args -sim.bugs
 
 .PHONY: soak-gossip
 soak-gossip:

@@ -47,6 +47,7 @@ func layers() []layer {
 		{name: "edge", packages: []string{"web"}, mayUse: []string{"pure", "api"}},
 		{name: "assembly", packages: []string{"cli"}, mayUse: []string{"pure", "api", "config", "identity"}},
 		{name: "assembly", packages: []string{"daemon"}, mayUse: []string{"*"}},
+		{name: "assembly", packages: []string{"sim"}, mayUse: []string{"pure", "consensus", "member"}},
 	}
 }
 

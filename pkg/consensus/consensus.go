@@ -43,6 +43,12 @@ type Timing struct {
 	// Stuck is how long a write to the state disk may take before this node falls
 	// silent, so that others can lead.
 	Stuck time.Duration
+	// Snapshot is how many entries the log grows by until it is replaced by a
+	// snapshot, and Trailing how many stay then for followers; 0: as raft does it,
+	// 8192 and 10240.
+	Snapshot, Trailing uint64
+	// Look is how often the length of the log is looked at; 0: as raft does it, 2 minutes.
+	Look time.Duration
 }
 
 func (t Timing) withDefaults() Timing {

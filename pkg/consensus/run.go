@@ -102,6 +102,12 @@ func (c *Consensus) config() *raft.Config {
 	conf.LocalID = raft.ServerID(c.opts.Node)
 	conf.HeartbeatTimeout, conf.ElectionTimeout = t.Heartbeat, t.Heartbeat
 	conf.LeaderLeaseTimeout, conf.CommitTimeout = t.Lease, t.Commit
+	if t.Snapshot != 0 {
+		conf.SnapshotThreshold, conf.TrailingLogs = t.Snapshot, t.Trailing
+	}
+	if t.Look != 0 {
+		conf.SnapshotInterval = t.Look
+	}
 	conf.ShutdownOnRemove = false
 	conf.NoLegacyTelemetry = true
 	conf.Logger = raftLogger(c.opts.Logger)

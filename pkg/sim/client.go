@@ -1,6 +1,7 @@
 package sim
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -18,6 +19,9 @@ const (
 	// firstGuest and guests are the IDs that clients fight over.
 	firstGuest = guest.MinID
 	guests     = 5
+	// contested is the ID of a guest that has no unit, so that nobody runs it: its
+	// owner is changed from anywhere.
+	contested = firstGuest + guests
 	// daemonClient is the number under which daemons end doubts.
 	daemonClient = 99
 	// operatorClient is that of the person who works on the cluster.
@@ -32,6 +36,8 @@ type want struct {
 	seenJob   guest.Job
 	// tag is set to send a command again.
 	tag string
+	// patience is how long the author waits for the answer; 0: as long as a daemon.
+	patience time.Duration
 }
 
 // client works until ctx ends.
@@ -53,7 +59,9 @@ func (c *cluster) act(ctx context.Context, rng *rand.Rand, number int, p *proces
 	if !view.Founded() {
 		return
 	}
-	switch n := rng.IntN(100); {
+	switch n := rng.IntN(120); {
+	case n >= 100:
+		c.contest(ctx, rng, number, p)
 	case n < 25:
 		c.read(ctx, number, p, id)
 	case n < 45:
@@ -61,11 +69,31 @@ func (c *cluster) act(ctx context.Context, rng *rand.Rand, number int, p *proces
 	case n < 50:
 		c.recoverGuest(ctx, rng, number, view, id)
 	case n < 55:
-		c.again(ctx, rng, number, p)
+		c.again(ctx, rng, p)
 	default:
 		if w, ok := edit(rng, view, id); ok {
 			c.command(ctx, number, p, w)
 		}
+	}
+}
+
+// contest gives the contested guest to some node.
+func (c *cluster) contest(ctx context.Context, rng *rand.Rand, number int, p *process) {
+	view := p.cons.View()
+	g, ok := view.Guests[contested]
+	members := view.MemberList()
+	to := members[rng.IntN(len(members))].ID
+	w := want{id: contested, seenGuest: g, op: ledger.ChangeOwner{ID: contested, Owner: g.Owner, Term: g.Term, To: to}}
+	if !ok {
+		w.op = ledger.AddGuest{Force: view.Forced, Guest: newGuest(contested, to)}
+	}
+	c.command(ctx, number, p, w)
+}
+
+func newGuest(id guest.ID, owner guest.NodeID) guest.Guest {
+	return guest.Guest{
+		ID: id, Type: guest.VM, Name: "web", Owner: owner,
+		Volumes: []guest.Volume{{Storage: "local-zfs", Name: fmt.Sprintf("vm-%d-disk-0", id)}},
 	}
 }
 
@@ -76,10 +104,7 @@ func edit(rng *rand.Rand, view *ledger.State, id guest.ID) (want, bool) {
 	members := view.MemberList()
 	someone := members[rng.IntN(len(members))].ID
 	if !ok || rng.IntN(10) == 0 {
-		w.op = ledger.AddGuest{Force: view.Forced, Guest: guest.Guest{
-			ID: id, Type: guest.VM, Name: "web", Owner: someone,
-			Volumes: []guest.Volume{{Storage: "local-zfs", Name: fmt.Sprintf("vm-%d-disk-0", id)}},
-		}}
+		w.op = ledger.AddGuest{Force: view.Forced, Guest: newGuest(id, someone)}
 		return w, true
 	}
 	switch rng.IntN(4) {
@@ -129,7 +154,7 @@ func (c *cluster) takeAway(ctx context.Context, rng *rand.Rand, number int, view
 		return
 	}
 	g = view.Guests[id]
-	w := want{id: id, seenGuest: g}
+	w := want{id: id, seenGuest: g, patience: time.Duration(1+rng.IntN(10)) * time.Second}
 	if rng.IntN(8) == 0 && len(view.JobsOf(id)) == 0 {
 		w.op = ledger.RemoveGuest{ID: id, Digest: ledger.Digest(g)}
 	} else {
@@ -176,7 +201,7 @@ func (c *cluster) recoverGuest(ctx context.Context, rng *rand.Rand, number int, 
 	}
 	c.leave(e, w, a)
 	if a.verdict == Unknown { // And nobody tries any more: wait until nothing is on its way.
-		pause(context.Background(), settledAfter)
+		time.Sleep(settledAfter)
 	}
 }
 
@@ -227,13 +252,13 @@ type outcome struct {
 }
 
 func (c *cluster) send(ctx context.Context, p *process, w want) answer {
-	ctx, cancel := context.WithTimeout(ctx, proposeTimeout)
+	patient, cancel := context.WithTimeout(ctx, cmp.Or(w.patience, proposeTimeout))
 	defer cancel()
 	generation, begun := p.cons.Generation(), time.Now()
-	index, err := p.cons.Propose(ctx, ledger.Command{ID: w.tag, By: w.tag, At: p.m.wall().Unix(), Op: w.op})
+	index, err := p.cons.Propose(patient, ledger.Command{ID: w.tag, By: w.tag, At: p.m.wall().Unix(), Op: w.op})
 	took := time.Since(begun)
 	// A client of a node that stands still or died hears nothing.
-	if !p.host.Awake(context.Background()) || !p.alive() {
+	if !p.host.Awake(p.life) || !p.alive() { //nolint:contextcheck // the answer waits as long as the node stands still
 		return answer{verdict: Unknown}
 	}
 	var refused *consensus.RefusedError
@@ -254,7 +279,7 @@ func (c *cluster) send(ctx context.Context, p *process, w want) answer {
 	if a.verdict == Done {
 		c.judge.acknowledged(generation, index, w.tag)
 	}
-	if view.Index < index && took < visible && ctx.Err() == nil {
+	if view.Index < index && took < visible && patient.Err() == nil {
 		c.judge.blame("answered too early: %s told the outcome of %s at index %d when it had applied %d", short(p.id), w.tag, index, view.Index)
 	}
 	return a
@@ -264,15 +289,16 @@ func (c *cluster) send(ctx context.Context, p *process, w want) answer {
 const visible = 5 * time.Second
 
 // again sends a command whose outcome is known a second time: nothing may come of it.
-func (c *cluster) again(ctx context.Context, rng *rand.Rand, number int, p *process) {
+func (c *cluster) again(ctx context.Context, rng *rand.Rand, p *process) {
 	c.mu.Lock()
 	first, ok := pick(rng, c.outcomes)
 	c.mu.Unlock()
-	if !ok || p.cons.Generation() != first.a.generation {
+	generation := p.cons.Generation()
+	if !ok || generation != first.a.generation && !c.judge.inherited(generation, first.a.index, first.w.tag) {
 		return
 	}
 	a := c.send(ctx, p, first.w)
-	if a.generation == first.a.generation && (a.index != first.a.index || a.verdict != first.a.verdict) {
+	if a.generation == generation && (a.index != first.a.index || a.verdict != first.a.verdict) {
 		c.judge.blame("%s, sent again, was %s at index %d; the first time it was %s at %d",
 			first.w.tag, a.verdict, a.index, first.a.verdict, first.a.index)
 	}

@@ -60,6 +60,7 @@ func newCluster(o Options) *cluster {
 	rng := stream(o.Seed, "cluster")
 	c := &cluster{
 		o: o, log: o.Logger, begun: time.Now(), net: simnet.New(o.Seed), rng: rng, size: 3 + rng.IntN(5), healing: make(chan struct{}),
+		timing: consensus.Timing{Commit: time.Second, Snapshot: 30, Trailing: uint64(rng.IntN(30)), Look: 5 * time.Second},
 		faults: map[Kind]int{}, commands: map[Verdict]int{}, reads: map[Verdict]int{}, tags: map[string]bool{},
 	}
 	if c.log == nil {
@@ -81,7 +82,7 @@ func (c *cluster) addMachine() *machine {
 	n := len(c.machines) + 1
 	m := &machine{
 		c: c, n: n, id: nodeID(n), disk: consensustest.NewDisk(), rng: stream(c.o.Seed, fmt.Sprint("machine", n)),
-		files: map[string][]byte{}, guests: map[guest.ID]guest.Term{},
+		files: map[string]any{}, guests: map[guest.ID]guest.Term{},
 	}
 	c.machines = append(c.machines, m)
 	return m

@@ -13,36 +13,76 @@ import (
 	"github.com/tandemd/tandem/pkg/sim/simnet"
 )
 
+// hit is a fault with what it hits at the moment.
+type hit struct {
+	Fault
+	m, other *machine
+	all      []*machine
+}
+
 // inject lets one fault happen. Those that last end by themselves.
 func (c *cluster) inject(f Fault) {
-	all := c.present()
-	m := all[f.Node%len(all)]
+	h := hit{Fault: f, all: c.present()}
+	h.m, h.other = h.all[f.Node%len(h.all)], h.all[f.Other%len(h.all)]
 	if lead := c.leader(); f.Leader && lead != nil {
-		m = lead.m
+		h.m = lead.m
 	}
-	other := all[f.Other%len(all)]
-	var happened bool
-	switch f.Kind {
-	case Loss, Delay, OneWay, Isolate, Partition:
-		happened = c.weather(f, m.id, other.id, all)
-	case PowerCut, Blackout, Kill, Pause:
-		happened = c.stop(f, m, all)
-	case Clock:
-		happened = m.jump(f.Amount)
-	case DiskFull, DiskError, DiskSlow, DiskHang:
-		happened = c.spoil(f, m)
-	case Restore:
-		happened = c.restore(f, m)
-	case Replace:
-		happened = c.replace(f, m)
-	case Join:
-		happened = c.extend()
-	case Force, ForceTwo, Return:
-		happened = c.force(f, m, other, all)
-	}
-	if happened {
+	if c.happens(h) {
 		c.count(f.Kind)
 	}
+}
+
+// happens says whether the fault could be injected.
+func (c *cluster) happens(h hit) bool {
+	switch h.Kind {
+	case Loss:
+		return c.weather(h, h.loss())
+	case Delay:
+		return c.weather(h, h.delay())
+	case OneWay:
+		return h.m != h.other && c.weather(h, []simnet.Weather{{From: h.one(), To: []guest.NodeID{h.other.id}, Cut: true}})
+	case Isolate:
+		return c.weather(h, h.isolation())
+	case Partition:
+		return c.weather(h, h.partition())
+	case PowerCut:
+		return c.powerCut(h)
+	case Blackout:
+		return c.blackout(h)
+	case Kill:
+		return c.kill(h)
+	case Pause:
+		return c.pause(h)
+	case Clock:
+		return h.m.jump(h.Amount)
+	case DiskFull:
+		return c.spoil(h, syscall.ENOSPC, 1)
+	case DiskError:
+		return c.spoil(h, errDisk, h.Amount)
+	case DiskSlow:
+		return c.slowDown(h)
+	case DiskHang:
+		c.after(h.For, h.m.disk.Hang())
+		return true
+	case Restore:
+		return c.restore(h)
+	case Replace:
+		return c.replace(h)
+	case Join:
+		return c.extend()
+	case Force:
+		c.repairs.Go(func() { c.forceOne(h) })
+		return true
+	case ForceTwo:
+		if h.m != h.other {
+			c.repairs.Go(func() { c.forceTwo(h) })
+		}
+		return h.m != h.other
+	case Return:
+		c.repairs.Go(func() { c.comeBack(h) })
+		return true
+	}
+	return false
 }
 
 func (c *cluster) count(k Kind) {
@@ -71,97 +111,99 @@ func (c *cluster) rest(d time.Duration) bool {
 	}
 }
 
-// split says who is on which side.
-func split(all []*machine, by uint64) (here, there []guest.NodeID) {
-	for i, m := range all {
-		if by>>(i%64)&1 == 0 {
-			here = append(here, m.id)
-		} else {
-			there = append(there, m.id)
-		}
-	}
-	return here, there
-}
+func (h hit) one() []guest.NodeID { return []guest.NodeID{h.m.id} }
 
-func others(all []*machine, but guest.NodeID) []guest.NodeID {
+// others are all nodes but the one that is hit.
+func (h hit) others() []guest.NodeID {
 	var out []guest.NodeID
-	for _, m := range all {
-		if m.id != but {
+	for _, m := range h.all {
+		if m != h.m {
 			out = append(out, m.id)
 		}
 	}
 	return out
 }
 
-func (c *cluster) weather(f Fault, node, other guest.NodeID, all []*machine) bool {
-	var w []simnet.Weather
-	one := []guest.NodeID{node}
-	switch f.Kind {
-	case Loss:
-		w = []simnet.Weather{{From: one, Loss: f.Amount * 0.8}, {To: one, Loss: f.Amount * 0.8}}
-		if f.Split%4 == 0 {
-			w = []simnet.Weather{{Loss: f.Amount / 2}}
+func (h hit) loss() []simnet.Weather {
+	if h.Split%4 == 0 {
+		return []simnet.Weather{{Loss: h.Amount / 2}}
+	}
+	return []simnet.Weather{{From: h.one(), Loss: h.Amount * 0.8}, {To: h.one(), Loss: h.Amount * 0.8}}
+}
+
+func (h hit) delay() []simnet.Weather {
+	late := time.Duration(h.Amount * h.Amount * float64(24*time.Second))
+	if h.Split%4 == 0 {
+		return []simnet.Weather{{Delay: late / 4}}
+	}
+	return []simnet.Weather{{From: h.one(), Delay: late}}
+}
+
+func both(a, b []guest.NodeID) []simnet.Weather {
+	return []simnet.Weather{{From: a, To: b, Cut: true}, {From: b, To: a, Cut: true}}
+}
+
+func (h hit) isolation() []simnet.Weather {
+	w := both(h.one(), h.others())
+	if h.Split%4 < 2 { // Only one of the two directions.
+		return w[h.Split%4:][:1]
+	}
+	return w
+}
+
+func (h hit) partition() []simnet.Weather {
+	var here, there []guest.NodeID
+	for i, m := range h.all {
+		if h.Split>>(i%64)&1 == 0 {
+			here = append(here, m.id)
+		} else {
+			there = append(there, m.id)
 		}
-	case Delay:
-		late := time.Duration(f.Amount * f.Amount * float64(8*time.Second))
-		w = []simnet.Weather{{From: one, Delay: late}}
-		if f.Split%4 == 0 {
-			w = []simnet.Weather{{Delay: late / 4}}
-		}
-	case OneWay:
-		if node == other {
-			return false
-		}
-		w = []simnet.Weather{{From: one, To: []guest.NodeID{other}, Cut: true}}
-	case Isolate:
-		rest := others(all, node)
-		w = []simnet.Weather{{From: one, To: rest, Cut: true}, {From: rest, To: one, Cut: true}}
-		if f.Split%4 < 2 { // Only one of the two directions.
-			w = w[f.Split%4:][:1]
-		}
-	case Partition:
-		here, there := split(all, f.Split)
-		if len(here) == 0 || len(there) == 0 {
-			return false
-		}
-		w = []simnet.Weather{{From: here, To: there, Cut: true}, {From: there, To: here, Cut: true}}
-	default:
+	}
+	if len(here) == 0 || len(there) == 0 {
+		return nil
+	}
+	return both(here, there)
+}
+
+func (c *cluster) weather(h hit, all []simnet.Weather) bool {
+	for _, w := range all {
+		c.after(h.For, c.net.Add(w))
+	}
+	return len(all) > 0
+}
+
+func (c *cluster) powerCut(h hit) bool {
+	if !h.m.powerCut() {
 		return false
 	}
-	for _, one := range w {
-		c.after(f.For, c.net.Add(one))
+	c.after(h.For, h.m.turnOn)
+	return true
+}
+
+func (c *cluster) blackout(h hit) bool {
+	for i, one := range h.all {
+		one.powerCut()
+		c.after(h.For*time.Duration(1+h.Split>>(8*(i%8))&0xff)/256, one.turnOn)
 	}
 	return true
 }
 
-func (c *cluster) stop(f Fault, m *machine, all []*machine) bool {
-	switch f.Kind {
-	case PowerCut:
-		if !m.powerCut() {
-			return false
-		}
-		c.after(f.For, m.turnOn)
-	case Blackout:
-		for i, one := range all {
-			one.powerCut()
-			c.after(f.For*time.Duration(1+f.Split>>(8*(i%8))&0xff)/256, one.turnOn)
-		}
-	case Kill:
-		if !m.kill(m.running()) {
-			return false
-		}
-		c.after(f.For/8, m.turnOn) // systemd starts it again soon.
-	case Pause:
-		p := m.running()
-		if p == nil {
-			return false
-		}
-		resume := m.disk.Hang()
-		thaw := p.host.Freeze()
-		c.after(f.For, func() { resume(); thaw() })
-	default:
+func (c *cluster) kill(h hit) bool {
+	if !h.m.kill(h.m.running()) {
 		return false
 	}
+	c.after(h.For/8, h.m.turnOn) // systemd starts it again soon.
+	return true
+}
+
+func (c *cluster) pause(h hit) bool {
+	p := h.m.running()
+	if p == nil {
+		return false
+	}
+	resume, thaw := h.m.disk.Hang(), p.host.Freeze()
+	c.after(h.For, func() { resume(); thaw() })
 	return true
 }
 
@@ -184,22 +226,16 @@ func (m *machine) jump(amount float64) bool {
 // errDisk is what a failing disk answers.
 var errDisk = errors.New("input/output error")
 
-func (c *cluster) spoil(f Fault, m *machine) bool {
-	switch f.Kind {
-	case DiskFull:
-		m.failing(syscall.ENOSPC, 1)
-		c.after(f.For, func() { m.failing(nil, 0) })
-	case DiskError:
-		m.failing(errDisk, f.Amount)
-		c.after(f.For, func() { m.failing(nil, 0) })
-	case DiskSlow:
-		m.disk.Delay(time.Duration(f.Amount * float64(2*time.Second)))
-		c.after(f.For, func() { m.disk.Delay(writeTakes) })
-	case DiskHang:
-		c.after(f.For, m.disk.Hang())
-	default:
-		return false
-	}
+// spoil lets a share of a disk's writes fail.
+func (c *cluster) spoil(h hit, err error, share float64) bool {
+	h.m.failing(err, share)
+	c.after(h.For, func() { h.m.failing(nil, 0) })
+	return true
+}
+
+func (c *cluster) slowDown(h hit) bool {
+	h.m.disk.Delay(time.Duration(h.Amount * float64(2*time.Second)))
+	c.after(h.For, func() { h.m.disk.Delay(writeTakes) })
 	return true
 }
 
@@ -233,18 +269,18 @@ const (
 )
 
 // restore puts a disk back to an older image while its machine is off.
-func (c *cluster) restore(f Fault, m *machine) bool {
+func (c *cluster) restore(h hit) bool {
 	c.mu.Lock()
 	due := c.restored == 0 || c.now()-c.restored > restoreEvery
 	c.mu.Unlock()
-	if !due || !c.whole() || !m.powerCut() {
+	if !due || !c.whole() || !h.m.powerCut() {
 		return false
 	}
-	m.restore(imageAge)
+	h.m.restore(imageAge)
 	c.mu.Lock()
 	c.restored = c.now()
 	c.mu.Unlock()
-	c.after(f.For/4, m.turnOn)
+	c.after(h.For/4, h.m.turnOn)
 	return true
 }
 
@@ -310,7 +346,8 @@ func (m *machine) leave() {
 
 // replace removes a member that owns nothing, and lets its machine join again:
 // with what it had, or as a new one.
-func (c *cluster) replace(f Fault, m *machine) bool {
+func (c *cluster) replace(h hit) bool {
+	m := h.m
 	p, via := m.running(), c.leader()
 	if p == nil || via == nil || via == p || p.consensus() == nil || len(c.present()) <= minNodes {
 		return false
@@ -324,8 +361,8 @@ func (c *cluster) replace(f Fault, m *machine) bool {
 		if c.remove(op) != Done {
 			return
 		}
-		c.rest(f.For / 4) // It runs on for a while, removed.
-		if f.Split%2 == 0 {
+		c.rest(h.For / 4) // It runs on for a while, removed.
+		if h.Split%2 == 0 {
 			m.leave()
 			m = c.addMachine()
 			m.turnOn()
@@ -345,7 +382,7 @@ func (c *cluster) replace(f Fault, m *machine) bool {
 func (c *cluster) remove(op ledger.RemoveMember) Verdict {
 	w := want{op: op, tag: c.tag(operatorClient)}
 	var entries []*Entry
-	for id := firstGuest; id < firstGuest+guests; id++ {
+	for id := firstGuest; id <= contested; id++ {
 		w.id = id
 		entries = append(entries, c.enter(operatorClient, w))
 	}
@@ -370,5 +407,5 @@ func (c *cluster) remove(op ledger.RemoveMember) Verdict {
 func (m *machine) forget() {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	maps.DeleteFunc(m.files, func(name string, _ []byte) bool { return name == fileLedger })
+	maps.DeleteFunc(m.files, func(name string, _ any) bool { return name == fileLedger })
 }

@@ -5,61 +5,61 @@ import (
 	"slices"
 	"time"
 
-	"github.com/tandemd/tandem/pkg/guest"
 	"github.com/tandemd/tandem/pkg/ledger"
 	"github.com/tandemd/tandem/pkg/member"
 	"github.com/tandemd/tandem/pkg/member/rules"
-	"github.com/tandemd/tandem/pkg/sim/simnet"
 )
 
 // patience is how long an operator waits until a node has noticed that it lost
 // the majority.
 const patience = 20 * time.Second
 
-// force takes a node's majority away and forces quorum on it.
-func (c *cluster) force(f Fault, m, other *machine, all []*machine) bool {
-	switch f.Kind {
-	case Force:
-		// Some of the others stay with it, never a majority.
-		c.repairs.Go(func() { c.forceOne(f, m, all) })
-	case ForceTwo:
-		if m == other {
-			return false
-		}
-		c.repairs.Go(func() { c.forceTwo(f, m, other, all) })
-	case Return:
-		c.repairs.Go(func() { c.comeBack(f, m, all) })
-	default:
-		return false
+// alone cuts a node off from all others, both ways.
+func (c *cluster) alone(h hit) (end func()) {
+	var ends []func()
+	for _, w := range both(h.one(), h.others()) {
+		ends = append(ends, c.net.Add(w))
 	}
-	return true
+	return func() {
+		for _, end := range ends {
+			end()
+		}
+	}
 }
 
-// alone cuts one node off from all others, both ways.
-func (c *cluster) alone(m *machine, all []*machine) (end func()) {
-	one, rest := []guest.NodeID{m.id}, others(all, m.id)
-	there, back := c.net.Add(simnet.Weather{From: one, To: rest, Cut: true}), c.net.Add(simnet.Weather{From: rest, To: one, Cut: true})
-	return func() { there(); back() }
-}
-
-func (c *cluster) forceOne(f Fault, m *machine, all []*machine) {
-	defer c.alone(m, all)()
-	if f.Split%2 == 0 { // The others are dead, and not just out of sight.
-		for _, one := range all {
-			if one != m && one.powerCut() {
+// forceOne takes a node's majority away and forces quorum on it.
+func (c *cluster) forceOne(h hit) {
+	defer c.alone(h)()
+	if h.Split%2 == 0 { // The others are dead, and not just out of sight.
+		for _, one := range h.all {
+			if one != h.m && one.powerCut() {
 				defer one.turnOn()
 			}
 		}
 	}
+	c.quarrel(h)
 	if c.rest(patience) {
-		c.expect(m)
-		c.rest(f.For)
+		c.expect(h.m)
+		c.rest(h.For)
 	}
 }
 
-func (c *cluster) forceTwo(f Fault, a, b *machine, all []*machine) {
-	for _, m := range all {
-		defer c.alone(m, all)()
+// quarrel lets the node that was cut off, and those it was cut off from, give one
+// guest to different nodes.
+func (c *cluster) quarrel(h hit) {
+	for _, m := range h.all {
+		p := m.running()
+		if p == nil || p.consensus() == nil || !p.cons.View().Founded() {
+			continue
+		}
+		c.repairs.Go(func() { c.contest(p.life, c.chance(), operatorClient, p) })
+	}
+}
+
+// forceTwo lets no two nodes see each other and forces quorum on two of them.
+func (c *cluster) forceTwo(h hit) {
+	for _, m := range h.all {
+		defer c.alone(hit{m: m, all: h.all})()
 	}
 	if !c.rest(patience) {
 		return
@@ -67,33 +67,33 @@ func (c *cluster) forceTwo(f Fault, a, b *machine, all []*machine) {
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		c.expect(a)
+		c.expect(h.m)
 	}()
-	c.expect(b)
+	c.expect(h.other)
 	<-done
-	c.rest(f.For)
+	c.rest(h.For)
 }
 
 // comeBack: all but one die, that one is forced and works; the dead come back and
 // see each other first.
-func (c *cluster) comeBack(f Fault, m *machine, all []*machine) {
+func (c *cluster) comeBack(h hit) {
 	var dead []*machine
-	for _, one := range all {
-		if one != m && one.powerCut() {
+	for _, one := range h.all {
+		if one != h.m && one.powerCut() {
 			dead = append(dead, one)
 		}
 	}
 	worked := c.rest(patience)
 	if worked {
-		c.expect(m)
-		worked = c.rest(f.For)
+		c.expect(h.m)
+		worked = c.rest(h.For)
 	}
-	defer c.alone(m, all)()
+	defer c.alone(h)()
 	for _, one := range dead {
 		one.turnOn()
 	}
 	if worked {
-		c.rest(f.For)
+		c.rest(h.For)
 	}
 }
 

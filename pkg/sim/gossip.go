@@ -2,6 +2,7 @@ package sim
 
 import (
 	"context"
+	"maps"
 	"time"
 
 	"github.com/tandemd/tandem/pkg/guest"
@@ -79,13 +80,9 @@ func (p *process) misses(now time.Time) {
 	}
 }
 
-// sees is what this node's gossip tells of all others.
+// seen is what this node's gossip tells of all others.
 func (p *process) seen() map[guest.NodeID]sighting {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	out := make(map[guest.NodeID]sighting, len(p.sight))
-	for id, s := range p.sight {
-		out[id] = s
-	}
-	return out
+	return maps.Clone(p.sight)
 }

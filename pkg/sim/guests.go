@@ -53,7 +53,7 @@ func (p *process) due() []guest.ID {
 	defer p.mu.Unlock()
 	var out []guest.ID
 	for id, g := range view.Guests {
-		if _, runs := p.m.guests[id]; g.Owner == p.id && !runs && !p.busy[id] {
+		if _, runs := p.m.guests[id]; g.Owner == p.id && !runs && !p.busy[id] && id != contested {
 			out = append(out, id)
 		}
 	}

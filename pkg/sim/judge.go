@@ -3,7 +3,7 @@ package sim
 import (
 	"encoding/json"
 	"fmt"
-	"hash/fnv"
+	"hash/maphash"
 	"maps"
 	"slices"
 	"sync"
@@ -16,7 +16,8 @@ import (
 // judge knows all that happened in a cluster, on every node, and says at once
 // when something did that never may. It sees what no node can.
 type judge struct {
-	now func() time.Duration
+	now  func() time.Duration
+	seed maphash.Seed
 
 	mu       sync.Mutex
 	problems []string
@@ -50,7 +51,7 @@ type span struct{ from, to uint64 }
 
 func newJudge(now func() time.Duration) *judge {
 	return &judge{
-		now: now, broken: make(chan struct{}), worlds: map[string]*world{},
+		now: now, seed: maphash.MakeSeed(), broken: make(chan struct{}), worlds: map[string]*world{},
 		owners: map[guest.ID]map[guest.Term]guest.NodeID{}, runs: map[guest.ID]map[guest.NodeID]guest.Term{},
 	}
 }
@@ -94,7 +95,7 @@ func (j *judge) sees(on string, s *ledger.State) {
 	if !s.Founded() {
 		return
 	}
-	sum := fingerprint(s)
+	sum := j.fingerprint(s)
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	w := j.world(s.Generation)
@@ -113,19 +114,18 @@ func (j *judge) sees(on string, s *ledger.State) {
 }
 
 // fingerprint tells ledgers apart by their content.
-func fingerprint(s *ledger.State) uint64 {
+func (j *judge) fingerprint(s *ledger.State) uint64 {
 	bare := *s
 	bare.Index = 0
 	b, err := json.Marshal(bare)
 	if err != nil {
 		panic(err) // a State always encodes
 	}
-	h := fnv.New64a()
-	_, _ = h.Write(b) // never fails
-	return h.Sum64()
+	return maphash.Bytes(j.seed, b)
 }
 
-// owner holds that a term of a guest has one owner, ever.
+// owner holds that a term of a guest has one owner, ever, and that a guest does not
+// run any more where it is taken away.
 func (j *judge) owner(g guest.Guest) {
 	if j.owners[g.ID] == nil {
 		j.owners[g.ID] = map[guest.Term]guest.NodeID{}
@@ -135,6 +135,11 @@ func (j *judge) owner(g guest.Guest) {
 		return
 	}
 	j.owners[g.ID][g.Term] = g.Owner
+	for on := range j.runs[g.ID] {
+		if on != g.Owner && !j.forced {
+			j.blameLocked("guest %s was given to %s in term %s while it ran on %s: what it wrote since is lost", g.ID, short(g.Owner), g.Term, short(on))
+		}
+	}
 }
 
 // grows holds that a guest's term only grows with the ledger.
@@ -190,6 +195,13 @@ func (j *judge) forks(parent, child string, log map[uint64]string) {
 	old, w := j.world(parent), j.world(child)
 	maps.Copy(w.owed, old.owed)
 	maps.Copy(w.owed, log)
+}
+
+// inherited says whether a generation must have a command of an earlier one.
+func (j *judge) inherited(generation string, index uint64, tag string) bool {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return j.world(generation).owed[index] == tag
 }
 
 // audit holds a node's history against all that was acknowledged.

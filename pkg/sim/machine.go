@@ -25,8 +25,8 @@ type machine struct {
 
 	mu     sync.Mutex
 	rng    *rand.Rand
-	files  map[string][]byte
-	fails  error // of writes of small files
+	files  map[string]any // []byte, or *ledger.State, which never changes
+	fails  error          // of writes of small files
 	clock  time.Duration
 	boot   int // counts the times it was turned on
 	daemon *process
@@ -43,7 +43,7 @@ type machine struct {
 type image struct {
 	at    time.Time
 	raft  *consensustest.Image
-	files map[string][]byte
+	files map[string]any
 }
 
 func nodeID(n int) guest.NodeID { return guest.NodeID(fmt.Sprintf("%032x", n)) }
@@ -57,7 +57,7 @@ func (m *machine) member() ledger.Member {
 }
 
 // fingerprintOf is that of a node's key.
-func fingerprintOf(id guest.NodeID) string { return fmt.Sprintf("%064s", string(id)) }
+func fingerprintOf(id guest.NodeID) string { return string(id) + string(id) }
 
 // The small files of a node.
 const (
@@ -69,26 +69,38 @@ const (
 // Read reads a small file; it is member.Store's.
 func (m *machine) Read(name string, v any) error {
 	m.mu.Lock()
-	b, ok := m.files[name]
+	kept := m.files[name]
 	m.mu.Unlock()
-	if !ok {
+	switch k := kept.(type) {
+	case *ledger.State:
+		if to, ok := v.(*ledger.State); ok {
+			*to = *k
+			return nil
+		}
+		return fmt.Errorf("%s is a ledger, not a %T", name, v)
+	case []byte:
+		return json.Unmarshal(k, v)
+	default:
 		return fs.ErrNotExist
 	}
-	return json.Unmarshal(b, v)
 }
 
 // Write keeps a small file, durably.
 func (m *machine) Write(name string, v any) error {
-	b, err := json.Marshal(v)
-	if err != nil {
-		return err
+	kept := v
+	if _, ok := v.(*ledger.State); !ok {
+		b, err := json.Marshal(v)
+		if err != nil {
+			return err
+		}
+		kept = b
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if m.fails != nil {
 		return m.fails
 	}
-	m.files[name] = b
+	m.files[name] = kept
 	return nil
 }
 

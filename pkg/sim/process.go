@@ -230,12 +230,16 @@ func (p *process) loops() {
 
 // follow carries news of the ledger to the book, the disk and the guests.
 func (p *process) follow() {
+	known := p.book.Current()
+	var seen *ledger.State
 	for {
 		view := p.cons.View()
-		if p.alive() {
+		if p.alive() && (seen == nil || view.Generation != seen.Generation || view.Index != seen.Index) {
 			p.c.judge.sees(short(p.id), view)
+			seen = view
 		}
 		p.book.Learn(view)
+		known = p.holdBook(known)
 		p.save()
 		p.stopOthers(view)
 		select {
@@ -248,6 +252,15 @@ func (p *process) follow() {
 			return
 		}
 	}
+}
+
+// holdBook holds that the book never goes back within a generation.
+func (p *process) holdBook(known *ledger.State) *ledger.State {
+	now := p.book.Current()
+	if now.Generation == known.Generation && now.Index < known.Index {
+		p.c.judge.blame("the book of %s went back from index %d to %d", short(p.id), known.Index, now.Index)
+	}
+	return now
 }
 
 // save keeps the ledger for the next start.

@@ -16,8 +16,6 @@ import (
 const (
 	// settleWithin is how soon a cluster is one again after faults ended.
 	settleWithin = 60 * time.Second
-	// lingers is how long after that commands may still be on their way.
-	lingers = settledAfter + 10*time.Second
 )
 
 // heal ends all faults and turns everything on.
@@ -92,7 +90,7 @@ func (c *cluster) torn() string {
 		if first == nil {
 			first, state = p, view
 		}
-		if view.Generation != state.Generation || view.Changed != state.Changed || fingerprint(view) != fingerprint(state) {
+		if view.Generation != state.Generation || view.Changed != state.Changed || c.judge.fingerprint(view) != c.judge.fingerprint(state) {
 			return fmt.Sprintf("%s has generation %s changed at %d, %s has %s changed at %d",
 				short(m.id), view.Generation, view.Changed, short(first.id), state.Generation, state.Changed)
 		}

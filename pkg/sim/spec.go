@@ -2,8 +2,6 @@ package sim
 
 import (
 	"encoding/json"
-	"fmt"
-	"maps"
 	"slices"
 	"time"
 
@@ -90,8 +88,21 @@ func (s spec) step(e Entry) (spec, bool) {
 		s, ok := s.holds(o.Owner, o.Term)
 		s.g.Term.N++
 		return s, ok
+	case ledger.CreateJob:
+		return s.createJob(o.Job)
+	case ledger.UpdateJob:
+		j, ok := s.jobs[o.Job.ID]
+		if !ok || j != e.SeenJob || j.Removing && !o.Job.Removing || j.Target != o.Job.Target {
+			return s, false
+		}
+		return s.withJob(o.Job), true
+	case ledger.DropJob:
+		removing := s.jobs[o.ID].Removing
+		return s.without(func(j guest.Job) bool { return j.ID == o.ID }), removing
+	case ledger.RemoveMember: // It is in the history of every guest.
+		return s.without(func(j guest.Job) bool { return j.Target == o.ID }), !s.exists || s.g.Owner != o.ID
 	default:
-		return s.stepJob(e)
+		return s, false // No client sends it.
 	}
 }
 
@@ -115,40 +126,34 @@ func (s spec) changeOwner(o ledger.ChangeOwner) (spec, bool) {
 	return s, true
 }
 
-func (s spec) stepJob(e Entry) (spec, bool) {
-	old := s.jobs
-	jobs := map[guest.JobID]guest.Job{}
-	maps.Copy(jobs, old)
-	s.jobs = jobs
-	switch o := e.Op.(type) {
-	case ledger.CreateJob:
-		if _, ok := old[o.Job.ID]; ok || !s.exists || o.Job.Target == s.g.Owner {
-			return s, false
-		}
-		for _, j := range old {
-			if j.Target == o.Job.Target {
-				return s, false
-			}
-		}
-		jobs[o.Job.ID] = o.Job
-	case ledger.UpdateJob:
-		j, ok := old[o.Job.ID]
-		if !ok || j != e.SeenJob || j.Removing && !o.Job.Removing || j.Target != o.Job.Target {
-			return s, false
-		}
-		jobs[o.Job.ID] = o.Job
-	case ledger.DropJob:
-		if !old[o.ID].Removing {
-			return s, false
-		}
-		delete(jobs, o.ID)
-	case ledger.RemoveMember: // It is in the history of every guest.
-		maps.DeleteFunc(jobs, func(_ guest.JobID, j guest.Job) bool { return j.Target == o.ID })
-		return s, !s.exists || s.g.Owner != o.ID
-	default:
-		panic(fmt.Sprintf("no specification for %T", e.Op)) // a mistake in the clients
+func (s spec) createJob(job guest.Job) (spec, bool) {
+	if _, ok := s.jobs[job.ID]; ok || !s.exists || job.Target == s.g.Owner {
+		return s, false
 	}
-	return s, true
+	for _, j := range s.jobs {
+		if j.Target == job.Target {
+			return s, false
+		}
+	}
+	return s.withJob(job), true
+}
+
+func (s spec) withJob(job guest.Job) spec {
+	s = s.without(func(guest.Job) bool { return false })
+	s.jobs[job.ID] = job
+	return s
+}
+
+// without is the state with a copy of the jobs, but for some.
+func (s spec) without(drop func(guest.Job) bool) spec {
+	jobs := map[guest.JobID]guest.Job{}
+	for id, j := range s.jobs {
+		if !drop(j) {
+			jobs[id] = j
+		}
+	}
+	s.jobs = jobs
+	return s
 }
 
 // admits says whether the entry could happen in this state, and what comes of it.
