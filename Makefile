@@ -47,7 +47,7 @@ test: check sim-bugs e2e ## check, then the simulator's bugs, then the end-to-en
 	@echo 'test: all good'
 
 .PHONY: soak
-soak: soak-gossip sim ## The expensive tests with their full figures
+soak: soak-gossip soak-peer soak-calendar sim sim-bugs soak-e2e ## The expensive tests with their full figures: hours
 	@echo 'soak: all good'
 
 .PHONY: bench-cluster
@@ -139,6 +139,18 @@ sim-bugs:
 .PHONY: soak-gossip
 soak-gossip:
 	go test -count=1 -timeout 1h -v -run '^TestGossip_HostilePackets$$' ./pkg/gossip -args -hostile=1000000
+
+.PHONY: soak-peer
+soak-peer:
+	go test -count=1 -timeout 1h -v -run Hostile ./pkg/peer ./pkg/daemon -args -hostile 10m
+
+.PHONY: soak-calendar
+soak-calendar:
+	go test -count=1 -timeout 2h -v -run AgreesWithSystemd ./pkg/calendar -args -calendar.expressions 200000
+
+.PHONY: soak-e2e
+soak-e2e:
+	go test -tags lab -count=1 -timeout 4h -v ./deploy/lab/e2e -args -power-cuts 20
 
 .PHONY: labctl
 labctl:

@@ -38,8 +38,11 @@ var world struct {
 	spent spent // join tokens; makeCluster notes them
 }
 
-// whole is how long everything together may take, the image apart.
-const whole = 60 * time.Minute
+// whole is how long everything together may take, the image and the power cuts apart, each of which takes up to cut.
+const (
+	whole = 60 * time.Minute
+	cut   = 4 * time.Minute
+)
 
 // errSetUp is the verdict of a run whose machines did not come up.
 var errSetUp = errors.New("the lab is not ready for the tests")
@@ -57,7 +60,7 @@ func TestMain(m *testing.M) {
 func runInLab(m *testing.M) int {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
 	defer stop()
-	ctx, cancel := context.WithTimeout(ctx, whole)
+	ctx, cancel := context.WithTimeout(ctx, whole+time.Duration(*powerCuts)*cut)
 	defer cancel()
 	// A write to an output that nobody reads any more would kill us before the machines are down.
 	signal.Notify(make(chan os.Signal, 1), syscall.SIGPIPE)
