@@ -372,11 +372,21 @@ func (c *Consensus) order(ctx context.Context, give func(*raft.Raft) raft.Future
 // WaitApplied returns once this node has applied the ledger of the generation in
 // which it is up to index.
 func (c *Consensus) WaitApplied(ctx context.Context, index uint64) error {
-	r, err := c.running()
-	if err != nil {
-		return err
+	for {
+		next := c.news.next()
+		r, err := c.running()
+		if err == nil {
+			err = c.waitApplied(ctx, r, index)
+		}
+		if !errors.Is(err, errSwitching) { // else raft starts, or another generation's does
+			return err
+		}
+		select {
+		case <-next:
+		case <-ctx.Done():
+			return fmt.Errorf("ledger index %d is not here yet: %w", index, err)
+		}
 	}
-	return c.waitApplied(ctx, r, index)
 }
 
 func (c *Consensus) waitApplied(ctx context.Context, r *run, index uint64) error {

@@ -23,6 +23,8 @@ const (
 	pathApply  = "/ledger/apply"
 	pathLedger = "/ledger/view"
 	pathReport = "/node/report"
+	// pathHandOver has the leader hand over.
+	pathHandOver = "/member/hand-over"
 	pathGossip = "/gossip/fetch"
 )
 
@@ -62,6 +64,12 @@ func (d *Daemon) handlers() peer.Handlers {
 	}))
 	peer.Handle(calls, pathLedger, withCluster(d, func(_ context.Context, c *cluster, _ struct{}) (*ledger.State, error) {
 		return c.d.book.Current(), nil
+	}))
+	peer.Handle(calls, pathHandOver, withCluster(d, func(ctx context.Context, c *cluster, _ struct{}) (struct{}, error) {
+		if err := c.cons.TransferLeadership(ctx); err != nil && !errors.Is(err, consensus.ErrNotLeader) {
+			return struct{}{}, err
+		}
+		return struct{}{}, nil
 	}))
 	peer.Handle(calls, pathReport, withCluster(d, func(ctx context.Context, c *cluster, _ struct{}) (overview.Report, error) {
 		return c.overview.Report(ctx), nil

@@ -135,7 +135,7 @@ func (c *cluster) build(known *ledger.State) error {
 	c.overview = &overview.Overview{
 		Self: d.id.Node, Name: d.conf.NodeName, Storages: d.storages, Book: d.book,
 		Cons: c.cons, Gossip: c.gossip, Node: c.node, Target: c.target, Ask: c.askReport,
-		Standing: c.standing, Plan: c.source.Preview, Spread: func() time.Duration { return time.Duration(d.conf.Limits.StartSpread) },
+		Standing: c.standing, Plan: c.source.Preview, Spread: func() time.Duration { return time.Duration(d.limits.Load().StartSpread) },
 		Now: d.now, Troubles: d.troubles.list,
 	}
 	return nil
@@ -207,9 +207,7 @@ func (c *cluster) follow(ctx context.Context) {
 		}
 		c.node.Peers(ctx, c.peers())
 		c.overview.Observe(time.Now())
-		if err := c.cons.Err(); err != nil {
-			c.log.Error("this node follows the ledger no longer", zap.Error(err))
-		}
+		c.d.troubles.note("ledger", c.trouble())
 		select {
 		case <-ctx.Done():
 			c.save()

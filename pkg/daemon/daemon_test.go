@@ -222,6 +222,8 @@ func (m *machine) job(id guest.JobID) api.JobStatus {
 // syncNow runs a job and waits until status shows its success.
 func (m *machine) syncNow(id guest.JobID) api.JobStatus {
 	m.t.Helper()
+	// A job that was made on another node is known here a moment later.
+	until(m.t, "job "+id.String()+" is known", func() bool { _, err := m.api.Job(m.t.Context(), id); return err == nil })
 	begin := m.job(id).LastTry
 	if err := m.api.ScheduleNow(m.t.Context(), id); err != nil {
 		m.t.Fatal(err)

@@ -7,6 +7,7 @@ import (
 	"os"
 	"slices"
 	"strings"
+	"time"
 
 	"go.uber.org/zap"
 
@@ -157,6 +158,29 @@ func (c *cluster) Yield(ctx context.Context, generation string) error {
 // Voters are the nodes that vote, as this node knows.
 func (c *cluster) Voters() (map[guest.NodeID]bool, error) { return council{c.cons}.Suffrage() }
 
+// trouble is what keeps this node from following the ledger or from writing it down.
+func (c *cluster) trouble() error {
+	if err := c.cons.Err(); err != nil {
+		return fmt.Errorf("it takes no part in the agreement: %w", err)
+	}
+	return c.cons.Trouble()
+}
+
+// HandOver has the leader let another voter lead, before it is taken off the list.
+func (c *cluster) HandOver(ctx context.Context, leader guest.NodeID) error {
+	ctx, cancel := context.WithTimeout(ctx, 2*proposeTimeout)
+	defer cancel()
+	if err := c.d.peer.Call(ctx, leader, pathHandOver, struct{}{}, nil); err != nil {
+		return err
+	}
+	for now := c.cons.Leader(); now == "" || now == leader; now = c.cons.Leader() {
+		if !pause(ctx, 100*time.Millisecond) {
+			return fmt.Errorf("no other node leads yet: %w", context.Cause(ctx))
+		}
+	}
+	return nil
+}
+
 // admit starts raft once others have said that this node's disk is up to date.
 func (c *cluster) admit(ctx context.Context) {
 	err := c.pass(ctx)
@@ -179,10 +203,8 @@ func (c *cluster) pass(ctx context.Context) error {
 	}
 	c.log.Warn("this node's copy of the ledger is set aside", zap.String("reason", verdict.Reason))
 	if verdict.Boots != 0 {
-		if err := c.d.state.setBoot(verdict.Boots); err != nil {
-			return err
-		}
 		c.boots.Store(verdict.Boots)
+		c.d.troubles.note(c.d.state.path(bootFile), c.d.state.setBoot(verdict.Boots)) // A start to come is set aside again at worst.
 	}
 	return c.cons.SetAside(ctx)
 }

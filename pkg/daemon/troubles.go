@@ -10,8 +10,8 @@ import (
 	"github.com/tandemd/tandem/pkg/replicate"
 )
 
-// troubles are the files of the state folder that cannot be read or written, as long
-// as that lasts. The daemon goes on without them; the log says it once, and status as
+// troubles are the files of the state folder that cannot be read or written, the
+// ledger among them, as long as that lasts. The daemon goes on without them; the log says it once, and status as
 // long as it is so.
 type troubles struct {
 	log *zap.Logger

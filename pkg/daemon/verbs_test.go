@@ -411,9 +411,9 @@ func TestExpected_RemovesADeadNodeWhichJoinsAgain(t *testing.T) {
 	if _, err := n[1].api.Join(ctx, api.JoinRequest{Address: token.Address, Token: token.Text, Force: true}); err != nil {
 		t.Fatal(err)
 	}
-	until(t, "it is a member again, with the ID that it had", func() bool {
+	until(t, "it is a member that votes again, with the ID that it had", func() bool {
 		c, err := n[1].api.Cluster(ctx)
-		if err != nil || !c.Quorate || c.Removed != nil || c.Generation != e.Cluster.Generation {
+		if err != nil || !c.Quorate || c.Removed != nil || c.Voters != 2 || c.Generation != e.Cluster.Generation {
 			return false
 		}
 		return slices.ContainsFunc(c.Members, func(m api.Member) bool { return m.Name == "n2" && m.ID == self(before) && m.State == "self" })

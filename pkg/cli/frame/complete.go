@@ -22,11 +22,11 @@ func (a *App) CompleteGuests(cmd *cobra.Command, args []string, _ string) ([]str
 	if len(args) > 0 {
 		return nil, NoFiles
 	}
-	return a.GuestIDs(cmd, ""), NoFiles
+	return a.GuestIDs(cmd), NoFiles
 }
 
-// GuestIDs are the IDs of guests with their names, and a suffix.
-func (a *App) GuestIDs(cmd *cobra.Command, suffix string) []string {
+// GuestIDs are the IDs of guests with their names.
+func (a *App) GuestIDs(cmd *cobra.Command) []string {
 	ctx, cancel := context.WithTimeout(cmd.Context(), CompleteTimeout)
 	defer cancel()
 	guests, err := a.Client().Guests(ctx)
@@ -35,7 +35,7 @@ func (a *App) GuestIDs(cmd *cobra.Command, suffix string) []string {
 	}
 	var out []string
 	for _, g := range guests {
-		out = append(out, cobra.CompletionWithDesc(g.ID.String()+suffix, report.OneLine(g.Name)))
+		out = append(out, cobra.CompletionWithDesc(g.ID.String(), report.OneLine(g.Name)))
 	}
 	return out
 }

@@ -84,6 +84,8 @@ type Members interface {
 	Expected(ctx context.Context, votes int, by string) (warnings []string, err error)
 	// Yield gives this node's generation up for another; empty: the only other one.
 	Yield(ctx context.Context, generation string) error
+	// HandOver has the leader let another voter lead.
+	HandOver(ctx context.Context, leader guest.NodeID) error
 	// Voters tells of each node in raft's configuration whether it votes.
 	Voters() (map[guest.NodeID]bool, error)
 }

@@ -101,6 +101,11 @@ func (b *Backend) RemoveMember(ctx context.Context, r api.RemoveMemberRequest) (
 	if err := b.endJobs(ctx, p.end, r.Keep); err != nil {
 		return api.Removal{}, err
 	}
+	if p.handOver { // Afterwards the others refuse its key.
+		if err := c.Members.HandOver(ctx, m.ID); err != nil {
+			return api.Removal{}, b.failure(err)
+		}
+	}
 	if err := b.edit(ctx, p.op); err != nil {
 		return api.Removal{}, err
 	}
@@ -113,7 +118,9 @@ type removalPlan struct {
 	removal api.Removal
 	// end are jobs whose owners clean up after them before op is given.
 	end []guest.Job
-	op  ledger.RemoveMember
+	// handOver: the node leads.
+	handOver bool
+	op       ledger.RemoveMember
 }
 
 // planRemoval has jobs ended by their owners, where those and the node are alive,
@@ -156,7 +163,7 @@ func (b *Backend) planRemoval(c *Cluster, m ledger.Member, r api.RemoveMemberReq
 	if !facts.Alive[m.ID] {
 		out.Warnings = append(out.Warnings, fmt.Sprintf("node %s is not alive: it learns of its removal when it comes back", m.Name))
 	}
-	p.removal, p.op = out, plan.Op
+	p.removal, p.op, p.handOver = out, plan.Op, plan.HandOver
 	return p, nil
 }
 

@@ -118,9 +118,6 @@ func (o *Overview) Report(ctx context.Context) Report {
 	for _, t := range o.Troubles() {
 		r.Warnings = append(r.Warnings, fmt.Sprintf("node %s: %s", o.Name, t))
 	}
-	if err := o.Cons.Err(); err != nil {
-		r.Warnings = append(r.Warnings, fmt.Sprintf("node %s follows the ledger no longer: %v", o.Name, err))
-	}
 	return r
 }
 
