@@ -130,7 +130,7 @@ units:
 
 .PHONY: e2e
 e2e:
-	go test -tags lab -count=1 -timeout 40m -v ./deploy/lab/e2e
+	go test -tags lab -count=1 -timeout 75m -v ./deploy/lab/e2e
 
 .PHONY: sim-bugs
 sim-bugs:

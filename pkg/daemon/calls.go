@@ -25,7 +25,7 @@ const (
 	pathReport = "/node/report"
 	// pathHandOver has the leader hand over.
 	pathHandOver = "/member/hand-over"
-	pathGossip = "/gossip/fetch"
+	pathGossip   = "/gossip/fetch"
 )
 
 const codeNotLeader = "not_leader"

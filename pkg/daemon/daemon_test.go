@@ -249,6 +249,7 @@ func (m *machine) replica(id guest.ID) string {
 }
 
 func TestCluster_ReplicatesOverRealSockets(t *testing.T) {
+	t.Parallel()
 	n := cluster(t, 3)
 	n[0].disk("vm-100-disk-0", "first")
 	n[0].addGuest(100)
@@ -278,6 +279,7 @@ func TestCluster_ReplicatesOverRealSockets(t *testing.T) {
 
 // The node that is asked for a change learns of it before its own follower does.
 func TestCluster_TheScheduleRunsOnTheNodeThatWasAsked(t *testing.T) {
+	t.Parallel()
 	n := cluster(t, 1)
 	n[0].disk("vm-100-disk-0", "x")
 	n[0].addGuest(100)
@@ -303,6 +305,7 @@ func TestCluster_TheScheduleRunsOnTheNodeThatWasAsked(t *testing.T) {
 }
 
 func TestCluster_GoesOnAfterARestart(t *testing.T) {
+	t.Parallel()
 	n := cluster(t, 2)
 	n[0].disk("vm-100-disk-0", "first")
 	n[0].addGuest(100)
@@ -332,6 +335,7 @@ func TestCluster_GoesOnAfterARestart(t *testing.T) {
 }
 
 func TestCluster_StatusOfALonelyNode(t *testing.T) {
+	t.Parallel()
 	n := cluster(t, 2)
 	until(t, "both vote", func() bool {
 		c, err := n[0].api.Cluster(t.Context())
@@ -359,6 +363,7 @@ func TestCluster_StatusOfALonelyNode(t *testing.T) {
 }
 
 func TestBackend_Refusals(t *testing.T) {
+	t.Parallel()
 	n := cluster(t, 2)
 	n[0].disk("vm-100-disk-0", "x")
 	n[0].disk("vm-101-disk-0", "y")
@@ -424,6 +429,7 @@ func ledgerIndependent(t *testing.T, m *machine) [2]any {
 }
 
 func TestJoin_Refusals(t *testing.T) {
+	t.Parallel()
 	first := newMachine(t, "n1")
 	if _, err := first.api.InitCluster(t.Context(), api.InitRequest{Name: "lab"}); err != nil {
 		t.Fatal(err)
@@ -452,6 +458,7 @@ func TestJoin_Refusals(t *testing.T) {
 }
 
 func TestCluster_TheNodesRateLimitHolds(t *testing.T) {
+	t.Parallel()
 	n := cluster(t, 2, func(c *config.Config) { c.Limits.RateLimit = 1 })
 	n[0].disk("vm-100-disk-0", "x")
 	noise := make([]byte, 3*mib)
@@ -473,6 +480,7 @@ func TestCluster_TheNodesRateLimitHolds(t *testing.T) {
 }
 
 func TestDeleteJob_CleansBothSides(t *testing.T) {
+	t.Parallel()
 	n := cluster(t, 2)
 	n[0].disk("vm-100-disk-0", "x")
 	n[0].addGuest(100)

@@ -118,6 +118,7 @@ func spoilt(r *rand.Rand, body string) []byte {
 
 // A member gone wild speaks all protocols, with garbage in them.
 func TestHostile_MemberOfTheCluster(t *testing.T) {
+	t.Parallel()
 	v := newVictim(t)
 	layer, err := v.fake.RaftLayer(v.fake.generation)
 	if err != nil {

@@ -43,6 +43,7 @@ func (m *machine) watched(id guest.JobID) (api.Run, []string) {
 }
 
 func TestRun_IsWatchedFromAnotherNode(t *testing.T) {
+	t.Parallel()
 	n := cluster(t, 2)
 	n[0].disk("vm-100-disk-0", "first")
 	n[0].addGuest(100)
@@ -132,6 +133,7 @@ func TestRun_IsWatchedFromAnotherNode(t *testing.T) {
 }
 
 func TestExplain_TellsWhatIsKnown(t *testing.T) {
+	t.Parallel()
 	n := cluster(t, 3)
 	n[0].disk("vm-100-disk-0", "first")
 	n[0].addGuest(100)
@@ -206,6 +208,7 @@ func (m *machine) replicaOrNone(id guest.ID) string {
 
 // "--force drops it with what it leaves named", also where the target is away.
 func TestDelete_ForceDropsAtOnceAndNamesWhatIsLeft(t *testing.T) {
+	t.Parallel()
 	n := cluster(t, 3)
 	n[0].disk("vm-100-disk-0", "first")
 	n[0].addGuest(100)

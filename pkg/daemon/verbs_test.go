@@ -37,6 +37,7 @@ func (m *machine) dataset(name string) zfs.Dataset {
 }
 
 func TestRemoveMember_EndsItsJobsFirst(t *testing.T) {
+	t.Parallel()
 	n := cluster(t, 3)
 	ctx := t.Context()
 	n[0].disk("vm-100-disk-0", "x")
@@ -91,6 +92,7 @@ func TestRemoveMember_EndsItsJobsFirst(t *testing.T) {
 }
 
 func TestSetGuest_Volumes(t *testing.T) {
+	t.Parallel()
 	n := cluster(t, 2)
 	ctx := t.Context()
 	for _, disk := range []string{"vm-100-disk-0", "vm-100-disk-1", "vm-101-disk-0"} {
@@ -165,6 +167,7 @@ func TestSetGuest_Volumes(t *testing.T) {
 }
 
 func TestRemoveGuest(t *testing.T) {
+	t.Parallel()
 	n := cluster(t, 2)
 	ctx := t.Context()
 	n[0].disk("vm-100-disk-0", "x")
@@ -270,6 +273,7 @@ func (m *machine) endJob(id guest.JobID, keep bool) {
 
 // What was marked by a removal that was cut is taken in again; what is another's is not.
 func TestAddGuest_TakesFormerMarksOff(t *testing.T) {
+	t.Parallel()
 	n := cluster(t, 1)
 	ctx := t.Context()
 	n[0].disk("vm-100-disk-0", "x")
@@ -290,6 +294,7 @@ func TestAddGuest_TakesFormerMarksOff(t *testing.T) {
 }
 
 func TestCluster_NamesStoragesAndDiscovers(t *testing.T) {
+	t.Parallel()
 	n := cluster(t, 2)
 	ctx := t.Context()
 	c, err := n[1].api.SetCluster(ctx, api.SetClusterRequest{Name: new("prod")})
@@ -358,6 +363,7 @@ func TestCluster_NamesStoragesAndDiscovers(t *testing.T) {
 
 // Two nodes, one of which dies: the other is forced, removes it, and takes it in again.
 func TestExpected_RemovesADeadNodeWhichJoinsAgain(t *testing.T) {
+	t.Parallel()
 	n := cluster(t, 2)
 	ctx := t.Context()
 	until(t, "both vote", func() bool {

@@ -42,12 +42,15 @@ func TestTandem(t *testing.T) {
 		t.Run("foreign", refuseForeign)
 		t.Run("input", refuseBadInput)
 		t.Run("strangers", refuseStrangers)
-		t.Run("pace", keepPace)
 	})
 	if t.Failed() {
 		return
 	}
 	t.Run("status", tellTruth)
+	t.Run("pace", keepPace)
+	if t.Failed() {
+		return
+	}
 	t.Run("crash", surviveCrashes)
 	if t.Failed() {
 		return

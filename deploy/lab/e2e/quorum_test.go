@@ -27,7 +27,7 @@ const healing = 30 * time.Second
 func keepQuorum(t *testing.T) {
 	onFailure(t)
 	for i, name := range all {
-		id, target := 500+i, all[(i+1)%len(all)]
+		id, target := 600+i, all[(i+1)%len(all)]
 		n(name).sh(t, "zfs create -V 16M tank/guests/vm-%[1]d-disk-0 && tandem guest add %[1]d --type vm --name agreed-%[1]d --volume local-zfs:vm-%[1]d-disk-0", id)
 		n(name).sh(t, "tandem create-local-job %d-0 %s --disable", id, target)
 	}
@@ -132,21 +132,21 @@ func goOnAlone(t *testing.T) {
 	onFailure(t)
 	old := n("n1").cluster(t).Generation
 	must(t, n("n3").Kill(world.ctx))
-	n("n1").takes(t, "500-0", "without-n3")
-	n("n2").takes(t, "501-0", "without-n3")
+	n("n1").takes(t, "600-0", "without-n3")
+	n("n2").takes(t, "601-0", "without-n3")
 	must(t, n("n2").Kill(world.ctx))
 	n("n1").alone(t)
-	n("n1").refuses(t, "tandem update 500-0 --comment nobody-agrees", "not quorate", "1 of 3", "2 needed")
-	if got := n("n1").comment(t, "500-0"); got != "without-n3" {
+	n("n1").refuses(t, "tandem update 600-0 --comment nobody-agrees", "not quorate", "1 of 3", "2 needed")
+	if got := n("n1").comment(t, "600-0"); got != "without-n3" {
 		t.Errorf("after a refused edit the comment is %q", got)
 	}
 	n("n1").refuses(t, "tandem cluster expected 3", "quorate")
 	n("n1").refuses(t, "tandem cluster expected none", "none")
 	n("n1").sh(t, "tandem cluster expected 1")
-	n("n1").takes(t, "500-0", "forced")
+	n("n1").takes(t, "600-0", "forced")
 	n("n1").refuses(t, "tandem cluster expected 1", "quorate")
-	n("n1").refuses(t, "tandem cluster remove n3", "owns guests", "502")
-	n("n1").refuses(t, "tandem guest add 510 --type vm --name later --volume local-zfs:vm-500-disk-0", "510")
+	n("n1").refuses(t, "tandem cluster remove n3", "owns guests", "602")
+	n("n1").refuses(t, "tandem guest add 610 --type vm --name later --volume local-zfs:vm-600-disk-0", "610")
 	if text := n("n1").run(t, "tandem status; tandem cluster status").Stdout; !strings.Contains(text, "forced") {
 		t.Errorf("status does not say that quorum was forced:\n%s", text)
 	}
@@ -155,7 +155,7 @@ func goOnAlone(t *testing.T) {
 		t.Errorf("the generation is still %s: what n1 did alone is lost", old)
 	}
 	for _, name := range all {
-		if got := n(name).comment(t, "500-0"); got != "forced" {
+		if got := n(name).comment(t, "600-0"); got != "forced" {
 			t.Errorf("%s: the comment is %q, want that of the forced node", name, got)
 		}
 	}
@@ -173,10 +173,10 @@ func yieldToMajority(t *testing.T) {
 		}
 	}()
 	n("n1").alone(t)
-	n("n2").takes(t, "500-0", "majority")
+	n("n2").takes(t, "600-0", "majority")
 	before := n("n2").cluster(t)
 	n("n1").sh(t, "tandem cluster expected 1")
-	n("n1").takes(t, "500-0", "minority")
+	n("n1").takes(t, "600-0", "minority")
 	forced := n("n1").cluster(t).Generation
 	must(t, n("n1").Mend(world.ctx))
 	mended = true
@@ -192,7 +192,7 @@ func yieldToMajority(t *testing.T) {
 	})
 	oneTruth(t, max(healing-time.Since(start), time.Second))
 	for _, name := range all {
-		if got := n(name).comment(t, "500-0"); got != "majority" {
+		if got := n(name).comment(t, "600-0"); got != "majority" {
 			t.Errorf("%s: the comment is %q, want the majority's", name, got)
 		}
 	}
@@ -207,7 +207,7 @@ func losePower(t *testing.T) {
 	onFailure(t)
 	t.Logf("seed %d, %d power cuts", *seed, *powerCuts)
 	random := rand.New(rand.NewPCG(*seed, 0))
-	jobs := []string{"500-0", "501-0", "502-0"}
+	jobs := []string{"600-0", "601-0", "602-0"}
 	for round := range *powerCuts {
 		ctx, cancel := context.WithCancel(world.ctx)
 		var streams []*edits
@@ -306,9 +306,9 @@ func voteWithoutStorage(t *testing.T) {
 		i := slices.IndexFunc(cluster.Members, func(m api.Member) bool { return m.Name == "n3" })
 		return cluster.Quorate && cluster.Voters == 3 && len(cluster.Members[i].Storages) == 0, fmt.Sprintf("%+v", cluster)
 	})
-	n("n2").refuses(t, "tandem create-local-job 100-9 n3", "n3", "storage")
+	n("n2").refuses(t, "tandem create-local-job 600-9 n3", "n3", "storage")
 	must(t, n("n1").Kill(world.ctx))
-	n("n2").takes(t, "500-0", "with-the-witness")
+	n("n2").takes(t, "600-0", "with-the-witness")
 	boot(t, "n1")
 	oneTruth(t, healing)
 }

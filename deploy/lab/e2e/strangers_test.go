@@ -277,6 +277,7 @@ func gossipWith(t *testing.T, label string, key []byte) (int, error) {
 	config := memberlist.DefaultLANConfig()
 	config.Name, config.Label, config.SecretKey = "stranger", label, key
 	config.Transport, config.Merge, config.Delegate = transport, seen, seen
+	config.EnableCompression = false // members do not compress, and take nothing that is
 	config.TCPTimeout = 20 * time.Second
 	config.LogOutput = io.Discard
 	list, err := memberlist.Create(config)

@@ -35,12 +35,15 @@ func TestWire_MuteRefusesAtOnceBothWays(t *testing.T) {
 		defer func() { _ = w.Close() }()
 		began := time.Now()
 		snapshot := strings.NewReader("a snapshot")
+		install := raft.InstallSnapshotRequest{
+			SnapshotVersion: 1, Size: snapshot.Size(), Configuration: raft.EncodeConfiguration(raft.Configuration{}),
+		}
 		in := errors.Join(
 			a.AppendEntries("b", "b", &raft.AppendEntriesRequest{}, &raft.AppendEntriesResponse{}),
 			a.RequestVote("b", "b", &raft.RequestVoteRequest{}, &raft.RequestVoteResponse{}),
 			a.RequestPreVote("b", "b", &raft.RequestPreVoteRequest{}, &raft.RequestPreVoteResponse{}),
 			a.TimeoutNow("b", "b", &raft.TimeoutNowRequest{}, &raft.TimeoutNowResponse{}),
-			a.InstallSnapshot("b", "b", &raft.InstallSnapshotRequest{}, &raft.InstallSnapshotResponse{}, snapshot),
+			a.InstallSnapshot("b", "b", &install, &raft.InstallSnapshotResponse{}, snapshot),
 		)
 		_, pipe := w.AppendEntriesPipeline("a", "a")
 		out := errors.Join(
