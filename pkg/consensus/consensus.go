@@ -376,7 +376,7 @@ func (c *Consensus) WaitApplied(ctx context.Context, index uint64) error {
 		next := c.news.next()
 		r, err := c.running()
 		if err == nil {
-			err = c.waitApplied(ctx, r, index)
+			err = c.waitApplied(ctx, r.generation, index)
 		}
 		if !errors.Is(err, errSwitching) { // else raft starts, or another generation's does
 			return err
@@ -389,11 +389,15 @@ func (c *Consensus) WaitApplied(ctx context.Context, index uint64) error {
 	}
 }
 
-func (c *Consensus) waitApplied(ctx context.Context, r *run, index uint64) error {
+func (c *Consensus) waitApplied(ctx context.Context, generation string, index uint64) error {
 	for {
 		next := c.news.next()
+		r, err := c.running() // Raft may be started anew meanwhile.
 		switch {
-		case c.current.Load() != r:
+		case errors.Is(err, ErrClosed):
+			return err
+		case err != nil:
+		case r.generation != generation:
 			return errSwitching
 		case r.fsm.err() != nil:
 			return r.fsm.err()

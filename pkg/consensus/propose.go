@@ -66,7 +66,7 @@ func (c *Consensus) Propose(ctx context.Context, cmd ledger.Command) (uint64, er
 	visible, cancel := context.WithTimeout(ctx, visibleTimeout)
 	defer cancel()
 	// Done is done: that it is not visible here yet is no failure of the command.
-	_ = c.waitApplied(visible, r, out.Index)
+	_ = c.waitApplied(visible, r.generation, out.Index)
 	if out.Refused != "" {
 		return out.Index, &RefusedError{Reason: out.Refused}
 	}
@@ -84,7 +84,7 @@ func (c *Consensus) Confirm(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	return c.waitApplied(ctx, r, out.Index)
+	return c.waitApplied(ctx, r.generation, out.Index)
 }
 
 // deliver returns the outcome and the raft whose generation it belongs to.

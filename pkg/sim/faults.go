@@ -66,6 +66,8 @@ func (c *cluster) happens(h hit) bool {
 		return true
 	case Restore:
 		return c.restore(h)
+	case Rollback:
+		return c.rollback(h)
 	case Replace:
 		return c.replace(h)
 	case Join:
@@ -270,23 +272,29 @@ const (
 
 // restore puts a disk back to an older image while its machine is off.
 func (c *cluster) restore(h hit) bool {
-	c.mu.Lock()
-	due := c.restored == 0 || c.now()-c.restored > restoreEvery
-	c.mu.Unlock()
-	if !due || !c.whole() || !h.m.powerCut() {
+	if !c.whole() || !c.mayRestore() {
 		return false
 	}
-	h.m.restore(imageAge)
-	c.mu.Lock()
-	c.restored = c.now()
-	c.mu.Unlock()
+	h.m.powerCut()
+	h.m.restore(h.m.imageOf(imageAge))
 	c.after(h.For/4, h.m.turnOn)
 	return true
 }
 
-// whole says whether a cluster of one generation, with a majority without this
-// machine, has heard of it how far it was: otherwise nobody can tell that its disk
-// is an older one, and no cluster can bear that.
+// mayRestore says whether the last disk was put back long enough ago.
+func (c *cluster) mayRestore() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.restored != 0 && c.now()-c.restored < restoreEvery {
+		return false
+	}
+	c.restored = c.now()
+	return true
+}
+
+// whole says whether the cluster is one, with a majority without any one machine:
+// then each has heard how far the others are. Otherwise nobody could tell that a
+// disk is an older one, and no cluster can bear that.
 func (c *cluster) whole() bool {
 	lead, up := c.leader(), c.ready()
 	if lead == nil || len(up) < len(c.present()) {
@@ -311,7 +319,7 @@ func (c *cluster) whole() bool {
 func (c *cluster) picturing() {
 	for c.rest(imageAge) {
 		for _, m := range c.present() {
-			m.picture()
+			m.keeps(m.picture())
 		}
 	}
 }

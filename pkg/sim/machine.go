@@ -31,7 +31,7 @@ type machine struct {
 	boot   int // counts the times it was turned on
 	daemon *process
 	guests map[guest.ID]guest.Term // that run on it
-	images []image
+	images []*image
 	// off, fenced: somebody keeps it off until it is not fenced any more.
 	off    bool
 	fenced int
@@ -117,12 +117,19 @@ func (m *machine) running() *process {
 	return m.daemon
 }
 
-// picture keeps an image of the disk, as a backup does.
-func (m *machine) picture() {
-	i := image{at: time.Now(), raft: m.disk.Image()}
+// picture is an image of the disk, as a backup takes it.
+func (m *machine) picture() *image {
+	i := &image{at: time.Now(), raft: m.disk.Image()}
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	i.files = maps.Clone(m.files)
+	return i
+}
+
+// keeps remembers an image for later.
+func (m *machine) keeps(i *image) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
 	m.images = append(m.images, i)
 	if len(m.images) > keptImages {
 		m.images = slices.Delete(m.images, 0, 1)
@@ -131,18 +138,26 @@ func (m *machine) picture() {
 
 const keptImages = 4
 
-// restore puts back an image that is at least that old.
-func (m *machine) restore(age time.Duration) bool {
+// imageOf is the newest image that is at least that old; nil: there is none.
+func (m *machine) imageOf(age time.Duration) *image {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	for _, i := range slices.Backward(m.images) {
 		if time.Since(i.at) >= age && len(i.files) > 0 {
-			m.disk.Restore(i.raft)
-			m.files = maps.Clone(i.files)
-			return true
+			return i
 		}
 	}
-	return false
+	return nil
+}
+
+// restore puts an image back, while the machine is off.
+func (m *machine) restore(i *image) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if i != nil && m.daemon == nil {
+		m.disk.Restore(i.raft)
+		m.files = maps.Clone(i.files)
+	}
 }
 
 // turnOn starts the machine's daemon, unless the machine is fenced or has left.

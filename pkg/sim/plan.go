@@ -43,6 +43,9 @@ const (
 	DiskHang Kind = "disk-hang"
 	// Restore puts a node's disk back to an older image.
 	Restore Kind = "restore"
+	// Rollback puts a disk back while a node that was cut off, and one that was put
+	// back, see each other only: together they would be a majority.
+	Rollback Kind = "rollback"
 	// Replace removes a member; its machine joins again, with or without what it had.
 	Replace Kind = "replace"
 	// Join takes a new node in.
@@ -120,7 +123,7 @@ func (p Profile) weights() []weight {
 		{DiskError, 4},
 		{DiskSlow, 4},
 		{DiskHang, 4},
-		{Restore, 3},
+		{Restore, 3}, {Rollback, 3},
 		{Replace, 3},
 		{Join, 1},
 	}
@@ -162,7 +165,7 @@ func longest(k Kind) time.Duration {
 		return 30 * time.Second
 	case Blackout:
 		return 10 * time.Second
-	case Loss, Delay, OneWay, Isolate, Partition, PowerCut, Kill, Clock, DiskFull, DiskError, DiskSlow, Restore, Replace, Join,
+	case Loss, Delay, OneWay, Isolate, Partition, PowerCut, Kill, Clock, DiskFull, DiskError, DiskSlow, Restore, Rollback, Replace, Join,
 		Force, ForceTwo, Return:
 		return time.Minute
 	}
