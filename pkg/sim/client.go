@@ -258,7 +258,7 @@ func (c *cluster) send(ctx context.Context, p *process, w want) answer {
 	index, err := p.cons.Propose(patient, ledger.Command{ID: w.tag, By: w.tag, At: p.m.wall().Unix(), Op: w.op})
 	took := time.Since(begun)
 	// A client of a node that stands still or died hears nothing.
-	if !p.host.Awake(p.life) || !p.alive() { //nolint:contextcheck // the answer waits as long as the node stands still
+	if !p.host.Awake(p.life) || !p.alive() {
 		return answer{verdict: Unknown}
 	}
 	var refused *consensus.RefusedError

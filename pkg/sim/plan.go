@@ -123,7 +123,8 @@ func (p Profile) weights() []weight {
 		{DiskError, 4},
 		{DiskSlow, 4},
 		{DiskHang, 4},
-		{Restore, 3}, {Rollback, 3},
+		{Restore, 3},
+		{Rollback, 3},
 		{Replace, 3},
 		{Join, 1},
 	}
