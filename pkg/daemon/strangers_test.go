@@ -134,7 +134,9 @@ func TestCluster_LostStateFolder(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	old.propose(t.Context(), t, status.Members[0].ID, ledger.RemoveMember{ID: old.self.ID})
+	if _, err := n[0].api.RemoveMember(t.Context(), api.RemoveMemberRequest{Node: "n2", Force: true}); err != nil {
+		t.Fatal(err)
+	}
 	if err := m.join(n[0]); err != nil {
 		t.Fatal(err)
 	}
