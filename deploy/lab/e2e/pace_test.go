@@ -89,7 +89,7 @@ func keepTheMinute(t *testing.T) {
 		block++ // something for the syncs to n2
 		n("n1").sh(t, "dd if=/dev/urandom of=%s bs=64K count=1 seek=%d conv=notrunc,fsync status=none", n("n1").device(t, s.dataset), block)
 		for _, r := range n("n1").runs(t, long) {
-			if r.Start.After(begun) && !r.End.IsZero() {
+			if full.ID == 0 && r.Start.After(begun) && !r.End.IsZero() {
 				full = r
 			}
 		}
