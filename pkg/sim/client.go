@@ -8,6 +8,8 @@ import (
 	"math/rand/v2"
 	"time"
 
+	"go.uber.org/zap"
+
 	"github.com/tandemd/tandem/pkg/consensus"
 	"github.com/tandemd/tandem/pkg/guest"
 	"github.com/tandemd/tandem/pkg/ledger"
@@ -251,7 +253,12 @@ type outcome struct {
 	a answer
 }
 
-func (c *cluster) send(ctx context.Context, p *process, w want) answer {
+func (c *cluster) send(ctx context.Context, p *process, w want) (told answer) {
+	p.log.Debug("command", zap.String("tag", w.tag), zap.Any("op", w.op))
+	defer func() {
+		p.log.Debug("command ended", zap.String("tag", w.tag), zap.String("verdict", string(told.verdict)), zap.Uint64("index", told.index),
+			zap.String("reason", told.reason))
+	}()
 	patient, cancel := context.WithTimeout(ctx, cmp.Or(w.patience, proposeTimeout))
 	defer cancel()
 	generation, begun := p.cons.Generation(), time.Now()

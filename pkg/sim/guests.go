@@ -8,6 +8,8 @@ import (
 	"slices"
 	"time"
 
+	"go.uber.org/zap"
+
 	"github.com/tandemd/tandem/pkg/guest"
 	"github.com/tandemd/tandem/pkg/ledger"
 )
@@ -75,6 +77,7 @@ func (p *process) launch(id guest.ID) {
 	p.m.guests[id] = g.Term
 	p.started = view.Generation
 	p.c.judge.starts(p.id, g)
+	p.log.Debug("guest started", zap.Stringer("guest", id), zap.Stringer("term", g.Term))
 }
 
 // stopOthers stops the guests that belong to others by now.
@@ -88,6 +91,7 @@ func (p *process) stopOthers(view *ledger.State) {
 		if g, ok := view.Guests[id]; !ok || g.Owner != p.id {
 			delete(p.m.guests, id)
 			p.c.judge.stops(p.id, id)
+			p.log.Debug("guest stopped: it belongs to another node", zap.Stringer("guest", id))
 		}
 	}
 }

@@ -130,13 +130,19 @@ func (j *judge) owner(g guest.Guest) {
 	if j.owners[g.ID] == nil {
 		j.owners[g.ID] = map[guest.Term]guest.NodeID{}
 	}
-	if first, ok := j.owners[g.ID][g.Term]; ok && first != g.Owner {
-		j.blameLocked("two owners: guest %s in term %s belongs to %s and to %s", g.ID, g.Term, short(first), short(g.Owner))
+	if first, ok := j.owners[g.ID][g.Term]; ok {
+		if first != g.Owner {
+			j.blameLocked("two owners: guest %s in term %s belongs to %s and to %s", g.ID, g.Term, short(first), short(g.Owner))
+		}
 		return
+	}
+	newest := true // A node that is behind shows what is long over.
+	for t := range j.owners[g.ID] {
+		newest = newest && t.N < g.Term.N
 	}
 	j.owners[g.ID][g.Term] = g.Owner
 	for on := range j.runs[g.ID] {
-		if on != g.Owner && !j.forced {
+		if on != g.Owner && newest && !j.forced {
 			j.blameLocked("guest %s was given to %s in term %s while it ran on %s: what it wrote since is lost", g.ID, short(g.Owner), g.Term, short(on))
 		}
 	}

@@ -97,6 +97,7 @@ func (c *cluster) suffer(plan []Fault) {
 		case <-c.judge.broken:
 			return
 		}
+		c.log.Info("fault", zap.Stringer("fault", f))
 		c.inject(f)
 	}
 }
