@@ -64,6 +64,11 @@ func Run(t *testing.T, newEnv func(t *testing.T) Env) {
 		"SendSaysWhatIsMissing":              (*suite).sendMissing,
 		"FailedReadOfTheStreamBlamesThePeer": (*suite).peer,
 		"VolumeGrowsWithTheIncrement":        (*suite).resize,
+		"CreatesFoldersThatAreNotMounted":    (*suite).create,
+		"SetsAsideTwice":                     (*suite).twiceAside,
+		"ReplicatesAClone":                   (*suite).clonedSource,
+		"BranchesFromABookmark":              (*suite).fromBookmarkAside,
+		"RollbackIsNoModification":           (*suite).rolledBack,
 	} {
 		t.Run(name, func(t *testing.T) {
 			s := &suite{T: t, env: newEnv(t), ctx: t.Context()}
