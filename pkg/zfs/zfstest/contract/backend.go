@@ -11,7 +11,7 @@ import (
 // Backend is what real and in-memory ZFS both are. Consumers declare the few methods that they need.
 type Backend interface {
 	Version(ctx context.Context) (zfs.Version, error)
-	Features(ctx context.Context, pool string) (map[string]string, error)
+	PoolFacts(ctx context.Context, pool string) (zfs.PoolFacts, error)
 	Storage(ctx context.Context, dataset string) (zfs.Storage, error)
 	List(ctx context.Context, names ...string) ([]zfs.Dataset, error)
 	Children(ctx context.Context, root string) ([]zfs.Dataset, error)
