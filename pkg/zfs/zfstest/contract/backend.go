@@ -38,6 +38,8 @@ type Backend interface {
 	TokenInfo(ctx context.Context, token string) (zfs.Token, error)
 	Send(ctx context.Context, spec zfs.SendSpec) (zfs.Stream, error)
 	Receive(ctx context.Context, spec zfs.ReceiveSpec, r io.Reader) (zfs.Received, error)
+	Contents(ctx context.Context, spec zfs.ContentsSpec) (zfs.Stream, error)
+	DropContents(ctx context.Context, spec zfs.ContentsSpec) error
 	Counters() zfs.Counters
 }
 
