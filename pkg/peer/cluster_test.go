@@ -82,14 +82,14 @@ type node struct {
 	stop        func() error
 }
 
-func newID(t *testing.T) guest.NodeID {
+func newID(t testing.TB) guest.NodeID {
 	t.Helper()
 	var b [16]byte
 	rand.Read(b[:])
 	return guest.NodeID(hex.EncodeToString(b[:]))
 }
 
-func newCert(t *testing.T) tls.Certificate {
+func newCert(t testing.TB) tls.Certificate {
 	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
@@ -109,7 +109,7 @@ func newCert(t *testing.T) tls.Certificate {
 }
 
 // start makes a node, listening, not yet in the list.
-func start(t *testing.T, list *members, change func(*peer.Options)) *node {
+func start(t testing.TB, list *members, change func(*peer.Options)) *node {
 	t.Helper()
 	cert := newCert(t)
 	n := &node{id: newID(t), cert: cert, fingerprint: peer.Fingerprint(cert.Leaf), list: list, mux: http.NewServeMux(), join: http.NewServeMux()}
@@ -164,7 +164,7 @@ func start(t *testing.T, list *members, change func(*peer.Options)) *node {
 }
 
 // two members of one cluster.
-func two(t *testing.T) (a, b *node) {
+func two(t testing.TB) (a, b *node) {
 	t.Helper()
 	list := newMembers()
 	a, b = start(t, list, nil), start(t, list, nil)
