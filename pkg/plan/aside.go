@@ -40,8 +40,8 @@ func (v *volume) base() (*Base, *divergence) {
 		}
 		if s.Encrypted && at+1 < len(v.target) {
 			d.refusal = v.refuse(Diverged, "remove that snapshot there, and keep the tool that made it off replicas",
-				"%s has a snapshot %s that is newer than the last common one; encrypted data cannot be received over it",
-				v.in.TargetName, v.target[at+1].Name)
+				"%s has a snapshot %s%s that is newer than the last common one; encrypted data cannot be received over it",
+				v.in.TargetName, v.target[at+1].Name, maker(v.target[at+1].Name))
 			return nil, d
 		}
 		return b, nil

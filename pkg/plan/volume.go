@@ -33,6 +33,9 @@ func (v *volume) plan() (VolumePlan, *Refusal) {
 	if r := v.checkEncryption(); r != nil {
 		return VolumePlan{}, r
 	}
+	if r := v.checkGates(); r != nil {
+		return VolumePlan{}, r
+	}
 	if !v.pair.Target.Exists {
 		return v.renew()
 	}

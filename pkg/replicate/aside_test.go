@@ -384,17 +384,18 @@ func TestDiverged_SentAndDestroyedAtTheSource(t *testing.T) {
 // TestDiverged_KilledAnywhereConverges kills either daemon at each thing that it
 // does while a diverged replica is set aside and begins anew.
 func TestDiverged_KilledAnywhereConverges(t *testing.T) {
-	for _, whole := range []bool{false, true} {
-		for _, sides := range [][]string{{"1"}, {"2"}, {"1", "2"}} {
-			nth := 1
-			for divergedKilledOnce(t, nth, whole, sides) {
-				if nth++; nth > 1000 {
-					t.Fatal("a sync does not end")
-				}
+	for _, c := range []struct {
+		whole bool
+		sides []string
+	}{{false, []string{"1"}}, {false, []string{"2"}}, {true, []string{"1", "2"}}} {
+		nth := 1
+		for divergedKilledOnce(t, nth, c.whole, c.sides) {
+			if nth++; nth > 1000 {
+				t.Fatal("a sync does not end")
 			}
-			if nth < 30 {
-				t.Errorf("killing %v came to only %d points", sides, nth)
-			}
+		}
+		if nth < 30 {
+			t.Errorf("killing %v came to only %d points", c.sides, nth)
 		}
 	}
 }

@@ -2,10 +2,23 @@ package contract
 
 import (
 	"bytes"
+	"maps"
 	"strings"
 
 	"github.com/tandemd/tandem/pkg/zfs"
 )
+
+// withAside adds the tests of what setting a replica aside relies on.
+func withAside(tests map[string]func(*suite)) map[string]func(*suite) {
+	maps.Copy(tests, map[string]func(*suite){
+		"CreatesFoldersThatAreNotMounted": (*suite).create,
+		"SetsAsideTwice":                  (*suite).twiceAside,
+		"ReplicatesAClone":                (*suite).clonedSource,
+		"BranchesFromABookmark":           (*suite).fromBookmarkAside,
+		"RollbackIsNoModification":        (*suite).rolledBack,
+	})
+	return tests
+}
 
 // create makes folders for datasets.
 func (s *suite) create() {
