@@ -42,6 +42,7 @@ type Backend interface {
 	Runs(ctx context.Context, id guest.JobID, n int) ([]Run, error)
 	ClusterBackend
 	GuestBackend
+	DivergedBackend
 }
 
 // Filter limits what Status tells; zero fields limit nothing.

@@ -400,6 +400,7 @@ func TestDiverged_KilledAnywhereConverges(t *testing.T) {
 	}
 }
 
+//nolint:revive // flag-parameter: a case of the table above
 func divergedKilledOnce(t *testing.T, nth int, whole bool, sides []string) bool {
 	t.Helper()
 	w := newWorld(t)

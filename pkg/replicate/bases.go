@@ -157,19 +157,7 @@ func heldNow(pairs []plan.Pair) holdings {
 	out := holdings{}
 	target := map[guest.Volume][]plan.Snapshot{}
 	for _, p := range pairs {
-		source := make(map[uint64]plan.Snapshot, len(p.Source.Snapshots))
-		for _, s := range p.Source.Snapshots {
-			source[s.GUID] = s
-		}
-		var h plan.Held
-		for _, side := range append([]plan.Side{p.Target}, p.Aside...) {
-			for _, s := range side.Snapshots {
-				if at := source[s.GUID]; s.Tandem || at.Tandem {
-					h.Has = append(h.Has, s.GUID)
-				}
-			}
-		}
-		out[p.Volume] = h
+		out[p.Volume] = plan.Held{Has: points(p)}
 		for _, guid := range p.Bases() {
 			out.pin(p.Volume, guid)
 		}
@@ -187,6 +175,23 @@ func heldNow(pairs []plan.Pair) holdings {
 			out.pin(vol, s.GUID)
 		}
 		break
+	}
+	return out
+}
+
+// points are the GUIDs of Tandem's points that the target has, be it in what was
+// set aside there.
+func points(p plan.Pair) (out []uint64) {
+	own := make(map[uint64]bool, len(p.Source.Snapshots))
+	for _, s := range p.Source.Snapshots {
+		own[s.GUID] = s.Tandem
+	}
+	for _, side := range append([]plan.Side{p.Target}, p.Aside...) {
+		for _, s := range side.Snapshots {
+			if s.Tandem || own[s.GUID] {
+				out = append(out, s.GUID)
+			}
+		}
 	}
 	return out
 }

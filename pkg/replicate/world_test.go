@@ -20,6 +20,7 @@ import (
 	"github.com/tandemd/tandem/pkg/guest"
 	"github.com/tandemd/tandem/pkg/ledger"
 	"github.com/tandemd/tandem/pkg/replicate"
+	"github.com/tandemd/tandem/pkg/replicate/aside"
 	"github.com/tandemd/tandem/pkg/zfs"
 	"github.com/tandemd/tandem/pkg/zfs/zfstest"
 )
@@ -44,6 +45,7 @@ type node struct {
 	dir    string
 	source *replicate.Source
 	target *replicate.Target
+	keeper *aside.Keeper
 	// trap is called before and after each thing that the daemon does.
 	trap func(what string) error
 }
@@ -135,6 +137,8 @@ func (n *node) restart() {
 	n.source, err = replicate.NewSource(o, link{n})
 	must(n.w.t, err)
 	n.target, err = replicate.NewTarget(o)
+	must(n.w.t, err)
+	n.keeper, err = aside.New(o)
 	must(n.w.t, err)
 }
 

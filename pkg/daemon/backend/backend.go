@@ -25,6 +25,7 @@ import (
 	"github.com/tandemd/tandem/pkg/member"
 	"github.com/tandemd/tandem/pkg/node"
 	"github.com/tandemd/tandem/pkg/replicate"
+	"github.com/tandemd/tandem/pkg/replicate/aside"
 	"github.com/tandemd/tandem/pkg/replicate/release"
 	"github.com/tandemd/tandem/pkg/zfs"
 )
@@ -70,6 +71,7 @@ type Cluster struct {
 	Node     *node.Node
 	Source   *replicate.Source
 	Releaser *release.Releaser
+	Aside    *aside.Keeper
 	Members  Members
 	// Propose carries a command to the ledger and has the book learn of it.
 	Propose func(ctx context.Context, by string, op ledger.Op) error
