@@ -195,7 +195,9 @@ func TestForesee_TellsWhatStandsAgainstAJob(t *testing.T) {
 	want("an added volume", foresee(more))
 	other := g
 	other.ID = 101
-	w.change(func(s *ledger.State) { s.Guests[101] = guest.Guest{ID: 101, Owner: id("2"), Volumes: []guest.Volume{added}} })
+	w.change(func(s *ledger.State) {
+		s.Guests[101] = guest.Guest{ID: 101, Owner: id("2"), Volumes: []guest.Volume{added}}
+	})
 	if _, err := n1.source.Foresee(t.Context(), more, planned, time.Minute); err != nil {
 		t.Fatal(err)
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"math"
+	"slices"
 	"time"
 
 	"github.com/tandemd/tandem/pkg/guest"
@@ -62,7 +63,7 @@ func (s *Source) checkNew(g guest.Guest, names []string) error {
 	volumes, all := g.Volumes, names
 	if known, ok := s.o.Ledger.View().Guests[g.ID]; ok { // Volumes are added to those that it has.
 		if has, err := s.o.Datasets(known.Volumes); err == nil {
-			volumes, all = append(known.Volumes[:len(known.Volumes):len(known.Volumes)], volumes...), append(has, all...)
+			volumes, all = slices.Concat(known.Volumes, volumes), slices.Concat(has, all)
 		}
 	}
 	longest := guest.SnapshotName{
