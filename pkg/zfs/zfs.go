@@ -60,6 +60,8 @@ type Options struct {
 	ZFS, ZPool string
 	// KStat is the folder in which the kernel module shows its pools; default /proc/spl/kstat/zfs.
 	KStat string
+	// Mounts is where the kernel lists what is mounted; default /proc/self/mounts.
+	Mounts string
 	// QueryTimeout is the deadline of what only reads; default 5 minutes (a snapshot of a zvol takes 1 ms to list, 20 in emulation).
 	QueryTimeout time.Duration
 	// ChangeTimeout is the deadline of what changes something, streams excepted (they end with their context); default 5 minutes.
@@ -94,6 +96,7 @@ func New(opt Options) (*ZFS, error) {
 		return nil, err
 	}
 	opt.KStat = cmp.Or(opt.KStat, "/proc/spl/kstat/zfs")
+	opt.Mounts = cmp.Or(opt.Mounts, "/proc/self/mounts")
 	opt.QueryTimeout = cmp.Or(opt.QueryTimeout, 5*time.Minute)
 	opt.ChangeTimeout = cmp.Or(opt.ChangeTimeout, 5*time.Minute)
 	opt.Grace = cmp.Or(opt.Grace, 10*time.Second)

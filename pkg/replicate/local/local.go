@@ -77,6 +77,9 @@ type Options struct {
 	LockDir string
 	// Locks are those of LockDir; the sides of one node must share them. Default: new ones.
 	Locks *Locks
+	// Pins are snapshots that are being read; who reads must share them with the
+	// source. Default: none.
+	Pins *Pins
 	Now   func() time.Time
 	// Streams is how many volumes of one sync travel side by side; default 2.
 	Streams int
@@ -108,6 +111,9 @@ func (o Options) WithDefaults() (Options, error) {
 	}
 	if o.Locks == nil {
 		o.Locks = NewLocks(o.LockDir)
+	}
+	if o.Pins == nil {
+		o.Pins = NewPins()
 	}
 	if o.Streams == 0 {
 		o.Streams = 2
