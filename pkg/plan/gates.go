@@ -85,6 +85,14 @@ func TwoPools(a guest.Volume, inA string, b guest.Volume, inB string) string {
 		"so the guest's volumes would not fit together", a, poolA, b, poolB)
 }
 
+// TooLong tells why a snapshot cannot have this name on a dataset; empty if it can.
+func TooLong(dataset, snapshot string) string {
+	if n := len(dataset) + 1 + len(snapshot); n > MaxName {
+		return fmt.Sprintf("the full name of a point, %s@%s, would have %d bytes, ZFS allows %d", dataset, snapshot, n, MaxName)
+	}
+	return ""
+}
+
 // checkMode refuses a volume that would have to change between raw and plain streams: zfs takes such a stream and refuses, or
 // worse, the one after it (IV set guid mismatch).
 func (v *volume) checkMode() *Refusal {

@@ -18,7 +18,7 @@ func (r *run) look(ctx context.Context) error {
 	r.inv = wire.Inventory{}
 	asked := make(chan error, 1)
 	go func() {
-		asked <- r.s.call(ctx, r.job.Target, wire.PathInventory, wire.InventoryRequest{Request: r.request()}, &r.inv)
+		asked <- r.s.call(ctx, r.job.Target, wire.PathInventory, r.inventory(), &r.inv)
 	}()
 	listed := r.list(ctx)
 	if err := <-asked; err != nil {
@@ -68,6 +68,7 @@ func (r *run) pair(ctx context.Context) error {
 			Root:  plan.Root{Dataset: told.Root, Available: told.Available, Encrypted: told.RootEncrypted},
 			Aside: told.Copies(r.view.Cluster, r.guest.ID),
 		}
+		r.facts(ctx, &p, told)
 		p.Sent = r.s.bases.sent(r.guest, r.job.Target, p)
 		if told.Token != "" {
 			partial, err := r.partial(ctx, v, r.names[i], told)

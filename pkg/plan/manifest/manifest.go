@@ -186,7 +186,9 @@ func Compare(kind Kind, want, own Values, former Record) Change {
 }
 
 // Same says that two records say the same.
-func (r Record) Same(o Record) bool { return maps.Equal(r.Values, o.Values) && maps.Equal(r.Lifted, o.Lifted) }
+func (r Record) Same(o Record) bool {
+	return maps.Equal(r.Values, o.Values) && maps.Equal(r.Lifted, o.Lifted)
+}
 
 // Lift takes the limits off a replica of which a receive found one too low. Nothing to lift: the limit is somebody else's, or
 // that of the storage.
