@@ -136,6 +136,7 @@ func (s *Source) Run(ctx context.Context, task Task) (Result, error) {
 		return Result{}, fault.Final(ctx, err)
 	}
 	defer release()
+	defer s.o.Together.Enter()()
 	err = r.rounds(ctx)
 	if w := s.bases.warning(r.guest); w != "" {
 		r.warn("%s", w)
@@ -267,7 +268,8 @@ func (r *run) round(ctx context.Context) (again bool, err error) {
 	return false, r.send(ctx)
 }
 
-// send is the body of a sync: snapshot, send, commit, clean.
+// send is the body of a sync: snapshot, send, commit, and clean where that does not
+// wait for the next one's snapshot.
 func (r *run) send(ctx context.Context) error {
 	p, point, err := r.snapshot(ctx)
 	if err != nil {
@@ -283,7 +285,7 @@ func (r *run) send(ctx context.Context) error {
 	if err := r.commit(ctx, p, point); err != nil {
 		return err
 	}
-	r.clean(ctx)
+	r.tidy(ctx)
 	return nil
 }
 
@@ -309,7 +311,7 @@ func (r *run) nothing(ctx context.Context, name string) error {
 	if err := r.commit(ctx, p, name); err != nil {
 		return err
 	}
-	r.clean(ctx)
+	r.tidy(ctx)
 	return nil
 }
 

@@ -32,12 +32,12 @@ type Reader interface {
 	List(ctx context.Context, names ...string) ([]zfs.Dataset, error)
 	Children(ctx context.Context, root string) ([]zfs.Dataset, error)
 	TokenInfo(ctx context.Context, token string) (zfs.Token, error)
+	Mounted(dataset string) (bool, error)
 }
 
 // Changer changes snapshots and properties, and destroys replicas under guard.
 type Changer interface {
-	Snapshot(ctx context.Context, snaps []string, props map[string]string) error
-	DestroySnapshots(ctx context.Context, dataset string, names []string) error
+	Change(ctx context.Context, changes ...zfs.Change) ([]zfs.Changed, error)
 	SetProps(ctx context.Context, props map[string]string, names ...string) error
 	DestroyDataset(ctx context.Context, spec zfs.DestroySpec) error
 }
@@ -75,7 +75,9 @@ type Options struct {
 	LockDir string
 	// Locks are those of LockDir; the sides of one node must share them. Default: new ones.
 	Locks *Locks
-	Now   func() time.Time
+	// Together is that of ZFS; the sides of one node should share it. Default: a new one.
+	Together *Together
+	Now      func() time.Time
 	// Streams is how many volumes of one sync travel side by side; default 2.
 	Streams int
 	// CatchUp is how long a target waits for its ledger to reach the sender's; default 5 s.
@@ -106,6 +108,9 @@ func (o Options) WithDefaults() (Options, error) {
 	}
 	if o.Locks == nil {
 		o.Locks = NewLocks(o.LockDir)
+	}
+	if o.Together == nil {
+		o.Together = NewTogether(o.ZFS)
 	}
 	if o.Streams == 0 {
 		o.Streams = 2

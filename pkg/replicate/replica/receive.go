@@ -30,10 +30,12 @@ func (t *Target) Receive(ctx context.Context, from guest.NodeID, h wire.ReceiveH
 		return wire.ReceiveReply{}, err
 	}
 	defer release()
-	l, err := t.one(ctx, h.Volume)
+	defer t.o.Together.Enter()()
+	list, err := t.seen(ctx, []guest.Volume{h.Volume})
 	if err != nil {
 		return wire.ReceiveReply{}, err
 	}
+	l := list[0]
 	if err := t.fits(view.Cluster, g, h, l); err != nil {
 		return wire.ReceiveReply{}, err
 	}
@@ -57,7 +59,7 @@ func (t *Target) Receive(ctx context.Context, from guest.NodeID, h wire.ReceiveH
 	if _, err := io.Copy(io.Discard, r); err != nil {
 		return wire.ReceiveReply{}, fault.WrapVolume(h.Volume, err, "receive")
 	}
-	newest, err := t.received(ctx, view.Cluster, g, h)
+	newest, err := t.received(ctx, view.Cluster, g, h, l)
 	if err != nil {
 		return wire.ReceiveReply{}, err
 	}
@@ -116,8 +118,14 @@ func (t *Target) fits(cluster string, g guest.Guest, h wire.ReceiveHeader, l fou
 	return nil
 }
 
-// received looks at what is there now: "trust GUIDs, not exit codes".
-func (t *Target) received(ctx context.Context, cluster string, g guest.Guest, h wire.ReceiveHeader) (plan.Ref, error) {
+// received is the newest snapshot now. An increment's commit looks at all that it
+// brought; what a first or resumed stream made is looked at here: "trust GUIDs, not
+// exit codes".
+func (t *Target) received(ctx context.Context, cluster string, g guest.Guest, h wire.ReceiveHeader, before found) (plan.Ref, error) {
+	if h.Verb == plan.Single || h.Verb == plan.Run {
+		t.saw([]found{before.with(h.To)})
+		return plan.Ref{Name: h.To.Name, GUID: h.To.GUID}, nil
+	}
 	l, err := t.one(ctx, h.Volume)
 	if err != nil {
 		return plan.Ref{}, err
@@ -130,13 +138,17 @@ func (t *Target) received(ctx context.Context, cluster string, g guest.Guest, h 
 		return plan.Ref{}, fault.Retry("", "volume %s: after the receive, %s has no snapshot with GUID %d", h.Volume, t.o.Name, h.To.GUID)
 	}
 	if l.data.Mounted || !l.data.ReadOnly {
-		return plan.Ref{}, fault.Person(h.Volume, "run `zfs set readonly=on "+l.name+"` and unmount it",
-			"after the receive, %s on %s is mounted or not read-only", l.name, t.o.Name)
+		return plan.Ref{}, t.open(l)
 	}
-	if h.Verb == plan.Full || h.Verb == plan.Resume {
-		if _, noted := t.note(g.ID).Begun[h.Volume]; noted {
-			err = t.annotate(g.ID, func(n *notes) { delete(n.Begun, h.Volume) })
-		}
+	t.saw([]found{l})
+	if _, noted := t.note(g.ID).Begun[h.Volume]; noted {
+		err = t.annotate(g.ID, func(n *notes) { delete(n.Begun, h.Volume) })
 	}
 	return plan.Ref{Name: s.Name, GUID: s.GUID}, err
+}
+
+// open is the error of a replica that somebody can write to.
+func (t *Target) open(l found) error {
+	return fault.Person(l.volume, "run `zfs set readonly=on "+l.name+"` and unmount it",
+		"after the receive, %s on %s is mounted or not read-only", l.name, t.o.Name)
 }

@@ -32,6 +32,8 @@ type Target struct {
 	// receives are those that run, to be ended when their owner is none any more.
 	receives map[*receiving]struct{}
 	notes    map[guest.ID]*notes
+	// sights are what was last seen of volumes that a sync is about.
+	sights map[guest.Volume]sight
 }
 
 type receiving struct {
@@ -71,7 +73,9 @@ func New(o local.Options) (*Target, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Target{o: o, locks: o.Locks, receives: map[*receiving]struct{}{}, notes: map[guest.ID]*notes{}}, nil
+	return &Target{
+		o: o, locks: o.Locks, receives: map[*receiving]struct{}{}, notes: map[guest.ID]*notes{}, sights: map[guest.Volume]sight{},
+	}, nil
 }
 
 // admit checks a request against the ledger: the sender owns the guest at exactly
@@ -131,6 +135,7 @@ func (t *Target) Inventory(ctx context.Context, from guest.NodeID, req wire.Inve
 	if err != nil {
 		return wire.Inventory{}, err
 	}
+	defer t.o.Together.Enter()()
 	out := wire.Inventory{Version: wire.Version}
 	if out.ZFS, err = t.version.Get(ctx, t.o.ZFS); err != nil {
 		return wire.Inventory{}, err
@@ -144,6 +149,7 @@ func (t *Target) Inventory(ctx context.Context, from guest.NodeID, req wire.Inve
 	if err != nil {
 		return wire.Inventory{}, err
 	}
+	t.saw(volumes)
 	for _, v := range volumes {
 		told := inventory(v.volume, v.root, v.data, v.name)
 		if told.Token != "" {
@@ -161,7 +167,7 @@ type found struct {
 	root, data zfs.Dataset
 }
 
-// list reads volumes and the roots of their storages in one process. A dataset
+// list reads volumes and the roots of their storages, with those of other syncs. A dataset
 // may be missing; a root may not, and nothing is ever made in a pool that is away.
 func (t *Target) list(ctx context.Context, volumes []guest.Volume) ([]found, error) {
 	names, err := t.o.Datasets(volumes)
@@ -174,7 +180,7 @@ func (t *Target) list(ctx context.Context, volumes []guest.Volume) ([]found, err
 			ask = append(ask, root)
 		}
 	}
-	list, err := t.o.ZFS.List(ctx, ask...)
+	list, err := t.o.Together.List(ctx, ask...)
 	if err != nil {
 		return nil, fault.Wrap(err, "list volumes on %s", t.o.Name)
 	}
