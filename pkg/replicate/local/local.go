@@ -29,6 +29,7 @@ type ZFS interface {
 // Reader asks and changes nothing.
 type Reader interface {
 	Version(ctx context.Context) (zfs.Version, error)
+	PoolFacts(ctx context.Context, pool string) (zfs.PoolFacts, error)
 	List(ctx context.Context, names ...string) ([]zfs.Dataset, error)
 	Children(ctx context.Context, root string) ([]zfs.Dataset, error)
 	TokenInfo(ctx context.Context, token string) (zfs.Token, error)
@@ -39,6 +40,7 @@ type Reader interface {
 type Changer interface {
 	Change(ctx context.Context, changes ...zfs.Change) ([]zfs.Changed, error)
 	SetProps(ctx context.Context, props map[string]string, names ...string) error
+	Inherit(ctx context.Context, prop string, names ...string) error
 	DestroyDataset(ctx context.Context, spec zfs.DestroySpec) error
 }
 
@@ -77,7 +79,10 @@ type Options struct {
 	Locks *Locks
 	// Together is that of ZFS; the sides of one node should share it. Default: a new one.
 	Together *Together
-	Now      func() time.Time
+	// Pins are snapshots that are being read; who reads must share them with the
+	// source. Default: none.
+	Pins *Pins
+	Now  func() time.Time
 	// Streams is how many volumes of one sync travel side by side; default 2.
 	Streams int
 	// CatchUp is how long a target waits for its ledger to reach the sender's; default 5 s.
@@ -111,6 +116,9 @@ func (o Options) WithDefaults() (Options, error) {
 	}
 	if o.Together == nil {
 		o.Together = NewTogether(o.ZFS)
+	}
+	if o.Pins == nil {
+		o.Pins = NewPins()
 	}
 	if o.Streams == 0 {
 		o.Streams = 2
@@ -193,7 +201,7 @@ func Side(name string, d zfs.Dataset) plan.Side {
 		return s
 	}
 	s.Exists, s.Kind, s.Mounted, s.Written = true, plan.Kind(d.Type), d.Mounted, d.Written
-	s.Encrypted = Encrypted(d)
+	s.Encrypted, s.Facts = Encrypted(d), Facts(d)
 	s.Marks = plan.Marks{
 		Cluster: d.Props[zfs.PropCluster], Guest: d.Props[zfs.PropGuest], Role: d.Props[zfs.PropRole],
 		Term: d.Props[zfs.PropTerm], Volume: d.Props[zfs.PropVolume],

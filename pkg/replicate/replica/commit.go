@@ -49,7 +49,10 @@ func (t *Target) Commit(ctx context.Context, from guest.NodeID, req wire.CommitR
 	}
 	defer t.forget(volumes)
 	c := commit{t: t, req: req, guest: g, cluster: view.Cluster, list: list}
-	if err := c.verify(); err != nil {
+	if err := c.verify(ctx); err != nil {
+		return wire.CommitReply{}, err
+	}
+	if err := c.adopt(ctx); err != nil {
 		return wire.CommitReply{}, err
 	}
 	if err := c.change(ctx); err != nil {
@@ -81,7 +84,7 @@ type commit struct {
 }
 
 // verify refuses a point of which anything is missing.
-func (c *commit) verify() error {
+func (c *commit) verify(ctx context.Context) error {
 	point, err := guest.ParsePoint(c.req.Property)
 	if err != nil {
 		return err
@@ -100,7 +103,7 @@ func (c *commit) verify() error {
 			return fault.Retry("", "volume %s: %s does not have %s with GUID %d", l.volume, c.t.o.Name, c.req.Point, c.req.Volumes[i].GUID)
 		}
 		if l.data.Mounted && !c.req.Current {
-			return c.t.open(l)
+			return c.t.guarded(ctx, l)
 		}
 	}
 	return nil
@@ -188,10 +191,13 @@ func (c *commit) make(ctx context.Context, change zfs.Change) error {
 		return nil
 	}
 	done, err := c.t.o.Together.Change(ctx, change)
-	if err = cmp.Or(err, done.Err); err != nil {
-		if z, ok := errors.AsType[*zfs.Error](err); ok && errors.Is(err, zfs.ErrWritable) {
-			return c.t.open(c.named(z.Dataset))
+	if z, ok := errors.AsType[*zfs.Error](cmp.Or(err, done.Err)); ok && errors.Is(z, zfs.ErrWritable) {
+		if err := c.protect(ctx, z.Dataset); err != nil {
+			return err
 		}
+		done, err = c.t.o.Together.Change(ctx, change)
+	}
+	if err = cmp.Or(err, done.Err); err != nil {
 		return fault.Wrap(err, "mark what arrived on %s", c.t.o.Name)
 	}
 	for i, v := range done.Volumes {
@@ -201,6 +207,15 @@ func (c *commit) make(ctx context.Context, change zfs.Change) error {
 		}
 	}
 	return nil
+}
+
+// protect puts right what a stream or somebody else changed of a replica.
+func (c *commit) protect(ctx context.Context, dataset string) error {
+	l, err := c.t.one(ctx, c.named(dataset).volume)
+	if err != nil {
+		return err
+	}
+	return c.t.guarded(ctx, l)
 }
 
 // named is the volume of a dataset.

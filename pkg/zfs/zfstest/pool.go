@@ -143,6 +143,8 @@ func (p *Pool) ready(op string, names []string) error {
 			return zerr.New(op, name, 1, fmt.Sprintf("cannot open '%s': no such pool", pool))
 		case v.Suspended:
 			return zerr.New(op, name, 1, fmt.Sprintf("cannot open '%s': pool I/O is currently suspended", pool))
+		case v.ReadOnly && !reads(op):
+			return zerr.New(op, name, 1, fmt.Sprintf("cannot change '%s': pool is read-only", name))
 		}
 	}
 	return nil
@@ -233,12 +235,6 @@ func parentOf(name string) string {
 func (p *Pool) Version(ctx context.Context) (zfs.Version, error) {
 	v := zfs.Version{Userland: p.opt.Version, Kernel: p.opt.Version}
 	return v, p.do(ctx, "Version", nil, func() error { return nil })
-}
-
-// Features answers with some of those that matter to streams.
-func (p *Pool) Features(ctx context.Context, pool string) (map[string]string, error) {
-	features := map[string]string{"bookmark_v2": "enabled", "large_blocks": "enabled", "embedded_data": "active", "encryption": "enabled"}
-	return features, p.do(ctx, "Features", []string{pool}, func() error { return nil })
 }
 
 // Storage answers for a storage's root.

@@ -11,7 +11,7 @@ import (
 // Backend is what real and in-memory ZFS both are. Consumers declare the few methods that they need.
 type Backend interface {
 	Version(ctx context.Context) (zfs.Version, error)
-	Features(ctx context.Context, pool string) (map[string]string, error)
+	PoolFacts(ctx context.Context, pool string) (zfs.PoolFacts, error)
 	Storage(ctx context.Context, dataset string) (zfs.Storage, error)
 	List(ctx context.Context, names ...string) ([]zfs.Dataset, error)
 	Children(ctx context.Context, root string) ([]zfs.Dataset, error)
@@ -38,6 +38,8 @@ type Backend interface {
 	TokenInfo(ctx context.Context, token string) (zfs.Token, error)
 	Send(ctx context.Context, spec zfs.SendSpec) (zfs.Stream, error)
 	Receive(ctx context.Context, spec zfs.ReceiveSpec, r io.Reader) (zfs.Received, error)
+	Contents(ctx context.Context, spec zfs.ContentsSpec) (zfs.Stream, error)
+	DropContents(ctx context.Context, spec zfs.ContentsSpec) error
 	Counters() zfs.Counters
 }
 

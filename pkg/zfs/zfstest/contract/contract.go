@@ -70,6 +70,9 @@ func Run(t *testing.T, newEnv func(t *testing.T) Env) {
 		"ChangeDestroysWhatIsMarked":         (*suite).changeDestroys,
 		"ChangeRefusesWhatIsNotAsExpected":   (*suite).changeRefuses,
 		"ChangeOfManyIsOneProcess":           (*suite).changeMany,
+		"ReadsAVolumeThatGoesOn":             (*suite).readVolume,
+		"ReadsAFilesystemUnmounted":          (*suite).readFilesystem,
+		"DropsWhatAReadingLeft":              (*suite).dropContents,
 	} {
 		t.Run(name, func(t *testing.T) {
 			s := &suite{T: t, env: newEnv(t), ctx: t.Context()}
