@@ -27,8 +27,8 @@ type bases struct {
 	// a silent target's base stays a snapshot.
 	quorate func() time.Duration
 	keep    time.Duration
-	mu     sync.Mutex
-	guests map[guest.ID]*known
+	mu      sync.Mutex
+	guests  map[guest.ID]*known
 }
 
 // sentLists are, for each volume, what the last sync may have brought of

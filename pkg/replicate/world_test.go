@@ -48,6 +48,8 @@ type node struct {
 	keeper *aside.Keeper
 	// trap is called before and after each thing that the daemon does.
 	trap func(what string) error
+	// counted is how many of the pool's calls processes has told of.
+	counted int
 }
 
 var (
@@ -74,7 +76,7 @@ func newWorld(t *testing.T) *world {
 		Guests: map[guest.ID]guest.Guest{100: {
 			ID: 100, Type: guest.VM, Name: "web", Owner: id("1"), Term: term, Volumes: []guest.Volume{disk, root},
 		}},
-		Jobs: map[guest.JobID]guest.Job{job: {ID: job, Target: id("2"), Schedule: "*/1", Snapshots: guest.Mirror}},
+		Jobs: map[guest.JobID]guest.Job{job: {ID: job, Target: id("2"), Schedule: "4:00", Snapshots: guest.Mirror}},
 	}
 	for _, n := range []string{"1", "2", "3"} {
 		name := guest.NodeName("n" + n)
