@@ -46,6 +46,8 @@ type node struct {
 	source *replicate.Source
 	target *replicate.Target
 	keeper *aside.Keeper
+	// quorate is Options.Quorate.
+	quorate func() time.Duration
 	// trap is called before and after each thing that the daemon does.
 	trap func(what string) error
 	// counted is how many of the pool's calls processes has told of.
@@ -133,7 +135,7 @@ func (n *node) restart() {
 	n.trap = nil
 	o := replicate.Options{
 		Node: n.id, Name: n.name, Storages: map[string]string{"local-zfs": "tank/g"}, ZFS: n.pool, Ledger: n.w,
-		Store: store{n}, LockDir: n.dir, Now: n.w.clock, LockWait: time.Second,
+		Store: store{n}, LockDir: n.dir, Now: n.w.clock, LockWait: time.Second, Quorate: n.quorate,
 	}
 	var err error
 	n.source, err = replicate.NewSource(o, link{n})
