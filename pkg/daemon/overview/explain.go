@@ -29,6 +29,7 @@ func (o *Overview) Explain(ctx context.Context, s *ledger.State, conf guest.Job)
 		Version: api.Version, Node: o.Name, Time: now, Status: o.jobStatus(s, j),
 		Why: st.why(), Next: st.next(), Silent: []guest.NodeName{},
 	}
+	out.Why = append(out.Why, whyVerified(out.Status.Verified, st.zone)...)
 	if out.NoPlan = st.noPlan(); out.NoPlan != "" {
 		return out
 	}
