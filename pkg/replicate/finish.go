@@ -42,7 +42,7 @@ func (r *run) commit(ctx context.Context, p plan.Plan, point string) error {
 		}
 		mark := slices.DeleteFunc(slices.Clone(v.Mark), func(m plan.Ref) bool { return m.GUID == guid })
 		req.Volumes = append(req.Volumes, wire.CommitVolume{
-			Volume: v.Volume, GUID: guid, Mark: mark, Delete: slices.Concat(v.Gone, spare[v.Volume]),
+			Volume: v.Volume, GUID: guid, Mark: mark, Delete: slices.Concat(v.Gone, spare[v.Volume]), Nature: r.changed(v),
 		})
 		after[v.Volume] = plan.Held{Pins: []uint64{guid}}
 	}

@@ -52,5 +52,6 @@ func (b *Backend) Handle(mux *http.ServeMux) {
 		return struct{}{}, b.scheduleNow(ctx, r.Job)
 	})
 	b.handleRuns(mux)
+	b.handleForesee(mux)
 	b.handleVerify(mux)
 }
