@@ -137,8 +137,8 @@ func TestVerify_SaysWhereReplicasDiffer(t *testing.T) {
 	must(t, n2.pool.Damage(n2.newest(rootDS), 3*4096, blocks(2, 7)))
 	r := w.verify(job, 0)
 	equal(t, r.Outcome, verify.Differs)
-	equal(t, r.Volumes[0].Findings.Differences, []content.Difference{{Length: 3 << 19, What: []string{content.Content}}})
-	equal(t, r.Volumes[1].Findings.Differences, []content.Difference{
+	equal(t, r.Volumes[0].Differences, []content.Difference{{Length: 3 << 19, What: []string{content.Content}}})
+	equal(t, r.Volumes[1].Differences, []content.Difference{
 		{Path: "block-00000003", Length: 4096, What: []string{content.Content}},
 		{Path: "block-00000004", Length: 4096, What: []string{content.Content}},
 	})

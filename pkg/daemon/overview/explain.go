@@ -97,6 +97,9 @@ func planned(s *ledger.State, p replicate.Preview) *api.PlannedSync {
 	for _, w := range p.Warnings {
 		out.Warnings = append(out.Warnings, s.Named(w))
 	}
+	for _, c := range p.Cleans {
+		out.Cleans = append(out.Cleans, api.PlannedClean{Node: guest.NodeName(c.Node), Volume: c.Volume, Snapshots: c.Snapshots})
+	}
 	for _, r := range p.Refusals {
 		text := r.Error()
 		if r.Err != nil {

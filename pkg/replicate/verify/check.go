@@ -70,16 +70,16 @@ func (c *check) compare(ctx context.Context, res *Result) error {
 		return err
 	}
 	session := hex.EncodeToString(name)
-	var begun BeginReply
+	c.session = session
 	err = c.call(ctx, PathBegin, BeginRequest{
 		Request: wire.Request{Version: wire.Version, Job: c.job.ID, Term: c.guest.Term, Index: c.view.Index},
 		Session: session, Points: points, Rate: c.mbs,
-	}, &begun)
+	}, &c.begun)
 	if err != nil {
 		return fault.Wrap(err, "ask %s to let its replica be compared", c.target)
 	}
-	defer c.end(ctx, session)
-	point, err := chosen(points, begun)
+	defer c.end(ctx)
+	point, err := chosen(points, c.begun)
 	if err != nil {
 		return fault.Never("", "%s: %v", c.target, err)
 	}
@@ -92,7 +92,7 @@ func (c *check) compare(ctx context.Context, res *Result) error {
 	c.note(func(s *State) { s.Point, s.Total = point.Name, total })
 	for _, v := range point.Volumes {
 		vol := VolumeResult{Volume: v.Volume, Kind: plan.Kind(own[v.Volume].Type)}
-		err := c.volume(ctx, session, v, own[v.Volume], begun, &vol)
+		err := c.volume(ctx, v, own[v.Volume], &vol)
 		res.Volumes = append(res.Volumes, vol)
 		if err != nil {
 			return err
@@ -171,16 +171,16 @@ func size(d zfs.Dataset) uint64 {
 }
 
 // volume compares one volume.
-func (c *check) volume(ctx context.Context, session string, v PointVolume, own zfs.Dataset, begun BeginReply, out *VolumeResult) error {
+func (c *check) volume(ctx context.Context, v PointVolume, own zfs.Dataset, out *VolumeResult) error {
 	if p, ok := unreadable(own, c.v.o.Name); ok {
 		out.Problem = &p
 		return nil
 	}
-	if p, ok := begun.Problems[v.Volume]; ok {
+	if p, ok := c.begun.Problems[v.Volume]; ok {
 		out.Problem = &p
 		return nil
 	}
-	if kind := begun.Kinds[v.Volume]; kind != out.Kind {
+	if kind := c.begun.Kinds[v.Volume]; kind != out.Kind {
 		out.Add(content.Difference{What: []string{content.Type}})
 		out.Compared = true
 		return nil
@@ -196,7 +196,7 @@ func (c *check) volume(ctx context.Context, session string, v PointVolume, own z
 		e, ok, err := r.Next(ctx)
 		return e, ok, fault.WrapVolume(v.Volume, err, "read it here")
 	}
-	err = content.Compare(source, c.remote(ctx, session, v.Volume, out.Kind), out.Add)
+	err = content.Compare(source, c.remote(ctx, v.Volume, out.Kind), out.Add)
 	out.Compared = err == nil
 	left := r.Close()
 	c.note(func(s *State) {
@@ -210,7 +210,7 @@ func (c *check) volume(ctx context.Context, session string, v PointVolume, own z
 }
 
 // remote gives what the target tells of a volume.
-func (c *check) remote(ctx context.Context, session string, v guest.Volume, kind plan.Kind) content.Next {
+func (c *check) remote(ctx context.Context, v guest.Volume, kind plan.Kind) content.Next {
 	var reply ReadReply
 	from := 0
 	return func() (content.Entry, bool, error) {
@@ -219,7 +219,7 @@ func (c *check) remote(ctx context.Context, session string, v guest.Volume, kind
 				return content.Entry{}, false, nil
 			}
 			reply = ReadReply{}
-			if err := c.ask(ctx, ReadRequest{Session: session, Volume: v, From: from}, &reply); err != nil {
+			if err := c.ask(ctx, ReadRequest{Session: c.session, Volume: v, From: from}, &reply); err != nil {
 				return content.Entry{}, false, fault.WrapVolume(v, err, "%s", c.target)
 			}
 			if err := reply.Validate(kind); err != nil {
@@ -270,10 +270,10 @@ func (c *check) call(ctx context.Context, path string, req, reply any) error {
 // itself where it does not hear it.
 const endPatience = 5 * time.Second
 
-func (c *check) end(ctx context.Context, session string) {
+func (c *check) end(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), endPatience)
 	defer cancel()
-	if err := c.v.link.Call(ctx, c.job.Target, PathEnd, EndRequest{Session: session}, &Ended{}); err != nil {
+	if err := c.v.link.Call(ctx, c.job.Target, PathEnd, EndRequest{Session: c.session}, &Ended{}); err != nil {
 		c.v.log.Debug("the target was not told that a verification has ended", zap.Error(err))
 	}
 }

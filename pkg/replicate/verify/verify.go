@@ -240,6 +240,9 @@ type check struct {
 	guest  guest.Guest
 	names  []string // datasets of the guest's volumes
 	target string   // its name
+	// session and begun are what was agreed with the target.
+	session string
+	begun   BeginReply
 
 	cancel context.CancelCauseFunc
 	lease  *time.Timer
