@@ -20,6 +20,7 @@ import (
 	"github.com/tandemd/tandem/pkg/guest"
 	"github.com/tandemd/tandem/pkg/ledger"
 	"github.com/tandemd/tandem/pkg/replicate"
+	"github.com/tandemd/tandem/pkg/replicate/local"
 	"github.com/tandemd/tandem/pkg/zfs"
 	"github.com/tandemd/tandem/pkg/zfs/zfstest"
 )
@@ -44,6 +45,7 @@ type node struct {
 	dir    string
 	source *replicate.Source
 	target *replicate.Target
+	reader
 	// trap is called before and after each thing that the daemon does.
 	trap func(what string) error
 }
@@ -130,12 +132,14 @@ func (n *node) restart() {
 	o := replicate.Options{
 		Node: n.id, Name: n.name, Storages: map[string]string{"local-zfs": "tank/g"}, ZFS: n.pool, Ledger: n.w,
 		Store: store{n}, LockDir: n.dir, Now: n.w.clock, LockWait: time.Second,
+		Locks: local.NewLocks(n.dir), Pins: local.NewPins(),
 	}
 	var err error
 	n.source, err = replicate.NewSource(o, link{n})
 	must(n.w.t, err)
 	n.target, err = replicate.NewTarget(o)
 	must(n.w.t, err)
+	n.read(o)
 }
 
 func (n *node) touch(what string) error {
@@ -316,7 +320,7 @@ func (l link) Call(ctx context.Context, to guest.NodeID, path string, req, resp 
 	case replicate.PathRemove:
 		out, err = handle(ctx, l.from.id, req, n.target.Remove)
 	default:
-		err = errors.New("no such path")
+		out, err = n.serve(ctx, l.from.id, path, req)
 	}
 	if err != nil {
 		return overWire(err)
