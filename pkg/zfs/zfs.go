@@ -35,6 +35,8 @@ const (
 	PropComplete = "tandem:complete"
 	PropArrived  = "tandem:arrived"
 	PropReceived = "tandem:received"
+	// PropRemoving is set by [ZFS.DestroyDataset] to the dataset's GUID once it begins.
+	PropRemoving = "tandem:removing"
 )
 
 // Values of [PropRole].
@@ -45,7 +47,7 @@ const (
 
 // UserProps returns the names of all of Tandem's user properties: what [ZFS.List] asks for.
 func UserProps() []string {
-	return []string{PropCluster, PropGuest, PropRole, PropTerm, PropVolume, PropPoint, PropComplete, PropArrived, PropReceived}
+	return []string{PropCluster, PropGuest, PropRole, PropTerm, PropVolume, PropPoint, PropComplete, PropArrived, PropReceived, PropRemoving}
 }
 
 // Options are what [New] needs; the zero value is what a daemon uses.
