@@ -14,13 +14,19 @@ NODE    ?= n1
 SIM_SEED ?= 1
 SIM_FOR  ?= 10m
 
+# BENCH_ROUNDS is how often make bench measures each case; in BENCH_REFERENCE of them ssh and syncoid take part also where they take
+# minutes. BENCH_PAGE is where its page goes.
+BENCH_ROUNDS    ?= 5
+BENCH_REFERENCE ?= 2
+BENCH_PAGE      ?= docs/evidence/bench.md
+
 VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
 LINT    := go tool -modfile=deploy/tools/go.mod golangci-lint
 LABCTL  := bin/labctl --name $(LAB)
 
 .PHONY: help
 help: ## List the targets
-	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 .PHONY: build
 build: ## Build tandemd and tandem into bin/, static
@@ -49,6 +55,15 @@ test: check sim-bugs e2e ## check, then the simulator's bugs, then the end-to-en
 .PHONY: soak
 soak: soak-gossip soak-peer soak-calendar soak-kills sim sim-bugs soak-e2e ## The expensive tests with their full figures: hours
 	@echo 'soak: all good'
+
+.PHONY: bench
+bench: ## Compare Tandem with plain zfs and syncoid in a lab machine; the page goes to docs/evidence (as root)
+	go test -tags lab -count=1 -timeout 3h -v -run '^TestBench$$' ./deploy/lab/bench -args -commit '$(VERSION)' \
+		-rounds $(BENCH_ROUNDS) -reference $(BENCH_REFERENCE) -page '$(abspath $(BENCH_PAGE))'
+
+.PHONY: bench-transport
+bench-transport: ## Compare a data stream with a bare copy loop over TLS, on this machine, without ZFS
+	go test -run '^$$' -bench '^BenchmarkTransport$$' -benchtime 1x ./pkg/peer
 
 .PHONY: bench-cluster
 bench-cluster: ## Measure whole clusters in one process: 16 nodes with 2,000 guests, 50 with 10,000

@@ -31,6 +31,8 @@ type Judged struct {
 	Volumes map[guest.Volume][]Snapshot
 	// Targets are those of all jobs of the guest.
 	Targets []Holding
+	// Reading are GUIDs of snapshots that are being read, to be compared.
+	Reading map[guest.Volume][]uint64
 }
 
 // Verdict says which of Tandem's points one node keeps.
@@ -49,6 +51,11 @@ func Keep(j Judged) Verdict {
 	v := Verdict{Keep: map[guest.Volume]map[uint64]string{}, Spare: map[guest.Volume][]Ref{}}
 	for vol := range j.Volumes {
 		v.Keep[vol] = map[uint64]string{}
+	}
+	for vol, guids := range j.Reading {
+		for _, guid := range guids {
+			v.keep(vol, guid, "it is being read")
+		}
 	}
 	for _, t := range j.Targets {
 		if !t.Known {

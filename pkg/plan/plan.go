@@ -104,6 +104,7 @@ type Side struct {
 	Snapshots []Snapshot
 	Bookmarks []Bookmark
 	Partial   *Partial
+	Facts
 }
 
 // Root is the target's dataset in which the replica lives.
@@ -112,6 +113,7 @@ type Root struct {
 	// Available is how many bytes can be written there.
 	Available uint64
 	Encrypted bool
+	Pool      Pool
 }
 
 // Pair is a volume on both sides.
@@ -262,9 +264,7 @@ func Make(in Input) Plan {
 		p.Volumes = append(p.Volumes, done)
 	}
 	p.Refusals = append(p.Refusals, noSpace(in, p.Volumes)...)
-	if w := oldZFS(in); w != "" {
-		p.Warnings = append(p.Warnings, Warning{Text: w})
-	}
+	p.Warnings = append(p.Warnings, gateWarnings(&in)...)
 	return p
 }
 

@@ -194,7 +194,7 @@ func TestMake_Steps(t *testing.T) {
 		},
 		{
 			name: "encrypted over somebody's snapshot", source: "t0 t1", target: "t0* x", want: "refused: diverged",
-			change: func(in *plan.Input) { in.Pairs[0].Source.Encrypted = true },
+			change: func(in *plan.Input) { in.Pairs[0].Source.Encrypted, in.Pairs[0].Target.Encrypted = true, true },
 		},
 	} {
 		in := input(tc.source, tc.target, "t1")

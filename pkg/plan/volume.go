@@ -31,6 +31,9 @@ func (v *volume) plan() (VolumePlan, *Refusal) {
 	if r := v.checkEncryption(); r != nil {
 		return VolumePlan{}, r
 	}
+	if r := v.checkGates(); r != nil {
+		return VolumePlan{}, r
+	}
 	if !v.pair.Target.Exists {
 		return v.steps(nil)
 	}
@@ -106,7 +109,8 @@ func (v *volume) base() (*Base, *Refusal) {
 		}
 		if v.pair.Source.Encrypted {
 			return nil, v.refuse(Diverged, "remove that snapshot there, and keep the tool that made it off replicas",
-				"%s has a snapshot %s that is newer than the last common one; encrypted data cannot be received over it", v.in.TargetName, s.Name)
+				"%s has a snapshot %s%s that is newer than the last common one; encrypted data cannot be received over it",
+				v.in.TargetName, s.Name, maker(s.Name))
 		}
 	}
 	if w := v.pair.Target.Written; w > 0 {

@@ -18,7 +18,7 @@ func (r *run) look(ctx context.Context) error {
 	r.inv = wire.Inventory{}
 	asked := make(chan error, 1)
 	go func() {
-		asked <- r.s.call(ctx, r.job.Target, wire.PathInventory, wire.InventoryRequest{Request: r.request()}, &r.inv)
+		asked <- r.s.call(ctx, r.job.Target, wire.PathInventory, r.inventory(), &r.inv)
 	}()
 	listed := r.list(ctx)
 	if err := <-asked; err != nil {
@@ -67,6 +67,7 @@ func (r *run) pair(ctx context.Context) error {
 			Volume: v, Source: local.Side(r.names[i], r.own[i]), Target: told.Side(),
 			Root: plan.Root{Dataset: told.Root, Available: told.Available, Encrypted: told.RootEncrypted},
 		}
+		r.facts(ctx, &p, told)
 		if told.Token != "" {
 			partial, err := r.partial(ctx, v, r.names[i], told)
 			if err != nil {

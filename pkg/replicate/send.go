@@ -92,11 +92,14 @@ func (r *run) step(ctx context.Context, v guest.Volume, step plan.Step) error {
 	i := slices.Index(r.guest.Volumes, v)
 	header := wire.ReceiveHeader{
 		Request: r.request(), Volume: v, Kind: r.pairs[i].Source.Kind, Verb: step.Verb,
-		From: step.From.GUID, To: step.To, Token: step.Token,
+		From: step.From.GUID, To: step.To, Token: step.Token, Nature: r.nature(i),
 	}
 	reply, err := r.stream(ctx, v, header, sendSpec(r.names[i], step))
 	if err != nil {
 		return err
+	}
+	if reply.Warning != "" {
+		r.warn("%s: %s", r.target, reply.Warning)
 	}
 	if reply.Newest.GUID != step.To.GUID {
 		return fault.Retry("the next run finds out what the target has", "%s was sent with GUID %d, but the target's newest snapshot is %s with %d",

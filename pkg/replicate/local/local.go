@@ -29,6 +29,7 @@ type ZFS interface {
 // Reader asks and changes nothing.
 type Reader interface {
 	Version(ctx context.Context) (zfs.Version, error)
+	PoolFacts(ctx context.Context, pool string) (zfs.PoolFacts, error)
 	List(ctx context.Context, names ...string) ([]zfs.Dataset, error)
 	Children(ctx context.Context, root string) ([]zfs.Dataset, error)
 	TokenInfo(ctx context.Context, token string) (zfs.Token, error)
@@ -39,6 +40,7 @@ type Changer interface {
 	Snapshot(ctx context.Context, snaps []string, props map[string]string) error
 	DestroySnapshots(ctx context.Context, dataset string, names []string) error
 	SetProps(ctx context.Context, props map[string]string, names ...string) error
+	Inherit(ctx context.Context, prop string, names ...string) error
 	DestroyDataset(ctx context.Context, spec zfs.DestroySpec) error
 }
 
@@ -75,6 +77,9 @@ type Options struct {
 	LockDir string
 	// Locks are those of LockDir; the sides of one node must share them. Default: new ones.
 	Locks *Locks
+	// Pins are snapshots that are being read; who reads must share them with the
+	// source. Default: none.
+	Pins *Pins
 	Now   func() time.Time
 	// Streams is how many volumes of one sync travel side by side; default 2.
 	Streams int
@@ -106,6 +111,9 @@ func (o Options) WithDefaults() (Options, error) {
 	}
 	if o.Locks == nil {
 		o.Locks = NewLocks(o.LockDir)
+	}
+	if o.Pins == nil {
+		o.Pins = NewPins()
 	}
 	if o.Streams == 0 {
 		o.Streams = 2
@@ -188,7 +196,7 @@ func Side(name string, d zfs.Dataset) plan.Side {
 		return s
 	}
 	s.Exists, s.Kind, s.Mounted, s.Written = true, plan.Kind(d.Type), d.Mounted, d.Written
-	s.Encrypted = Encrypted(d)
+	s.Encrypted, s.Facts = Encrypted(d), Facts(d)
 	s.Marks = plan.Marks{
 		Cluster: d.Props[zfs.PropCluster], Guest: d.Props[zfs.PropGuest], Role: d.Props[zfs.PropRole],
 		Term: d.Props[zfs.PropTerm], Volume: d.Props[zfs.PropVolume],

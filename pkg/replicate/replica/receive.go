@@ -37,6 +37,16 @@ func (t *Target) Receive(ctx context.Context, from guest.NodeID, h wire.ReceiveH
 	if err := t.fits(view.Cluster, g, h, l); err != nil {
 		return wire.ReceiveReply{}, err
 	}
+	props, err := t.properties(local.Marks(view.Cluster, g, h.Volume, zfs.RoleReplica), h, l)
+	if err != nil {
+		return wire.ReceiveReply{}, err
+	}
+	var warning string
+	if l.replica(view.Cluster, g.ID) {
+		if warning, err = t.adopt(ctx, l, h.Nature); err != nil {
+			return wire.ReceiveReply{}, err
+		}
+	}
 	if h.Verb == plan.Full {
 		if err := t.annotate(g.ID, func(n *notes) { n.Begun[h.Volume] = begun{Dataset: l.name, To: h.To.GUID} }); err != nil {
 			return wire.ReceiveReply{}, err
@@ -45,13 +55,13 @@ func (t *Target) Receive(ctx context.Context, from guest.NodeID, h wire.ReceiveH
 	ctx, done := t.running(ctx, from, g)
 	defer done()
 	got, err := t.o.ZFS.Receive(ctx, zfs.ReceiveSpec{
-		Dataset: l.name, Type: zfs.Type(h.Kind), Props: local.Marks(view.Cluster, g, h.Volume, zfs.RoleReplica),
+		Dataset: l.name, Type: zfs.Type(h.Kind), Props: props,
 	}, r)
 	if err != nil {
 		if cause := context.Cause(ctx); cause != nil {
 			return wire.ReceiveReply{}, fault.WrapVolume(h.Volume, cause, "receive")
 		}
-		return wire.ReceiveReply{}, fault.WrapVolume(h.Volume, err, "receive")
+		return wire.ReceiveReply{}, fault.WrapVolume(h.Volume, t.lift(ctx, l, err), "receive")
 	}
 	// zfs ends at the last record; the sender's own end comes after it.
 	if _, err := io.Copy(io.Discard, r); err != nil {
@@ -64,7 +74,7 @@ func (t *Target) Receive(ctx context.Context, from guest.NodeID, h wire.ReceiveH
 	if _, err := t.owned(t.o.Ledger.View(), from, h.Request); err != nil {
 		return wire.ReceiveReply{}, err
 	}
-	return wire.ReceiveReply{Bytes: got.Bytes, Newest: newest}, nil
+	return wire.ReceiveReply{Bytes: got.Bytes, Newest: newest, Warning: warning}, nil
 }
 
 // running notes the receive, so that EndStale finds it.
@@ -129,9 +139,8 @@ func (t *Target) received(ctx context.Context, cluster string, g guest.Guest, h 
 	if !ok {
 		return plan.Ref{}, fault.Retry("", "volume %s: after the receive, %s has no snapshot with GUID %d", h.Volume, t.o.Name, h.To.GUID)
 	}
-	if l.data.Mounted || !l.data.ReadOnly {
-		return plan.Ref{}, fault.Person(h.Volume, "run `zfs set readonly=on "+l.name+"` and unmount it",
-			"after the receive, %s on %s is mounted or not read-only", l.name, t.o.Name)
+	if err := t.guarded(ctx, l); err != nil {
+		return plan.Ref{}, err
 	}
 	if h.Verb == plan.Full || h.Verb == plan.Resume {
 		if _, noted := t.note(g.ID).Begun[h.Volume]; noted {

@@ -27,6 +27,7 @@ type Target struct {
 	o       local.Options
 	locks   *local.Locks
 	version local.Version
+	pools   local.Pools
 
 	mu sync.Mutex
 	// receives are those that run, to be ended when their owner is none any more.
@@ -127,7 +128,7 @@ func (t *Target) admitJob(ctx context.Context, from guest.NodeID, req wire.Reque
 
 // Inventory tells what this node has of the guest's volumes.
 func (t *Target) Inventory(ctx context.Context, from guest.NodeID, req wire.InventoryRequest) (wire.Inventory, error) {
-	_, g, err := t.admitJob(ctx, from, req.Request)
+	g, err := t.admitInventory(ctx, from, req)
 	if err != nil {
 		return wire.Inventory{}, err
 	}
@@ -146,6 +147,7 @@ func (t *Target) Inventory(ctx context.Context, from guest.NodeID, req wire.Inve
 	}
 	for _, v := range volumes {
 		told := inventory(v.volume, v.root, v.data, v.name)
+		told.InventoryFacts = t.facts(ctx, v, req.Anew)
 		if told.Token != "" {
 			told.Ours = t.begun(ctx, g.ID, v)
 		}

@@ -4,6 +4,7 @@
 package wire
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 
@@ -45,6 +46,7 @@ type Request struct {
 // InventoryRequest asks for all that the target has of the guest's volumes.
 type InventoryRequest struct {
 	Request
+	Ahead
 }
 
 // Inventory is the answer.
@@ -76,6 +78,7 @@ type InventoryVolume struct {
 	// Token is that of an interrupted receive; Ours says that this node began it for the guest.
 	Token string `json:"token,omitempty"`
 	Ours  bool   `json:"ours,omitempty"`
+	InventoryFacts
 }
 
 // InventorySnapshot is one snapshot at the target.
@@ -112,12 +115,15 @@ type ReceiveHeader struct {
 	To plan.Ref `json:"to"`
 	// Token is what a resumed stream goes on from.
 	Token string `json:"token,omitempty"`
+	Nature
 }
 
 // ReceiveReply says what has arrived.
 type ReceiveReply struct {
 	Bytes  int64    `json:"bytes"`
 	Newest plan.Ref `json:"newest"`
+	// Warning is what an operator should know of the replica.
+	Warning string `json:"warning,omitempty"`
 }
 
 // CommitRequest ends a sync: the point is complete if its volumes are all there.
@@ -143,6 +149,8 @@ type CommitVolume struct {
 	Mark []plan.Ref `json:"mark,omitempty"`
 	// Delete are snapshots that nobody needs, or copies of what is gone at the source.
 	Delete []plan.Ref `json:"delete,omitempty"`
+	// Nature is set where the replica's properties are to be changed and no stream did it.
+	Nature *Nature `json:"nature,omitempty"`
 }
 
 // CommitReply says what the target has now.
@@ -206,7 +214,7 @@ func (h ReceiveHeader) Validate() error {
 	if err := h.Request.Validate(); err != nil {
 		return err
 	}
-	err := validRefs([]plan.Ref{h.To})
+	err := cmp.Or(validRefs([]plan.Ref{h.To}), h.Nature.Validate())
 	switch {
 	case err != nil:
 	case h.Kind != plan.Filesystem && h.Kind != plan.Zvol:
@@ -240,6 +248,9 @@ func (c CommitRequest) Validate() error {
 		err = fmt.Errorf("age %d s, %d volumes", c.Age, len(c.Volumes))
 	}
 	for _, v := range c.Volumes {
+		if err == nil && v.Nature != nil {
+			err = v.Nature.Validate()
+		}
 		if err == nil {
 			err = validRefs(append(append([]plan.Ref{{Name: c.Point, GUID: v.GUID}}, v.Mark...), v.Delete...))
 		}
@@ -252,7 +263,7 @@ func (c CommitRequest) Validate() error {
 
 // Idle says that nothing was sent and nothing is to be changed.
 func (c CommitRequest) Idle() bool {
-	return c.Current && !slices.ContainsFunc(c.Volumes, func(v CommitVolume) bool { return len(v.Mark)+len(v.Delete) > 0 })
+	return c.Current && !slices.ContainsFunc(c.Volumes, func(v CommitVolume) bool { return len(v.Mark)+len(v.Delete) > 0 || v.Nature != nil })
 }
 
 // Copied says that the source has the snapshot too: an arrival of a sync that was
@@ -303,7 +314,7 @@ func (v InventoryVolume) Validate() error {
 func (v InventoryVolume) Side() plan.Side {
 	s := plan.Side{
 		Dataset: v.Dataset, Exists: v.Exists, Kind: v.Kind, Mounted: v.Mounted, Encrypted: v.Encrypted, Written: v.Written,
-		Marks: plan.Marks{Cluster: v.Cluster, Guest: v.Guest, Role: v.Role, Term: v.Term, Volume: v.Marked},
+		Marks: plan.Marks{Cluster: v.Cluster, Guest: v.Guest, Role: v.Role, Term: v.Term, Volume: v.Marked}, Facts: v.Facts(),
 	}
 	for _, x := range v.Snapshots {
 		s.Snapshots = append(s.Snapshots, plan.Snapshot{

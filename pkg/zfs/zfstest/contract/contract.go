@@ -64,6 +64,15 @@ func Run(t *testing.T, newEnv func(t *testing.T) Env) {
 		"SendSaysWhatIsMissing":              (*suite).sendMissing,
 		"FailedReadOfTheStreamBlamesThePeer": (*suite).peer,
 		"VolumeGrowsWithTheIncrement":        (*suite).resize,
+		"ChangeTakesAllOrNothing":            (*suite).changeTakes,
+		"ChangesAreIndependent":              (*suite).changesApart,
+		"ChangeMarksWhatIsStillThere":        (*suite).changeMarks,
+		"ChangeDestroysWhatIsMarked":         (*suite).changeDestroys,
+		"ChangeRefusesWhatIsNotAsExpected":   (*suite).changeRefuses,
+		"ChangeOfManyIsOneProcess":           (*suite).changeMany,
+		"ReadsAVolumeThatGoesOn":             (*suite).readVolume,
+		"ReadsAFilesystemUnmounted":          (*suite).readFilesystem,
+		"DropsWhatAReadingLeft":              (*suite).dropContents,
 	} {
 		t.Run(name, func(t *testing.T) {
 			s := &suite{T: t, env: newEnv(t), ctx: t.Context()}
