@@ -175,7 +175,7 @@ func (p *Preview) add(v plan.VolumePlan) {
 	}
 	switch {
 	case len(v.Steps) == 0:
-	case v.Steps[0].Verb == plan.Abort:
+	case v.Steps[0].Verb == plan.Abort, v.Steps[0].Verb == plan.SetAside, v.Steps[0].Verb == plan.Promote:
 		pv.Kind = "" // What follows is planned then.
 	default:
 		pv.Kind = kindOf(v, KindNothing)

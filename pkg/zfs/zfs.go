@@ -45,7 +45,14 @@ const (
 const (
 	RoleOwner   = "owner"
 	RoleReplica = "replica"
+	// RoleDiverged is diverged data of a guest that was set aside, or is about to be.
+	RoleDiverged = "diverged"
+	// RoleFolder is a filesystem that holds such data and nothing of its own.
+	RoleFolder = "folder"
 )
+
+// PropDiverged says of data set aside why, when and by whom. Only who looks at such data reads it.
+const PropDiverged = "tandem:diverged"
 
 // UserProps returns the names of all of Tandem's user properties: what [ZFS.List] asks for.
 func UserProps() []string {

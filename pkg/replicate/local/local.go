@@ -24,6 +24,8 @@ type ZFS interface {
 	Reader
 	Changer
 	Streamer
+	Keeper
+	Mover
 }
 
 // Reader asks and changes nothing.
@@ -34,14 +36,33 @@ type Reader interface {
 	Children(ctx context.Context, root string) ([]zfs.Dataset, error)
 	TokenInfo(ctx context.Context, token string) (zfs.Token, error)
 	Mounted(dataset string) (bool, error)
+	Properties(ctx context.Context, props []string, names ...string) (map[string]map[string]zfs.Property, error)
+	Holds(ctx context.Context, snaps ...string) ([]zfs.Hold, error)
 }
 
 // Changer changes snapshots and properties, and destroys replicas under guard.
 type Changer interface {
 	Change(ctx context.Context, changes ...zfs.Change) ([]zfs.Changed, error)
+	Snapshot(ctx context.Context, snaps []string, props map[string]string) error
 	SetProps(ctx context.Context, props map[string]string, names ...string) error
 	Inherit(ctx context.Context, prop string, names ...string) error
 	DestroyDataset(ctx context.Context, spec zfs.DestroySpec) error
+}
+
+// Keeper keeps what may not go: by holds, and by bookmarks of what goes.
+type Keeper interface {
+	Hold(ctx context.Context, tag string, snaps ...string) error
+	Release(ctx context.Context, tag string, snaps ...string) error
+	Bookmark(ctx context.Context, snap, bookmark string) error
+	DestroyBookmark(ctx context.Context, bookmark string) error
+}
+
+// Mover takes datasets out of the way and puts others in their place.
+type Mover interface {
+	CreateFilesystem(ctx context.Context, name string, props map[string]string) error
+	Unmount(ctx context.Context, dataset string) error
+	Rename(ctx context.Context, from, to string) error
+	Promote(ctx context.Context, dataset string) error
 }
 
 // Streamer sends and receives.
@@ -201,6 +222,7 @@ func Side(name string, d zfs.Dataset) plan.Side {
 		return s
 	}
 	s.Exists, s.Kind, s.Mounted, s.Written = true, plan.Kind(d.Type), d.Mounted, d.Written
+	s.GUID, s.Origin = d.GUID, d.Origin
 	s.Encrypted, s.Facts = Encrypted(d), Facts(d)
 	s.Marks = plan.Marks{
 		Cluster: d.Props[zfs.PropCluster], Guest: d.Props[zfs.PropGuest], Role: d.Props[zfs.PropRole],
@@ -225,6 +247,7 @@ func Snapshot(x zfs.Snapshot, role string) plan.Snapshot {
 	s := plan.Snapshot{Name: x.Name, GUID: x.GUID, TXG: x.CreateTXG, Written: x.Written}
 	s.Received = x.Props[zfs.PropReceived] != ""
 	s.Complete = x.Props[zfs.PropComplete] != ""
+	s.Held = x.UserRefs > 0
 	s.Tandem = x.Props[zfs.PropReceived] == ReceivedPoint
 	if p, err := guest.ParsePoint(x.Props[zfs.PropPoint]); err == nil {
 		s.Tandem, s.Volumes = true, p.Volumes
