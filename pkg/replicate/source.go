@@ -139,6 +139,7 @@ func (s *Source) Run(ctx context.Context, task Task) (Result, error) {
 		return Result{}, fault.Final(ctx, err)
 	}
 	defer release()
+	defer s.o.Together.Enter()()
 	err = r.rounds(ctx)
 	s.doubt(task.Job, err)
 	if w := s.bases.warning(r.guest); w != "" {
@@ -277,7 +278,8 @@ func (r *run) round(ctx context.Context) (again bool, err error) {
 	return false, r.send(ctx)
 }
 
-// send is the body of a sync: snapshot, send, commit, clean.
+// send is the body of a sync: snapshot, send, commit, and clean where that does not
+// wait for the next one's snapshot.
 func (r *run) send(ctx context.Context) error {
 	p, point, err := r.snapshot(ctx)
 	if err != nil {
@@ -293,7 +295,7 @@ func (r *run) send(ctx context.Context) error {
 	if err := r.commit(ctx, p, point); err != nil {
 		return err
 	}
-	r.clean(ctx)
+	r.tidy(ctx)
 	return nil
 }
 
@@ -319,7 +321,7 @@ func (r *run) nothing(ctx context.Context, name string) error {
 	if err := r.commit(ctx, p, name); err != nil {
 		return err
 	}
-	r.clean(ctx)
+	r.tidy(ctx)
 	return nil
 }
 

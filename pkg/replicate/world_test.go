@@ -57,6 +57,8 @@ type node struct {
 	trap func(what string) error
 	// reap is called with it, and told what it is about as well.
 	reap func(what string) error
+	// counted is how many of the pool's calls processes has told of.
+	counted int
 }
 
 var (
@@ -83,7 +85,7 @@ func newWorld(t *testing.T) *world {
 		Guests: map[guest.ID]guest.Guest{100: {
 			ID: 100, Type: guest.VM, Name: "web", Owner: id("1"), Term: term, Volumes: []guest.Volume{disk, root},
 		}},
-		Jobs: map[guest.JobID]guest.Job{job: {ID: job, Target: id("2"), Schedule: "*/1", Snapshots: guest.Mirror}},
+		Jobs: map[guest.JobID]guest.Job{job: {ID: job, Target: id("2"), Schedule: "4:00", Snapshots: guest.Mirror}},
 	}
 	for _, n := range []string{"1", "2", "3"} {
 		name := guest.NodeName("n" + n)
