@@ -24,6 +24,8 @@ const (
 	ClassKey        = zerr.Key
 	ClassPool       = zerr.Pool
 	ClassPoolAbsent = zerr.PoolAbsent
+	// ClassPoolReadOnly: see zerr.
+	ClassPoolReadOnly = zerr.PoolReadOnly
 	ClassBadArg     = zerr.BadArg
 	ClassPeer       = zerr.Peer
 	ClassHung       = zerr.Hung
