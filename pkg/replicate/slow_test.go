@@ -4,6 +4,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -17,10 +18,10 @@ import (
 func TestSync_SlowIsToldAndNotDead(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t)
-		var once sync.Once
+		var slept atomic.Bool
 		w.node("2").setTrap(func(what string) error {
-			if what == "got" {
-				once.Do(func() { time.Sleep(5 * time.Minute) })
+			if what == "got" && slept.CompareAndSwap(false, true) {
+				time.Sleep(5 * time.Minute)
 			}
 			return nil
 		})
