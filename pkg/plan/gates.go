@@ -87,8 +87,8 @@ func TwoPools(a guest.Volume, inA string, b guest.Volume, inB string) string {
 
 // TooLong tells why a snapshot cannot have this name on a dataset; empty if it can.
 func TooLong(dataset, snapshot string) string {
-	if n := len(dataset) + 1 + len(snapshot); n > maxName {
-		return fmt.Sprintf("the full name of a point, %s@%s, would have %d bytes, ZFS allows %d", dataset, snapshot, n, maxName)
+	if n := len(dataset) + 1 + len(snapshot); n > MaxName {
+		return fmt.Sprintf("the full name of a point, %s@%s, would have %d bytes, ZFS allows %d", dataset, snapshot, n, MaxName)
 	}
 	return ""
 }

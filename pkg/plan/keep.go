@@ -72,6 +72,13 @@ func Keep(j Judged) Verdict {
 	if i := slices.IndexFunc(points, Point.Complete); i >= 0 {
 		v.keepPoint(points[i], "the newest complete point")
 	}
+	for vol, snaps := range j.Volumes {
+		for _, s := range snaps {
+			if s.Held {
+				v.keep(vol, s.GUID, "it is held")
+			}
+		}
+	}
 	holders := slices.DeleteFunc(slices.Clone(j.Targets), Holding.empty)
 	if i := slices.IndexFunc(points, func(p Point) bool { return p.whole && p.heldByAll(holders) }); i >= 0 && len(holders) > 0 {
 		v.keepPoint(points[i], "the newest point that all targets have")
@@ -238,6 +245,9 @@ func Unchanged(pairs []Pair) (string, bool) {
 		s := ordered(x.Source.Snapshots)
 		if x.Source.Written != 0 || s[len(s)-1].GUID != points[0].Snapshots[x.Volume].GUID {
 			return "", false
+		}
+		if x.branches(s[len(s)-1].GUID) {
+			return "", false // A replica begins anew with an increment, be it an empty one.
 		}
 	}
 	return points[0].Name, true

@@ -18,14 +18,8 @@ const (
 	NotOurs RefusalKind = "not the owner's"
 	// Foreign: something that is no replica of this guest has the name on the target.
 	Foreign RefusalKind = "foreign"
-	// Mismatch: one is a filesystem, the other a zvol.
-	Mismatch RefusalKind = "type"
-	// Mounted: the replica is mounted.
-	Mounted RefusalKind = "mounted"
-	// Diverged: the replica has data that the source does not have.
+	// Diverged: an encrypted replica has a snapshot of somebody's.
 	Diverged RefusalKind = "diverged"
-	// NoBase: source and replica share nothing to start from.
-	NoBase RefusalKind = "no common base"
 	// NoSpace: the target has too little room.
 	NoSpace RefusalKind = "no space"
 	// Encryption: the data may not or cannot travel as it is.
@@ -55,7 +49,7 @@ type Refusal struct {
 func (r Refusal) Error() string { return r.Reason }
 
 // Passing says that the reason can go away by itself, so that it is worth trying again soon.
-func (r Refusal) Passing() bool { return r.Kind == NoSpace || r.Kind == Mounted || r.Kind == ReadOnly }
+func (r Refusal) Passing() bool { return r.Kind == NoSpace || r.Kind == ReadOnly }
 
 func (v *volume) refuse(kind RefusalKind, hint, format string, args ...any) *Refusal {
 	return &Refusal{Volume: v.pair.Volume, Kind: kind, Reason: fmt.Sprintf(format, args...), Hint: hint}
@@ -96,8 +90,15 @@ func orNone(s string) string {
 // is not asked: a replica outlives its owners, and what it may take is decided
 // by what it has.
 func (v *volume) ours() bool {
-	m := v.pair.Target.Marks
-	return m.Cluster == v.in.Cluster && m.Guest == v.in.Guest.ID.String() && m.Role == Replica && m.Volume == v.pair.Volume.String()
+	return v.marked(v.pair.Target.Marks, Replica)
+}
+
+// leaving says that the target's dataset has the mark of what is set aside, but
+// not yet the name.
+func (v *volume) leaving() bool { return v.marked(v.pair.Target.Marks, Aside) }
+
+func (v *volume) marked(m Marks, role string) bool {
+	return m.Cluster == v.in.Cluster && m.Guest == v.in.Guest.ID.String() && m.Role == role && m.Volume == v.pair.Volume.String()
 }
 
 func (v *volume) foreign() *Refusal {
@@ -110,19 +111,11 @@ func (v *volume) foreign() *Refusal {
 		"%s has a dataset %s that %s: it is no replica of guest %s", v.in.TargetName, t.Dataset, what, v.in.Guest.ID)
 }
 
-// checkTarget refuses what must not be received into, apart from its snapshots.
+// checkTarget refuses what is no replica of this volume. One whose setting aside
+// was cut counts as one: it is gone on with.
 func (v *volume) checkTarget() *Refusal {
-	s, t := v.pair.Source, v.pair.Target
-	if !v.ours() {
+	if !v.ours() && !v.leaving() {
 		return v.foreign()
-	}
-	if s.Kind != t.Kind {
-		return v.refuse(Mismatch, "rename the replica aside or destroy it there; the next run sends everything",
-			"it is a %s here and a %s on %s", s.Kind, t.Kind, v.in.TargetName)
-	}
-	if t.Mounted {
-		return v.refuse(Mounted, "run `zfs unmount "+t.Dataset+"` on "+v.in.TargetName,
-			"the replica %s is mounted on %s", t.Dataset, v.in.TargetName)
 	}
 	return nil
 }

@@ -49,10 +49,10 @@ func Standing(refusal *Error) bool {
 		return true
 	}
 	switch r.Kind {
-	case plan.Missing, plan.Foreign, plan.Mismatch, plan.NoSpace, plan.Encryption, plan.Version, plan.BadName, plan.Feature, plan.Pools,
+	case plan.Missing, plan.Foreign, plan.NoSpace, plan.Encryption, plan.Version, plan.BadName, plan.Feature, plan.Pools,
 		plan.ReadOnly:
 		return true
-	case plan.NotOurs, plan.Mounted, plan.Diverged, plan.NoBase:
+	case plan.NotOurs, plan.Diverged:
 	}
 	return false
 }

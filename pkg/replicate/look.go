@@ -65,9 +65,11 @@ func (r *run) pair(ctx context.Context) error {
 		told := r.inv.Volumes[i]
 		p := plan.Pair{
 			Volume: v, Source: local.Side(r.names[i], r.own[i]), Target: told.Side(),
-			Root: plan.Root{Dataset: told.Root, Available: told.Available, Encrypted: told.RootEncrypted},
+			Root:  plan.Root{Dataset: told.Root, Available: told.Available, Encrypted: told.RootEncrypted},
+			Aside: told.Copies(r.view.Cluster, r.guest.ID),
 		}
 		r.facts(ctx, &p, told)
+		p.Sent = r.s.bases.sent(r.guest, r.job.Target, p)
 		if told.Token != "" {
 			partial, err := r.partial(ctx, v, r.names[i], told)
 			if err != nil {

@@ -242,8 +242,12 @@ func (r *run) request() wire.Request {
 // rounds repeats "after a resume, plan again", at most as often as each volume
 // can need it.
 func (r *run) rounds(ctx context.Context) error {
-	for range 3 + 2*len(r.guest.Volumes) {
+	for range 3 + 4*len(r.guest.Volumes) {
 		again, err := r.round(ctx)
+		if err != nil && ctx.Err() == nil && fault.ClassOf(err) == fault.ClassAgain {
+			r.log("%v: looking again", err)
+			continue
+		}
 		if err != nil || !again {
 			return err
 		}

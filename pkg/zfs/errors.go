@@ -26,12 +26,12 @@ const (
 	ClassPoolAbsent = zerr.PoolAbsent
 	// ClassPoolReadOnly: see zerr.
 	ClassPoolReadOnly = zerr.PoolReadOnly
-	ClassBadArg     = zerr.BadArg
-	ClassPeer       = zerr.Peer
-	ClassHung       = zerr.Hung
-	ClassCanceled   = zerr.Canceled
-	ClassRefused    = zerr.Refused
-	ClassUnknown    = zerr.Unknown
+	ClassBadArg       = zerr.BadArg
+	ClassPeer         = zerr.Peer
+	ClassHung         = zerr.Hung
+	ClassCanceled     = zerr.Canceled
+	ClassRefused      = zerr.Refused
+	ClassUnknown      = zerr.Unknown
 )
 
 // ClassOf returns the class of err: empty for nil, ClassUnknown for an error that is none of this package.

@@ -35,6 +35,8 @@ const (
 	PropComplete = "tandem:complete"
 	PropArrived  = "tandem:arrived"
 	PropReceived = "tandem:received"
+	// PropRemoving is set by [ZFS.DestroyDataset] to the dataset's GUID once it begins.
+	PropRemoving = "tandem:removing"
 	// PropMode is how the volume's streams are made: "raw" or "plain".
 	PropMode = "tandem:mode"
 	// PropManifest is what a replica's owner has set on its volume; see pkg/plan/manifest.
@@ -45,12 +47,20 @@ const (
 const (
 	RoleOwner   = "owner"
 	RoleReplica = "replica"
+	// RoleDiverged is diverged data of a guest that was set aside, or is about to be.
+	RoleDiverged = "diverged"
+	// RoleFolder is a filesystem that holds such data and nothing of its own.
+	RoleFolder = "folder"
 )
+
+// PropDiverged says of data set aside why, when and by whom. Only who looks at such data reads it.
+const PropDiverged = "tandem:diverged"
 
 // UserProps returns the names of all of Tandem's user properties: what [ZFS.List] asks for.
 func UserProps() []string {
 	return []string{
-		PropCluster, PropGuest, PropRole, PropTerm, PropVolume, PropPoint, PropComplete, PropArrived, PropReceived, PropMode, PropManifest,
+		PropCluster, PropGuest, PropRole, PropTerm, PropVolume, PropPoint, PropComplete, PropArrived, PropReceived, PropRemoving,
+		PropMode, PropManifest,
 	}
 }
 

@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	"github.com/tandemd/tandem/pkg/guest"
+	"github.com/tandemd/tandem/pkg/ledger"
 	"github.com/tandemd/tandem/pkg/plan/manifest"
 	"github.com/tandemd/tandem/pkg/replicate/fault"
 	"github.com/tandemd/tandem/pkg/replicate/local"
@@ -16,21 +17,21 @@ import (
 )
 
 // admitInventory checks a request for what this node has. One that asks ahead of the ledger needs no job.
-func (t *Target) admitInventory(ctx context.Context, from guest.NodeID, req wire.InventoryRequest) (guest.Guest, error) {
+func (t *Target) admitInventory(ctx context.Context, from guest.NodeID, req wire.InventoryRequest) (*ledger.State, guest.Guest, error) {
 	if len(req.Volumes) == 0 {
-		_, g, err := t.admitJob(ctx, from, req.Request)
-		return g, err
+		return t.admitJob(ctx, from, req.Request)
 	}
 	view, g, err := t.admit(ctx, from, req.Request)
 	if err != nil {
-		return g, err
+		return nil, g, err
 	}
 	for _, v := range req.Volumes {
 		if other, taken := view.GuestOf(v); taken && other.ID != g.ID {
-			return g, fault.Never("", "volume %s belongs to guest %s", v, other.ID)
+			return nil, g, fault.Never("", "volume %s belongs to guest %s", v, other.ID)
 		}
 	}
-	return req.Guest(g)
+	g, err = req.Guest(g)
+	return view, g, err
 }
 
 // facts is what this node tells of a volume beside its snapshots.

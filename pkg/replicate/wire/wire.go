@@ -24,6 +24,7 @@ const (
 	PathAbort     = "/replicate/abort"
 	PathCommit    = "/replicate/commit"
 	PathRemove    = "/replicate/remove"
+	PathAside     = "/replicate/aside"
 )
 
 // Bounds of what a peer may tell.
@@ -79,6 +80,7 @@ type InventoryVolume struct {
 	Token string `json:"token,omitempty"`
 	Ours  bool   `json:"ours,omitempty"`
 	InventoryFacts
+	InventoryAside
 }
 
 // InventorySnapshot is one snapshot at the target.
@@ -90,6 +92,7 @@ type InventorySnapshot struct {
 	Tandem   bool   `json:"tandem,omitempty"`
 	Received bool   `json:"received,omitempty"`
 	Complete bool   `json:"complete,omitempty"`
+	Held     bool   `json:"held,omitempty"`
 }
 
 // AbortRequest asks to drop an interrupted receive.
@@ -221,9 +224,9 @@ func (h ReceiveHeader) Validate() error {
 		err = fmt.Errorf("kind %q", h.Kind)
 	case h.Verb == plan.Resume:
 		err = zname.Token(h.Token)
-	case h.Verb == plan.Full && h.From != 0, (h.Verb == plan.Single || h.Verb == plan.Run) && h.From == 0:
+	case h.Verb == plan.Full && h.From != 0, (h.Verb == plan.Single || h.Verb == plan.Run || h.Verb == plan.Branch) && h.From == 0:
 		err = fmt.Errorf("%s stream from GUID %d", h.Verb, h.From)
-	case h.Verb != plan.Full && h.Verb != plan.Single && h.Verb != plan.Run:
+	case h.Verb != plan.Full && h.Verb != plan.Single && h.Verb != plan.Run && h.Verb != plan.Branch:
 		err = fmt.Errorf("verb %q", h.Verb)
 	}
 	if err != nil {
@@ -305,9 +308,11 @@ func (v InventoryVolume) Validate() error {
 		}
 	}
 	if v.Token != "" {
-		return zname.Token(v.Token)
+		if err := zname.Token(v.Token); err != nil {
+			return err
+		}
 	}
-	return nil
+	return v.InventoryAside.validate()
 }
 
 // Side is the volume as the planner wants it.
@@ -316,10 +321,15 @@ func (v InventoryVolume) Side() plan.Side {
 		Dataset: v.Dataset, Exists: v.Exists, Kind: v.Kind, Mounted: v.Mounted, Encrypted: v.Encrypted, Written: v.Written,
 		Marks: plan.Marks{Cluster: v.Cluster, Guest: v.Guest, Role: v.Role, Term: v.Term, Volume: v.Marked}, Facts: v.Facts(),
 	}
+	s.GUID, s.Origin, s.Modified = v.GUID, v.Origin, v.Modified
 	for _, x := range v.Snapshots {
-		s.Snapshots = append(s.Snapshots, plan.Snapshot{
-			Name: x.Name, GUID: x.GUID, TXG: x.TXG, Written: x.Written, Tandem: x.Tandem, Received: x.Received, Complete: x.Complete,
-		})
+		s.Snapshots = append(s.Snapshots, x.planned())
 	}
 	return s
+}
+
+func (x InventorySnapshot) planned() plan.Snapshot {
+	return plan.Snapshot{
+		Name: x.Name, GUID: x.GUID, TXG: x.TXG, Written: x.Written, Tandem: x.Tandem, Received: x.Received, Complete: x.Complete, Held: x.Held,
+	}
 }

@@ -251,7 +251,7 @@ func phrases() []phrase {
 		p(Peer, "signal received"), p(Peer, "Broken pipe"),
 		p(Stream, "checksum mismatch"), p(Stream, "incomplete stream"), p(Stream, "failed to read from stream"),
 		p(Stream, "bad magic number"), p(Stream, "invalid backup stream"),
-		p(Gone, "dataset does not exist"), p(Gone, "destination '", "' does not exist"),
+		p(Gone, "dataset does not exist"), p(Gone, "parent does not exist"), p(Gone, "destination '", "' does not exist"),
 		p(Gone, "incremental source (", ") does not exist"), p(Gone, "bookmark '", "' does not exist"),
 		p(Gone, "could not find any snapshots to destroy"),
 		p(BadArg, "kernel modules must be upgraded"), p(BadArg, "invalid name"), p(BadArg, "is not a filesystem"),

@@ -27,6 +27,7 @@ type Backend interface {
 	Holds(ctx context.Context, snaps ...string) ([]zfs.Hold, error)
 	SetProps(ctx context.Context, props map[string]string, names ...string) error
 	Inherit(ctx context.Context, prop string, names ...string) error
+	CreateFilesystem(ctx context.Context, name string, props map[string]string) error
 	Rename(ctx context.Context, from, to string) error
 	Promote(ctx context.Context, dataset string) error
 	Clone(ctx context.Context, snap, dataset string, props map[string]string) error
