@@ -38,9 +38,11 @@ type cluster struct {
 	target *replicate.Target
 	// releaser takes Tandem off volumes that are a guest's no more.
 	releaser *release.Releaser
-	diverged *aside.Keeper
-	quorate  *quorateTime
-	steward  *member.Steward
+	// verification compares replicas with their sources.
+	verification verification
+	diverged     *aside.Keeper
+	quorate      *quorateTime
+	steward      *member.Steward
 	// convener meets other generations, gate holds raft back at the start, memory is
 	// what was heard of other nodes.
 	convener *member.Convener
@@ -115,7 +117,7 @@ func (c *cluster) build(known *ledger.State) error {
 		Quorate: c.quorate.get, KeepBase: time.Duration(d.conf.KeepBase),
 		Node: d.id.Node, Name: d.conf.NodeName, Storages: d.conf.Storages, ZFS: d.zfs,
 		Ledger: view{c}, Store: facts{d.state, d.troubles}, LockDir: d.state.path("locks"), Now: d.now,
-		Locks: local.NewLocks(d.state.path("locks")),
+		Locks: local.NewLocks(d.state.path("locks")), Pins: local.NewPins(),
 	}
 	if c.source, err = replicate.NewSource(opts, link{d.peer, d.rate}); err != nil {
 		return err
@@ -124,6 +126,9 @@ func (c *cluster) build(known *ledger.State) error {
 		return err
 	}
 	if c.releaser, err = release.New(opts, d.zfs); err != nil {
+		return err
+	}
+	if c.verification, err = c.newVerification(opts); err != nil {
 		return err
 	}
 	if c.diverged, err = aside.New(opts); err != nil {
@@ -144,7 +149,8 @@ func (c *cluster) build(known *ledger.State) error {
 		Self: d.id.Node, Name: d.conf.NodeName, Storages: d.storages, Book: d.book,
 		Cons: c.cons, Gossip: c.gossip, Node: c.node, Target: c.target, Ask: c.askReport,
 		Standing: c.standing, Plan: c.source.Preview, Spread: func() time.Duration { return time.Duration(d.limits.Load().StartSpread) },
-		Now: d.now, Troubles: d.troubles.list, Aside: c.diverged,
+		Now: d.now, Troubles: func() []string { return slices.Concat(d.pools.list(), d.troubles.list()) }, Verified: c.verified,
+		Aside: c.diverged,
 	}
 	return nil
 }
@@ -168,6 +174,7 @@ func (c *cluster) run() {
 	c.wg.Go(func() { c.follow(ctx) })
 	c.wg.Go(func() { c.catchUp(ctx) })
 	c.wg.Go(func() { c.declare(ctx) })
+	c.wg.Go(func() { c.verifying(ctx) })
 	c.wg.Go(func() { c.steward.Run(ctx) })
 	c.wg.Go(func() { c.tidy(ctx) })
 	c.wg.Go(func() { c.quorate.run(ctx) })
@@ -253,6 +260,7 @@ func (c *cluster) learnt(ctx context.Context, s *ledger.State) {
 		c.log.Error("change the gossip key", zap.Error(err))
 	}
 	c.target.EndStale()
+	c.forget(s)
 	c.announce(s)
 	c.node.Ledger(ctx, s)
 }

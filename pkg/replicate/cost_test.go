@@ -245,7 +245,7 @@ func TestCost_ASnapshotMadeMeanwhileIsNotOverlooked(t *testing.T) {
 
 // What an operator does to a replica between a sync's inventory and its stream is
 // seen without a list.
-func TestCost_AReplicaMountedMeanwhileIsNotWrittenOver(t *testing.T) {
+func TestCost_AReplicaMountedMeanwhileIsUnmounted(t *testing.T) {
 	w := newWorld(t)
 	w.run(job)
 	w.node("1").write(rootDS, 3, 1)

@@ -88,6 +88,8 @@ type Progress struct {
 	Phase Phase  `json:"phase"`
 	Bytes uint64 `json:"bytes"`
 	Total uint64 `json:"total"`
+	// Slow says that a transfer stands still although the other side is alive, and who is waited for; else empty.
+	Slow string `json:"slow,omitempty"`
 }
 
 // Kind says what a sync was.

@@ -35,6 +35,8 @@ const (
 	PropComplete = "tandem:complete"
 	PropArrived  = "tandem:arrived"
 	PropReceived = "tandem:received"
+	// PropRemoving is set by [ZFS.DestroyDataset] to the dataset's GUID once it begins.
+	PropRemoving = "tandem:removing"
 	// PropMode is how the volume's streams are made: "raw" or "plain".
 	PropMode = "tandem:mode"
 	// PropManifest is what a replica's owner has set on its volume; see pkg/plan/manifest.
@@ -57,7 +59,8 @@ const PropDiverged = "tandem:diverged"
 // UserProps returns the names of all of Tandem's user properties: what [ZFS.List] asks for.
 func UserProps() []string {
 	return []string{
-		PropCluster, PropGuest, PropRole, PropTerm, PropVolume, PropPoint, PropComplete, PropArrived, PropReceived, PropMode, PropManifest,
+		PropCluster, PropGuest, PropRole, PropTerm, PropVolume, PropPoint, PropComplete, PropArrived, PropReceived, PropRemoving,
+		PropMode, PropManifest,
 	}
 }
 
@@ -73,6 +76,8 @@ type Options struct {
 	QueryTimeout time.Duration
 	// ChangeTimeout is the deadline of what changes something, streams excepted (they end with their context); default 5 minutes.
 	ChangeTimeout time.Duration
+	// PoolPoll is how often it is looked whether a pool that a process works on is suspended; default 5 s.
+	PoolPoll time.Duration
 	// Grace is the time between SIGTERM and SIGKILL, and again between SIGKILL and giving the child up; default 10 s.
 	Grace time.Duration
 	// UserProps are more user properties for List to report beside [UserProps].
@@ -107,6 +112,7 @@ func New(opt Options) (*ZFS, error) {
 	opt.QueryTimeout = cmp.Or(opt.QueryTimeout, 5*time.Minute)
 	opt.ChangeTimeout = cmp.Or(opt.ChangeTimeout, 5*time.Minute)
 	opt.Grace = cmp.Or(opt.Grace, 10*time.Second)
+	opt.PoolPoll = cmp.Or(opt.PoolPoll, 5*time.Second)
 	for _, p := range opt.UserProps {
 		if err := zname.Prop(p); err != nil {
 			return nil, err
