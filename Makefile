@@ -134,7 +134,7 @@ e2e:
 
 .PHONY: sim-bugs
 sim-bugs:
-	go test -count=1 -timeout 40m -v -run '^TestBugs' ./pkg/sim -args -sim.bugs
+	go test -count=1 -timeout 3h -parallel 2 -v -run '^TestBugs' ./pkg/sim -args -sim.bugs
 
 .PHONY: soak-gossip
 soak-gossip:
