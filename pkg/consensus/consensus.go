@@ -251,6 +251,9 @@ func (c *Consensus) alone() raft.Configuration {
 // View is the ledger as this node has applied it; it never changes.
 func (c *Consensus) View() *ledger.State { return c.shown.Load().view() }
 
+// Applied is the Index of View, without the copy that View makes after a change.
+func (c *Consensus) Applied() uint64 { return c.shown.Load().applied() }
+
 // History is the last changes of the ledger, oldest first.
 func (c *Consensus) History() []ledger.Change { return c.shown.Load().history() }
 
@@ -401,7 +404,7 @@ func (c *Consensus) waitApplied(ctx context.Context, generation string, index ui
 			return errSwitching
 		case r.fsm.err() != nil:
 			return r.fsm.err()
-		case r.fsm.view().Index >= index:
+		case r.fsm.applied() >= index:
 			return nil
 		}
 		select {
