@@ -13,6 +13,8 @@ NODE    ?= n1
 # SIM_SEED is the first seed of make sim, SIM_FOR for how long it runs.
 SIM_SEED ?= 1
 SIM_FOR  ?= 10m
+# SOAK is what make soak runs.
+SOAK     ?= soak-gossip soak-peer soak-calendar sim sim-bugs soak-e2e
 
 VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
 LINT    := go tool -modfile=deploy/tools/go.mod golangci-lint
@@ -47,15 +49,16 @@ test: check sim-bugs e2e ## check, then the simulator's bugs, then the end-to-en
 	@echo 'test: all good'
 
 .PHONY: soak
-soak: soak-gossip soak-peer soak-calendar sim sim-bugs soak-e2e ## The expensive tests with their full figures: hours
-	@echo 'soak: all good'
+soak: ## The expensive tests with their full figures, hours; cut and started again it goes on (SOAK=)
+	@deploy/checks/soak.sh $(SOAK)
 
 .PHONY: bench-cluster
-bench-cluster: ## Measure whole clusters in one process: 16 nodes with 2,000 guests, 50 with 10,000
+bench-cluster: ## Measure whole clusters in one process; the report is a page for docs/evidence
 	@mkdir -p bin
 	go test -c -o bin/daemon.test ./pkg/daemon
 	cd pkg/daemon && unshare --user --map-root-user --net sh -c 'ip link set lo up && \
-		exec ../../bin/daemon.test -test.run "^$$" -test.bench "^BenchmarkCluster$$" -test.benchtime 1x -test.timeout 2h'
+		exec ../../bin/daemon.test -test.run "^$$" -test.bench "^BenchmarkCluster$$" -test.benchtime 1x -test.timeout 2h \
+		-cluster.commit "$(VERSION)"'
 
 .PHONY: sim
 sim: ## Run simulated clusters with faults for ten minutes; the report is a page for docs/evidence (SIM_SEED=, SIM_FOR=)
