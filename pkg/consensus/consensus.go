@@ -251,9 +251,6 @@ func (c *Consensus) alone() raft.Configuration {
 // View is the ledger as this node has applied it; it never changes.
 func (c *Consensus) View() *ledger.State { return c.shown.Load().view() }
 
-// Applied is the Index of View, without the copy that View makes after a change.
-func (c *Consensus) Applied() uint64 { return c.shown.Load().applied() }
-
 // History is the last changes of the ledger, oldest first.
 func (c *Consensus) History() []ledger.Change { return c.shown.Load().history() }
 
@@ -370,47 +367,4 @@ func (c *Consensus) order(ctx context.Context, give func(*raft.Raft) raft.Future
 		return err
 	}
 	return nil
-}
-
-// WaitApplied returns once this node has applied the ledger of the generation in
-// which it is up to index.
-func (c *Consensus) WaitApplied(ctx context.Context, index uint64) error {
-	for {
-		next := c.news.next()
-		r, err := c.running()
-		if err == nil {
-			err = c.waitApplied(ctx, r.generation, index)
-		}
-		if !errors.Is(err, errSwitching) { // else raft starts, or another generation's does
-			return err
-		}
-		select {
-		case <-next:
-		case <-ctx.Done():
-			return fmt.Errorf("ledger index %d is not here yet: %w", index, err)
-		}
-	}
-}
-
-func (c *Consensus) waitApplied(ctx context.Context, generation string, index uint64) error {
-	for {
-		next := c.news.next()
-		r, err := c.running() // Raft may be started anew meanwhile.
-		switch {
-		case errors.Is(err, ErrClosed):
-			return err
-		case err != nil:
-		case r.generation != generation:
-			return errSwitching
-		case r.fsm.err() != nil:
-			return r.fsm.err()
-		case r.fsm.applied() >= index:
-			return nil
-		}
-		select {
-		case <-next:
-		case <-ctx.Done():
-			return fmt.Errorf("ledger index %d is not here yet: %w", index, context.Cause(ctx))
-		}
-	}
 }

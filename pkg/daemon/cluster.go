@@ -209,7 +209,7 @@ func (c *cluster) follow(ctx context.Context) {
 		c.node.Peers(ctx, c.peers())
 		c.overview.Observe(time.Now())
 		c.d.troubles.note("ledger", c.trouble())
-		_ = pause(ctx, min(restFor*time.Since(begun), restMost))
+		rest(ctx, time.Since(begun))
 		select {
 		case <-ctx.Done():
 			c.save()
@@ -222,14 +222,6 @@ func (c *cluster) follow(ctx context.Context) {
 		}
 	}
 }
-
-// restFor and restMost: follow rests for so many times as long as it worked. With a
-// small ledger that is nothing; of a large one, which is copied and looked through,
-// a storm of changes takes up a fifth of a processor.
-const (
-	restFor  = 4
-	restMost = 100 * time.Millisecond
-)
 
 // saveEvery is how often the ledger is kept for changes on which trust does not
 // depend (after a restart the log brings them again), and tried to be kept again.
