@@ -92,7 +92,7 @@ func production(b *testing.B, nodes int) []*machine {
 func (m *machine) joinPatiently(issuer *machine) {
 	m.t.Helper()
 	var err error
-	for range 5 {
+	for range 20 {
 		if err = m.join(issuer); err == nil {
 			return
 		}
