@@ -16,13 +16,19 @@ SIM_FOR  ?= 10m
 # SOAK is what make soak runs.
 SOAK     ?= soak-gossip soak-peer soak-calendar sim sim-bugs soak-e2e
 
+# BENCH_ROUNDS is how often make bench measures each case; in BENCH_REFERENCE of them ssh and syncoid take part also where they take
+# minutes. BENCH_PAGE is where its page goes.
+BENCH_ROUNDS    ?= 5
+BENCH_REFERENCE ?= 2
+BENCH_PAGE      ?= docs/evidence/bench.md
+
 VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
 LINT    := go tool -modfile=deploy/tools/go.mod golangci-lint
 LABCTL  := bin/labctl --name $(LAB)
 
 .PHONY: help
 help: ## List the targets
-	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 .PHONY: build
 build: ## Build tandemd and tandem into bin/, static
@@ -51,6 +57,15 @@ test: check sim-bugs e2e ## check, then the simulator's bugs, then the end-to-en
 .PHONY: soak
 soak: ## The expensive tests with their full figures, hours; cut and started again it goes on (SOAK=)
 	@deploy/checks/soak.sh $(SOAK)
+
+.PHONY: bench
+bench: ## Compare Tandem with plain zfs and syncoid in a lab machine; the page goes to docs/evidence (as root)
+	go test -tags lab -count=1 -timeout 3h -v -run '^TestBench$$' ./deploy/lab/bench -args -commit '$(VERSION)' \
+		-rounds $(BENCH_ROUNDS) -reference $(BENCH_REFERENCE) -page '$(abspath $(BENCH_PAGE))'
+
+.PHONY: bench-transport
+bench-transport: ## Compare a data stream with a bare copy loop over TLS, on this machine, without ZFS
+	go test -run '^$$' -bench '^BenchmarkTransport$$' -benchtime 1x ./pkg/peer
 
 .PHONY: bench-cluster
 bench-cluster: ## Measure whole clusters in one process; the report is a page for docs/evidence

@@ -102,6 +102,9 @@ func replicaCalls(d *Daemon, mux *http.ServeMux) {
 	peer.Handle(mux, replicate.PathCommit, withCluster(d, func(ctx context.Context, c *cluster, r replicate.CommitRequest) (replicate.CommitReply, error) {
 		return c.target.Commit(ctx, peer.Caller(ctx), r)
 	}))
+	peer.Handle(mux, replicate.PathAside, withCluster(d, func(ctx context.Context, c *cluster, r replicate.AsideRequest) (replicate.AsideReply, error) {
+		return c.target.Aside(ctx, peer.Caller(ctx), r)
+	}))
 	peer.Handle(mux, replicate.PathRemove, withCluster(d, func(ctx context.Context, c *cluster, r replicate.RemoveRequest) (replicate.RemoveReply, error) {
 		return c.target.Remove(ctx, peer.Caller(ctx), r)
 	}))

@@ -31,6 +31,8 @@ type Judged struct {
 	Volumes map[guest.Volume][]Snapshot
 	// Targets are those of all jobs of the guest.
 	Targets []Holding
+	// Reading are GUIDs of snapshots that are being read, to be compared.
+	Reading map[guest.Volume][]uint64
 }
 
 // Verdict says which of Tandem's points one node keeps.
@@ -50,6 +52,11 @@ func Keep(j Judged) Verdict {
 	for vol := range j.Volumes {
 		v.Keep[vol] = map[uint64]string{}
 	}
+	for vol, guids := range j.Reading {
+		for _, guid := range guids {
+			v.keep(vol, guid, "it is being read")
+		}
+	}
 	for _, t := range j.Targets {
 		if !t.Known {
 			v.keepAll(j, "nothing is known of target "+t.Node.Short()+" yet")
@@ -64,6 +71,13 @@ func Keep(j Judged) Verdict {
 	points := Points(j.Volumes)
 	if i := slices.IndexFunc(points, Point.Complete); i >= 0 {
 		v.keepPoint(points[i], "the newest complete point")
+	}
+	for vol, snaps := range j.Volumes {
+		for _, s := range snaps {
+			if s.Held {
+				v.keep(vol, s.GUID, "it is held")
+			}
+		}
 	}
 	holders := slices.DeleteFunc(slices.Clone(j.Targets), Holding.empty)
 	if i := slices.IndexFunc(points, func(p Point) bool { return p.whole && p.heldByAll(holders) }); i >= 0 && len(holders) > 0 {
@@ -231,6 +245,9 @@ func Unchanged(pairs []Pair) (string, bool) {
 		s := ordered(x.Source.Snapshots)
 		if x.Source.Written != 0 || s[len(s)-1].GUID != points[0].Snapshots[x.Volume].GUID {
 			return "", false
+		}
+		if x.branches(s[len(s)-1].GUID) {
+			return "", false // A replica begins anew with an increment, be it an empty one.
 		}
 	}
 	return points[0].Name, true

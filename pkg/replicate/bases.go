@@ -26,11 +26,24 @@ type bases struct {
 	guests map[guest.ID]*known
 }
 
+// sentLists are, for each volume, what the last sync may have brought of
+// operators' snapshots.
+type sentLists map[guest.Volume]sentList
+
+type sentList struct {
+	// Point is the GUID of the point with which they were sent: as long as the source
+	// has it, it was not rolled back to before them.
+	Point uint64   `json:"point"`
+	GUIDs []uint64 `json:"guids"`
+}
+
 // known is the file of one guest. Of another term it says nothing: in between
 // another node was the owner.
 type known struct {
 	Term    guest.Term                `json:"term"`
 	Targets map[guest.NodeID]holdings `json:"targets"`
+	// Sent is by target.
+	Sent map[guest.NodeID]sentLists `json:"sent,omitempty"`
 	// broken is why the file could not be read. It is then left as it is, and what
 	// is learnt stays in memory.
 	broken error
@@ -54,7 +67,7 @@ func (b *bases) of(g guest.Guest) *known {
 		b.guests[g.ID] = k
 	}
 	if k.Term != g.Term || k.Targets == nil {
-		k.Term, k.Targets = g.Term, map[guest.NodeID]holdings{}
+		k.Term, k.Targets, k.Sent = g.Term, map[guest.NodeID]holdings{}, nil
 	}
 	return k
 }
@@ -92,6 +105,7 @@ func (b *bases) forget(g guest.Guest, node guest.NodeID) error {
 	defer b.mu.Unlock()
 	k := b.of(g)
 	delete(k.Targets, node)
+	delete(k.Sent, node)
 	return b.write(g.ID, k)
 }
 
@@ -101,6 +115,30 @@ func (b *bases) write(id guest.ID, k *known) error {
 		err = b.store.Write(basesFile(id), k)
 	}
 	return fault.Wrap(err, "remember what the targets of guest %s hold", id)
+}
+
+// sent are the GUIDs of operators' snapshots that the last sync to the node may
+// have brought, if the source still has the point that it brought them with.
+func (b *bases) sent(g guest.Guest, node guest.NodeID, p plan.Pair) []uint64 {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	list := b.of(g).Sent[node][p.Volume]
+	if slices.ContainsFunc(p.Source.Snapshots, func(s plan.Snapshot) bool { return s.GUID == list.Point && list.Point != 0 }) {
+		return list.GUIDs
+	}
+	return nil
+}
+
+// sending puts what a sync is about to send beside what is known of its target.
+// It is on disk once put has returned.
+func (b *bases) sending(g guest.Guest, node guest.NodeID, lists sentLists) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	k := b.of(g)
+	if k.Sent == nil {
+		k.Sent = map[guest.NodeID]sentLists{}
+	}
+	k.Sent[node] = lists
 }
 
 // warning tells of a broken file.
@@ -124,18 +162,17 @@ func heldNow(pairs []plan.Pair) holdings {
 			source[s.GUID] = s
 		}
 		var h plan.Held
-		var base plan.Snapshot // the newest at the source that the target has
-		for _, s := range p.Target.Snapshots {
-			at, shared := source[s.GUID]
-			if shared && at.TXG >= base.TXG {
-				base = at
-			}
-			if s.Tandem || at.Tandem {
-				h.Has = append(h.Has, s.GUID)
+		for _, side := range append([]plan.Side{p.Target}, p.Aside...) {
+			for _, s := range side.Snapshots {
+				if at := source[s.GUID]; s.Tandem || at.Tandem {
+					h.Has = append(h.Has, s.GUID)
+				}
 			}
 		}
 		out[p.Volume] = h
-		out.pin(p.Volume, base.GUID)
+		for _, guid := range p.Bases() {
+			out.pin(p.Volume, guid)
+		}
 		if x := p.Target.Partial; x != nil {
 			out.pin(p.Volume, x.ToGUID)
 			out.pin(p.Volume, x.FromGUID)

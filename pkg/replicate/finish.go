@@ -42,7 +42,7 @@ func (r *run) commit(ctx context.Context, p plan.Plan, point string) error {
 		}
 		mark := slices.DeleteFunc(slices.Clone(v.Mark), func(m plan.Ref) bool { return m.GUID == guid })
 		req.Volumes = append(req.Volumes, wire.CommitVolume{
-			Volume: v.Volume, GUID: guid, Mark: mark, Delete: slices.Concat(v.Gone, spare[v.Volume]),
+			Volume: v.Volume, GUID: guid, Mark: mark, Delete: slices.Concat(v.Gone, spare[v.Volume]), Nature: r.changed(v),
 		})
 		after[v.Volume] = plan.Held{Pins: []uint64{guid}}
 	}
@@ -86,7 +86,7 @@ func (r *run) point(name string) (property string, guids map[guest.Volume]uint64
 
 // spareAtTarget is what the target may delete once the point is complete.
 func (r *run) spareAtTarget(p plan.Plan, point string, guids map[guest.Volume]uint64) map[guest.Volume][]plan.Ref {
-	j := plan.Judged{Volumes: map[guest.Volume][]plan.Snapshot{}}
+	j := plan.Judged{Volumes: map[guest.Volume][]plan.Snapshot{}, Reading: r.s.o.Pins.Of(r.guest.ID)}
 	held := holdings{}
 	for _, v := range p.Volumes {
 		after := slices.Clone(v.After)
@@ -121,7 +121,9 @@ func (r *run) clean(ctx context.Context) {
 		return
 	}
 	defer release()
-	j := plan.Judged{Volumes: map[guest.Volume][]plan.Snapshot{}, Targets: r.s.bases.targets(r.guest, r.targets())}
+	j := plan.Judged{
+		Volumes: map[guest.Volume][]plan.Snapshot{}, Targets: r.s.bases.targets(r.guest, r.targets()), Reading: r.s.o.Pins.Of(r.guest.ID),
+	}
 	for i, d := range r.own {
 		j.Volumes[r.guest.Volumes[i]] = local.Side(r.names[i], d).Snapshots
 	}

@@ -110,5 +110,6 @@ func (r *run) pin(p plan.Plan) error {
 			}
 		}
 	}
+	r.s.bases.sending(r.guest, r.job.Target, r.operators(p))
 	return r.s.bases.put(r.guest, r.job.Target, held)
 }

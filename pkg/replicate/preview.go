@@ -87,7 +87,7 @@ func (r *run) marked() []zfs.Dataset {
 	own := slices.Clone(r.own)
 	for i, v := range r.guest.Volumes {
 		if own[i].Exists() && local.Side("", own[i]).Marks.None() {
-			own[i].Props = local.Marks(r.view.Cluster, r.guest, v, zfs.RoleOwner)
+			own[i].Props = stamp(r.view.Cluster, r.guest, v, own[i])
 		}
 	}
 	return own
@@ -98,7 +98,7 @@ func (r *run) ask(ctx context.Context, patience time.Duration) error {
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	r.inv = wire.Inventory{}
-	err := r.s.call(ctx, r.job.Target, wire.PathInventory, wire.InventoryRequest{Request: r.request()}, &r.inv)
+	err := r.s.call(ctx, r.job.Target, wire.PathInventory, r.inventory(), &r.inv)
 	if err != nil {
 		return fault.Wrap(err, "ask %s what it has", r.target)
 	}
@@ -138,7 +138,7 @@ func (r *run) remember() bool {
 func (r *run) outlook() Preview {
 	point, unwritten := plan.Unchanged(r.pairs)
 	if !unwritten {
-		point = r.nextName().String()
+		point = r.pointAhead()
 	}
 	p := plan.Make(r.input(point))
 	r.warnings(p)
@@ -175,7 +175,7 @@ func (p *Preview) add(v plan.VolumePlan) {
 	}
 	switch {
 	case len(v.Steps) == 0:
-	case v.Steps[0].Verb == plan.Abort:
+	case v.Steps[0].Verb == plan.Abort, v.Steps[0].Verb == plan.SetAside, v.Steps[0].Verb == plan.Promote:
 		pv.Kind = "" // What follows is planned then.
 	default:
 		pv.Kind = kindOf(v, KindNothing)

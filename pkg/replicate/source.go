@@ -24,8 +24,11 @@ type Source struct {
 	locks   *local.Locks
 	bases   *bases
 	version local.Version
+	pools   local.Pools
 
 	mu sync.Mutex
+	// doubts are jobs whose last run failed.
+	doubts map[guest.JobID]bool
 	// tokens counts how often a partial receive was met unchanged.
 	tokens map[tokenKey]tokenSeen
 	// seqs are the numbers of the newest points taken by this process.
@@ -53,7 +56,7 @@ func NewSource(o Options, link Link) (*Source, error) {
 	}
 	return &Source{
 		o: o, link: link, locks: o.Locks, bases: newBases(o.Store),
-		tokens: map[tokenKey]tokenSeen{}, seqs: map[guest.ID]uint64{},
+		tokens: map[tokenKey]tokenSeen{}, seqs: map[guest.ID]uint64{}, doubts: map[guest.JobID]bool{},
 	}, nil
 }
 
@@ -137,6 +140,7 @@ func (s *Source) Run(ctx context.Context, task Task) (Result, error) {
 	}
 	defer release()
 	err = r.rounds(ctx)
+	s.doubt(task.Job, err)
 	if w := s.bases.warning(r.guest); w != "" {
 		r.warn("%s", w)
 	}
@@ -186,6 +190,8 @@ type run struct {
 	zfs    string   // version
 	// preview: nothing is counted, because nothing follows.
 	preview bool
+	// ahead: job and volumes need not be on the ledger yet.
+	ahead bool
 
 	own []zfs.Dataset
 	// unwritten: the point is an older one, and nothing was written since.
@@ -234,8 +240,12 @@ func (r *run) request() wire.Request {
 // rounds repeats "after a resume, plan again", at most as often as each volume
 // can need it.
 func (r *run) rounds(ctx context.Context) error {
-	for range 3 + 2*len(r.guest.Volumes) {
+	for range 3 + 4*len(r.guest.Volumes) {
 		again, err := r.round(ctx)
+		if err != nil && ctx.Err() == nil && fault.ClassOf(err) == fault.ClassAgain {
+			r.log("%v: looking again", err)
+			continue
+		}
 		if err != nil || !again {
 			return err
 		}

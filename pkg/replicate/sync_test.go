@@ -197,26 +197,6 @@ func TestSync_ForeignDatasetIsRefusedAndUntouched(t *testing.T) {
 	}
 }
 
-func TestSync_DivergedReplicaIsRefused(t *testing.T) {
-	w := newWorld(t)
-	w.run(job)
-	n2 := w.node("2")
-	must(t, n2.pool.SetProps(t.Context(), map[string]string{"readonly": "off"}, diskDS))
-	n2.write(diskDS, 50, 1)
-	w.fails(replicate.ClassPerson, "was written to")
-	n2.snap(diskDS + "@mine")
-	w.fails(replicate.ClassPerson, "has diverged: snapshot mine")
-	equal(t, n2.operators(diskDS), []string{"mine"})
-}
-
-func TestSync_NoCommonBaseIsRefused(t *testing.T) {
-	w := newWorld(t)
-	r := w.run(job)
-	must(t, w.node("1").pool.DestroySnapshots(t.Context(), diskDS, []string{r.Point}))
-	w.fails(replicate.ClassPerson, "nothing to start from")
-	equal(t, w.node("2").points(diskDS), 1)
-}
-
 func TestSync_BookmarkIsABase(t *testing.T) {
 	w := newWorld(t)
 	r := w.run(job)

@@ -311,6 +311,8 @@ func (l link) Call(ctx context.Context, to guest.NodeID, path string, req, resp 
 		out, err = handle(ctx, l.from.id, req, n.target.Abort)
 	case replicate.PathCommit:
 		out, err = handle(ctx, l.from.id, req, n.target.Commit)
+	case replicate.PathAside:
+		out, err = handle(ctx, l.from.id, req, n.target.Aside)
 	case replicate.PathRemove:
 		out, err = handle(ctx, l.from.id, req, n.target.Remove)
 	default:

@@ -103,11 +103,19 @@ func (z *ZFS) Send(ctx context.Context, spec SendSpec) (Stream, error) {
 	if err := spec.Check(); err != nil {
 		return nil, err
 	}
+	s, err := z.stream(ctx, call{op: "send", names: spec.Names(), args: append([]string{"send"}, spec.args()...)})
+	if err != nil {
+		return nil, err
+	}
+	return s, nil
+}
+
+// stream starts a process that prints a stream. It ends with ctx.
+func (z *ZFS) stream(ctx context.Context, c call) (*sendStream, error) {
 	r, w, err := child.Pipe()
 	if err != nil {
-		return nil, &Error{Op: "send", Dataset: spec.Snapshot, Class: ClassUnknown, Exit: -1, Err: err}
+		return nil, c.fail(ClassUnknown, err)
 	}
-	c := call{op: "send", names: spec.Names(), args: append([]string{"send"}, spec.args()...)}
 	ctx, cancel := context.WithCancelCause(ctx)
 	ch, err := z.start(ctx, c, nil, w)
 	_ = w.Close() // The child has its own.

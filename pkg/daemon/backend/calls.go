@@ -52,4 +52,5 @@ func (b *Backend) Handle(mux *http.ServeMux) {
 		return struct{}{}, b.scheduleNow(ctx, r.Job)
 	})
 	b.handleRuns(mux)
+	b.handleForesee(mux)
 }

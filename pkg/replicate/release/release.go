@@ -250,7 +250,7 @@ func (r *Releaser) unmark(ctx context.Context, d zfs.Dataset, side plan.Side) er
 		}
 	}
 	// The cluster's mark goes last: Clear knows by it what was begun here.
-	for _, p := range []string{zfs.PropTerm, zfs.PropVolume, zfs.PropGuest, zfs.PropRole, zfs.PropCluster} {
+	for _, p := range []string{zfs.PropMode, zfs.PropTerm, zfs.PropVolume, zfs.PropGuest, zfs.PropRole, zfs.PropCluster} {
 		if err := r.zfs.Inherit(ctx, p, d.Name); err != nil {
 			return errors.Join(failed, fmt.Errorf("take the property %s off: %w", p, err))
 		}

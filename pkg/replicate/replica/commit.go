@@ -46,10 +46,14 @@ func (t *Target) Commit(ctx context.Context, from guest.NodeID, req wire.CommitR
 	if err := c.verify(view.Cluster); err != nil {
 		return wire.CommitReply{}, err
 	}
+	warnings, err := c.adopt(ctx)
+	if err != nil {
+		return wire.CommitReply{}, err
+	}
 	if err := c.mark(ctx); err != nil {
 		return wire.CommitReply{}, err
 	}
-	return c.reply(c.delete(ctx)), nil
+	return c.reply(append(warnings, c.delete(ctx)...)), nil
 }
 
 func (t *Target) noteCurrent(id guest.ID, req wire.CommitRequest) error {

@@ -91,7 +91,8 @@ type Error struct {
 	// Dataset is the first name it was about; empty if none.
 	Dataset string
 	Class   Class
-	// Stderr is what zfs said, whitespace normalised, at most the last 4 KiB; may be empty.
+	// Stderr is what zfs said, whitespace normalised, at most 4 KiB of it: the beginning, which says what is the matter, and the
+	// end; may be empty.
 	Stderr string
 	// Exit is the exit code; -1 where no process ended with one.
 	Exit int
@@ -101,8 +102,7 @@ type Error struct {
 
 // New classifies what a process said on stderr. The in-memory pool makes its errors by it too.
 func New(op, dataset string, exit int, stderr string) *Error {
-	text := Normalise(stderr)
-	return &Error{Op: op, Dataset: dataset, Class: Classify(text), Stderr: text, Exit: exit}
+	return &Error{Op: op, Dataset: dataset, Class: Classify(stderr), Stderr: Normalise(stderr), Exit: exit}
 }
 
 func (e *Error) Error() string {
@@ -192,12 +192,13 @@ func Refuse(op, dataset string, err error) *Error {
 	return &Error{Op: op, Dataset: dataset, Class: Refused, Exit: -1, Err: err}
 }
 
-// Normalise joins the lines and keeps the last 4 KiB.
+// Normalise joins the lines and keeps at most 4 KiB: the first line says what is the matter, and a list of what is concerned
+// or of how the command is used may follow it.
 func Normalise(stderr string) string {
-	const limit = 4 << 10
+	const head, tail = 1 << 10, 3 << 10
 	text := strings.Join(strings.Fields(strings.ToValidUTF8(stderr, "?")), " ")
-	if len(text) > limit {
-		text = strings.ToValidUTF8("… "+text[len(text)-limit:], "")
+	if len(text) > head+tail {
+		text = strings.ToValidUTF8(text[:head], "") + " … " + strings.ToValidUTF8(text[len(text)-tail:], "")
 	}
 	return text
 }
@@ -224,9 +225,10 @@ func phrases() []phrase {
 		p(Diverged, "IV set guid mismatch"),
 		p(Feature, "pool must be upgraded to receive"), p(Feature, "unsupported feature"), p(Feature, "requires -L"),
 		p(Feature, "incompatible embedded data stream"), p(Feature, "crypto parameters not compatible"),
-		p(Key, "key must be loaded"), p(Key, "encryption key does not match"),
+		p(Feature, "cannot perform raw receive on top of"), p(Feature, "IV set guid missing"), p(Feature, "Spill block flag missing"),
+		p(Key, "key must be loaded"), p(Key, "encryption key does not match"), p(Key, "failed to create encryption key"),
 		p(Exists, "must specify -F to overwrite it"), p(Exists, "destination has snapshots (eg."),
-		p(Exists, "destination already exists"), p(Exists, "dataset already exists"), p(Exists, "bookmark exists"),
+		p(Exists, "is a clone must destroy it"), p(Exists, "destination already exists"), p(Exists, "dataset already exists"), p(Exists, "bookmark exists"),
 		p(Exists, "tag already exists"),
 		p(Space, "out of space"), p(Space, "space quota exceeded"),
 		p(Held, "it's being held"),
@@ -235,11 +237,12 @@ func phrases() []phrase {
 		p(Peer, "signal received"), p(Peer, "Broken pipe"),
 		p(Stream, "checksum mismatch"), p(Stream, "incomplete stream"), p(Stream, "failed to read from stream"),
 		p(Stream, "bad magic number"), p(Stream, "invalid backup stream"),
-		p(Gone, "dataset does not exist"), p(Gone, "destination '", "' does not exist"),
+		p(Gone, "dataset does not exist"), p(Gone, "parent does not exist"), p(Gone, "destination '", "' does not exist"),
 		p(Gone, "incremental source (", ") does not exist"), p(Gone, "bookmark '", "' does not exist"),
 		p(Gone, "could not find any snapshots to destroy"),
 		p(BadArg, "kernel modules must be upgraded"), p(BadArg, "invalid name"), p(BadArg, "is not a filesystem"),
 		p(BadArg, "multiple snapshots of same"), p(BadArg, "invalid parent dataset"), p(BadArg, "value too long"),
+		p(BadArg, "invalid property '"),
 		p(BadArg, "cannot be sent from a bookmark"), p(BadArg, "name is too long"), p(BadArg, "not an earlier snapshot"),
 		p(BadArg, "is not earlier than it"),
 		// A dry run where the base is gone: "Invalid cross-device link".

@@ -110,7 +110,15 @@ func (p *Pool) Counters() zfs.Counters {
 
 // do runs an operation's effect under the lock, between its two moments.
 func (p *Pool) do(ctx context.Context, op string, names []string, effect func() error) error {
-	name := strings.Join(names[:min(1, len(names))], "")
+	return p.about(ctx, op, strings.Join(names[:min(1, len(names))], ""), names, effect)
+}
+
+// all is do for an operation that is about all the names in the same way: faults find each.
+func (p *Pool) all(ctx context.Context, op string, names []string, effect func() error) error {
+	return p.about(ctx, op, strings.Join(names, " "), names, effect)
+}
+
+func (p *Pool) about(ctx context.Context, op, name string, names []string, effect func() error) error {
 	if err := p.At(ctx, Event{Op: op, Name: name}); err != nil {
 		return err
 	}
@@ -135,6 +143,8 @@ func (p *Pool) ready(op string, names []string) error {
 			return zerr.New(op, name, 1, fmt.Sprintf("cannot open '%s': no such pool", pool))
 		case v.Suspended:
 			return zerr.New(op, name, 1, fmt.Sprintf("cannot open '%s': pool I/O is currently suspended", pool))
+		case v.ReadOnly && !reads(op):
+			return zerr.New(op, name, 1, fmt.Sprintf("cannot change '%s': pool is read-only", name))
 		}
 	}
 	return nil
@@ -225,12 +235,6 @@ func parentOf(name string) string {
 func (p *Pool) Version(ctx context.Context) (zfs.Version, error) {
 	v := zfs.Version{Userland: p.opt.Version, Kernel: p.opt.Version}
 	return v, p.do(ctx, "Version", nil, func() error { return nil })
-}
-
-// Features answers with some of those that matter to streams.
-func (p *Pool) Features(ctx context.Context, pool string) (map[string]string, error) {
-	features := map[string]string{"bookmark_v2": "enabled", "large_blocks": "enabled", "embedded_data": "active", "encryption": "enabled"}
-	return features, p.do(ctx, "Features", []string{pool}, func() error { return nil })
 }
 
 // Storage answers for a storage's root.
