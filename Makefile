@@ -14,7 +14,7 @@ NODE    ?= n1
 SIM_SEED ?= 1
 SIM_FOR  ?= 10m
 # SOAK is what make soak runs.
-SOAK     ?= soak-gossip soak-peer soak-calendar sim sim-bugs soak-e2e
+SOAK     ?= soak-gossip soak-peer soak-calendar soak-kills sim sim-bugs soak-e2e
 
 # BENCH_ROUNDS is how often make bench measures each case; in BENCH_REFERENCE of them ssh and syncoid take part also where they take
 # minutes. BENCH_PAGE is where its page goes.
@@ -165,6 +165,10 @@ soak-peer:
 .PHONY: soak-calendar
 soak-calendar:
 	go test -count=1 -timeout 2h -v -run AgreesWithSystemd ./pkg/calendar -args -calendar.expressions 200000
+
+.PHONY: soak-kills
+soak-kills:
+	go test -race -count=1 -timeout 2h -v -run '^TestKill_' ./pkg/replicate -args -kill-points 0
 
 .PHONY: soak-e2e
 soak-e2e:

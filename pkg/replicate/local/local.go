@@ -100,7 +100,7 @@ type Options struct {
 	// Pins are snapshots that are being read; who reads must share them with the
 	// source. Default: none.
 	Pins *Pins
-	Now   func() time.Time
+	Now  func() time.Time
 	// Streams is how many volumes of one sync travel side by side; default 2.
 	Streams int
 	// CatchUp is how long a target waits for its ledger to reach the sender's; default 5 s.

@@ -35,6 +35,9 @@ func (t *Target) Commit(ctx context.Context, from guest.NodeID, req wire.CommitR
 		return wire.CommitReply{}, err
 	}
 	defer release()
+	if err := t.settle(g.ID, volumes); err != nil {
+		return wire.CommitReply{}, err
+	}
 	if req.Idle() {
 		return wire.CommitReply{}, t.noteCurrent(g.ID, req)
 	}
