@@ -13,6 +13,14 @@ NODE    ?= n1
 # SIM_SEED is the first seed of make sim, SIM_FOR for how long it runs.
 SIM_SEED ?= 1
 SIM_FOR  ?= 10m
+# SOAK is what make soak runs.
+SOAK     ?= soak-gossip soak-peer soak-calendar soak-kills sim sim-bugs soak-e2e
+
+# BENCH_ROUNDS is how often make bench measures each case; in BENCH_REFERENCE of them ssh and syncoid take part also where they take
+# minutes. BENCH_PAGE is where its page goes.
+BENCH_ROUNDS    ?= 5
+BENCH_REFERENCE ?= 2
+BENCH_PAGE      ?= docs/evidence/bench.md
 
 VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
 LINT    := go tool -modfile=deploy/tools/go.mod golangci-lint
@@ -20,7 +28,7 @@ LABCTL  := bin/labctl --name $(LAB)
 
 .PHONY: help
 help: ## List the targets
-	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 .PHONY: build
 build: ## Build tandemd and tandem into bin/, static
@@ -47,15 +55,25 @@ test: check sim-bugs e2e ## check, then the simulator's bugs, then the end-to-en
 	@echo 'test: all good'
 
 .PHONY: soak
-soak: soak-gossip soak-peer soak-calendar sim sim-bugs soak-e2e ## The expensive tests with their full figures: hours
-	@echo 'soak: all good'
+soak: ## The expensive tests with their full figures, hours; cut and started again it goes on (SOAK=)
+	@deploy/checks/soak.sh $(SOAK)
+
+.PHONY: bench
+bench: ## Compare Tandem with plain zfs and syncoid in a lab machine; the page goes to docs/evidence (as root)
+	go test -tags lab -count=1 -timeout 3h -v -run '^TestBench$$' ./deploy/lab/bench -args -commit '$(VERSION)' \
+		-rounds $(BENCH_ROUNDS) -reference $(BENCH_REFERENCE) -page '$(abspath $(BENCH_PAGE))'
+
+.PHONY: bench-transport
+bench-transport: ## Compare a data stream with a bare copy loop over TLS, on this machine, without ZFS
+	go test -run '^$$' -bench '^BenchmarkTransport$$' -benchtime 1x ./pkg/peer
 
 .PHONY: bench-cluster
-bench-cluster: ## Measure whole clusters in one process: 16 nodes with 2,000 guests, 50 with 10,000
+bench-cluster: ## Measure whole clusters in one process; the report is a page for docs/evidence
 	@mkdir -p bin
 	go test -c -o bin/daemon.test ./pkg/daemon
 	cd pkg/daemon && unshare --user --map-root-user --net sh -c 'ip link set lo up && \
-		exec ../../bin/daemon.test -test.run "^$$" -test.bench "^BenchmarkCluster$$" -test.benchtime 1x -test.timeout 2h'
+		exec ../../bin/daemon.test -test.run "^$$" -test.bench "^BenchmarkCluster$$" -test.benchtime 1x -test.timeout 2h \
+		-cluster.commit "$(VERSION)"'
 
 .PHONY: sim
 sim: ## Run simulated clusters with faults for ten minutes; the report is a page for docs/evidence (SIM_SEED=, SIM_FOR=)
@@ -147,6 +165,10 @@ soak-peer:
 .PHONY: soak-calendar
 soak-calendar:
 	go test -count=1 -timeout 2h -v -run AgreesWithSystemd ./pkg/calendar -args -calendar.expressions 200000
+
+.PHONY: soak-kills
+soak-kills:
+	go test -race -count=1 -timeout 2h -v -run '^TestKill_' ./pkg/replicate -args -kill-points 0
 
 .PHONY: soak-e2e
 soak-e2e:

@@ -82,37 +82,37 @@ type node struct {
 	stop        func() error
 }
 
-func newID(t *testing.T) guest.NodeID {
-	t.Helper()
+func newID(tb testing.TB) guest.NodeID {
+	tb.Helper()
 	var b [16]byte
 	rand.Read(b[:])
 	return guest.NodeID(hex.EncodeToString(b[:]))
 }
 
-func newCert(t *testing.T) tls.Certificate {
-	t.Helper()
+func newCert(tb testing.TB) tls.Certificate {
+	tb.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	// Long expired, and nobody minds.
 	template := &x509.Certificate{SerialNumber: big.NewInt(1), NotBefore: time.Unix(0, 0), NotAfter: time.Unix(1, 0)}
 	der, err := x509.CreateCertificate(rand.Reader, template, template, &key.PublicKey, key)
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	leaf, err := x509.ParseCertificate(der)
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key, Leaf: leaf}
 }
 
 // start makes a node, listening, not yet in the list.
-func start(t *testing.T, list *members, change func(*peer.Options)) *node {
-	t.Helper()
-	cert := newCert(t)
-	n := &node{id: newID(t), cert: cert, fingerprint: peer.Fingerprint(cert.Leaf), list: list, mux: http.NewServeMux(), join: http.NewServeMux()}
+func start(tb testing.TB, list *members, change func(*peer.Options)) *node {
+	tb.Helper()
+	cert := newCert(tb)
+	n := &node{id: newID(tb), cert: cert, fingerprint: peer.Fingerprint(cert.Leaf), list: list, mux: http.NewServeMux(), join: http.NewServeMux()}
 	n.data = func(_ context.Context, s *peer.ReceiveStream) (any, error) {
 		return io.Copy(io.Discard, s)
 	}
@@ -129,12 +129,12 @@ func start(t *testing.T, list *members, change func(*peer.Options)) *node {
 	}
 	p, err := peer.New(opts)
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	n.Peer = p
-	ln, err := (&net.ListenConfig{}).Listen(t.Context(), "tcp", "127.0.0.1:0")
+	ln, err := (&net.ListenConfig{}).Listen(tb.Context(), "tcp", "127.0.0.1:0")
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	n.addr = ln.Addr().String()
 	ctx, cancel := context.WithCancel(context.Background())
@@ -155,19 +155,19 @@ func start(t *testing.T, list *members, change func(*peer.Options)) *node {
 		p.Close()
 		return err
 	})
-	t.Cleanup(func() {
+	tb.Cleanup(func() {
 		if err := n.stop(); err != nil {
-			t.Errorf("Serve: %v", err)
+			tb.Errorf("Serve: %v", err)
 		}
 	})
 	return n
 }
 
 // two members of one cluster.
-func two(t *testing.T) (a, b *node) {
-	t.Helper()
+func two(tb testing.TB) (a, b *node) {
+	tb.Helper()
 	list := newMembers()
-	a, b = start(t, list, nil), start(t, list, nil)
+	a, b = start(tb, list, nil), start(tb, list, nil)
 	list.add(a)
 	list.add(b)
 	return a, b

@@ -42,6 +42,7 @@ func TestTandem(t *testing.T) {
 		t.Run("foreign", refuseForeign)
 		t.Run("input", refuseBadInput)
 		t.Run("strangers", refuseStrangers)
+		t.Run("contract", keepContract)
 	})
 	if t.Failed() {
 		return

@@ -17,7 +17,7 @@ chmod 0755 "$root"/usr/local/sbin/*
 
 chroot "$root" systemctl -q enable tandem-lab-node.service tandem-lab-pool.service tandem-lab-ready.service tandem-lab-console.service ssh.service
 for unit in apt-daily.timer apt-daily-upgrade.timer dpkg-db-backup.timer e2scrub_all.timer e2scrub_reap.service fstrim.timer \
-	man-db.timer logrotate.timer getty@tty1.service getty.target systemd-update-utmp.service systemd-hwdb-update.service \
+	man-db.timer logrotate.timer sanoid.timer getty@tty1.service getty.target systemd-update-utmp.service systemd-hwdb-update.service \
 	systemd-journal-catalog-update.service systemd-firstboot.service systemd-sysusers.service ldconfig.service \
 	systemd-pcrmachine.service systemd-tpm2-setup.service systemd-tpm2-setup-early.service systemd-binfmt.service \
 	proc-sys-fs-binfmt_misc.automount dev-hugepages.mount dev-mqueue.mount sys-kernel-debug.mount sys-kernel-tracing.mount \

@@ -26,8 +26,9 @@ const (
 	headSize = 1 + 4
 	// maxData is the most that a data frame carries.
 	maxData = 256 << 10
-	// frameSize is a whole data frame.
-	frameSize = headSize + maxData
+	// frameSize is the largest data frame that is sent: whole TLS records. A few bytes more would be a record of their own,
+	// with a system call at each end.
+	frameSize = 256 << 10
 	// maxSmall is the most that any other frame carries.
 	maxSmall = 1 << 20
 )

@@ -107,7 +107,7 @@ func (s *Receiver) WriteTo(w io.Writer) (int64, error) {
 	defer s.transport.buffers.Put(buf)
 	var total int64
 	for {
-		n, err := s.fill((*buf)[:maxData])
+		n, err := s.fill(*buf)
 		if n > 0 {
 			written, err := w.Write((*buf)[:n])
 			total += int64(written)

@@ -129,7 +129,7 @@ func (s *Sender) ReadFrom(r io.Reader) (int64, error) {
 // room is where the data of the next frame goes; with a limit it is at most what
 // the limit lets through in one go.
 func (s *Sender) room() []byte {
-	size := maxData
+	size := frameSize - headSize
 	if s.limit != nil && s.limit.Limit() != rate.Inf {
 		size = max(1, min(size, s.limit.Burst()))
 	}

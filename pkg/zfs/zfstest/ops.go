@@ -56,12 +56,7 @@ func (p *Pool) export(d *disk.Dataset) zfs.Dataset {
 		Name: d.Name, Type: d.Type, GUID: d.GUID, CreateTXG: d.CreateTXG, Used: d.Used(), Available: p.available(d.Name),
 		Referenced: d.Live.Referenced(), Written: d.Live.Born, VolSize: d.Live.VolSize, Mounted: d.Mounted, Props: userProps(d.Props),
 	}
-	readonly, _ := p.effective(d, "readonly")
-	out.ReadOnly = readonly == "on"
-	if d.Type == zfs.TypeFilesystem {
-		out.CanMount, _ = p.effective(d, "canmount")
-		out.Mountpoint, _ = p.effective(d, "mountpoint")
-	}
+	p.native(d, &out)
 	if out.Encryption, _ = p.effective(d, "encryption"); out.Encryption != "off" {
 		out.EncryptionRoot, out.KeyStatus = d.Name, "available"
 		if d.Keyless {

@@ -138,23 +138,11 @@ func Effective(prop string, chain []*Dataset) (value, source string) {
 		} else if ok {
 			return value, "inherited from " + at.Name
 		}
-		if prop == "canmount" || prop == "quota" || prop == "refreservation" {
+		if standards()[prop].alone {
 			break
 		}
 	}
-	switch prop {
-	case "readonly":
-		return "off", "default"
-	case "canmount":
-		return "on", "default"
-	case "mountpoint":
-		return "/" + d.Name, "default"
-	case "encryption":
-		return "off", "default"
-	case "quota", "refreservation":
-		return "0", "default"
-	}
-	return "-", "-"
+	return d.standardOf(prop)
 }
 
 func (d *Dataset) native(prop string) (string, bool) {
