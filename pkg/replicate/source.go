@@ -55,7 +55,7 @@ func NewSource(o Options, link Link) (*Source, error) {
 		return nil, errors.New("replicate: a source needs a link to the other nodes")
 	}
 	return &Source{
-		o: o, link: link, locks: o.Locks, bases: newBases(o.Store),
+		o: o, link: link, locks: o.Locks, bases: newBases(o),
 		tokens: map[tokenKey]tokenSeen{}, seqs: map[guest.ID]uint64{}, doubts: map[guest.JobID]bool{},
 	}, nil
 }
@@ -88,6 +88,8 @@ type Progress struct {
 	Phase Phase  `json:"phase"`
 	Bytes uint64 `json:"bytes"`
 	Total uint64 `json:"total"`
+	// Slow says that a transfer stands still although the other side is alive, and who is waited for; else empty.
+	Slow string `json:"slow,omitempty"`
 }
 
 // Kind says what a sync was.
@@ -139,6 +141,7 @@ func (s *Source) Run(ctx context.Context, task Task) (Result, error) {
 		return Result{}, fault.Final(ctx, err)
 	}
 	defer release()
+	defer s.o.Together.Enter()()
 	err = r.rounds(ctx)
 	s.doubt(task.Job, err)
 	if w := s.bases.warning(r.guest); w != "" {
@@ -277,7 +280,8 @@ func (r *run) round(ctx context.Context) (again bool, err error) {
 	return false, r.send(ctx)
 }
 
-// send is the body of a sync: snapshot, send, commit, clean.
+// send is the body of a sync: snapshot, send, commit, and clean where that does not
+// wait for the next one's snapshot.
 func (r *run) send(ctx context.Context) error {
 	p, point, err := r.snapshot(ctx)
 	if err != nil {
@@ -293,7 +297,8 @@ func (r *run) send(ctx context.Context) error {
 	if err := r.commit(ctx, p, point); err != nil {
 		return err
 	}
-	r.clean(ctx)
+	r.dropBookmarks(ctx)
+	r.tidy(ctx)
 	return nil
 }
 
@@ -319,7 +324,8 @@ func (r *run) nothing(ctx context.Context, name string) error {
 	if err := r.commit(ctx, p, name); err != nil {
 		return err
 	}
-	r.clean(ctx)
+	r.dropBookmarks(ctx)
+	r.tidy(ctx)
 	return nil
 }
 

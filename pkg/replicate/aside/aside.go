@@ -140,8 +140,11 @@ func (k *Keeper) Set(ctx context.Context, cluster string, d zfs.Dataset, c Case)
 	}
 	d.Name = name
 	found, err := k.read(ctx, cluster, []zfs.Dataset{d})
-	if err != nil || len(found) != 1 {
-		return Copy{}, cmp.Or(err, error(fault.Retry("", "volume %s: %s cannot be found after it was set aside", c.Volume, name)))
+	if err == nil && len(found) != 1 {
+		err = fault.Retry("", "volume %s: %s cannot be found after it was set aside", c.Volume, name)
+	}
+	if err != nil {
+		return Copy{}, err
 	}
 	return found[0], nil
 }
@@ -220,7 +223,8 @@ func (k *Keeper) freeze(ctx context.Context, d zfs.Dataset, c Case) (zfs.Dataset
 	for n := 2; slices.ContainsFunc(d.Snapshots, func(s zfs.Snapshot) bool { return s.Name == name }); n++ {
 		name = fmt.Sprintf("%s_%d", snapshotName(k.o.Now()), n)
 	}
-	if err := k.o.ZFS.Snapshot(ctx, []string{d.Name + "@" + name}, nil); err != nil {
+	done, err := k.o.Together.Change(ctx, zfs.Change{Volumes: []zfs.VolumeChange{{Dataset: d.Name, GUID: d.GUID}}, Take: name})
+	if err = cmp.Or(err, done.Err); err != nil {
 		return d, fault.WrapVolume(c.Volume, err, "snapshot what was written to %s", d.Name)
 	}
 	return k.look(ctx, d, c)
