@@ -53,7 +53,7 @@ test: check sim-bugs e2e ## check, then the simulator's bugs, then the end-to-en
 	@echo 'test: all good'
 
 .PHONY: soak
-soak: soak-gossip soak-peer soak-calendar sim sim-bugs soak-e2e ## The expensive tests with their full figures: hours
+soak: soak-gossip soak-peer soak-calendar soak-kills sim sim-bugs soak-e2e ## The expensive tests with their full figures: hours
 	@echo 'soak: all good'
 
 .PHONY: bench
@@ -162,6 +162,10 @@ soak-peer:
 .PHONY: soak-calendar
 soak-calendar:
 	go test -count=1 -timeout 2h -v -run AgreesWithSystemd ./pkg/calendar -args -calendar.expressions 200000
+
+.PHONY: soak-kills
+soak-kills:
+	go test -race -count=1 -timeout 2h -v -run '^TestKill_' ./pkg/replicate -args -kill-points 0
 
 .PHONY: soak-e2e
 soak-e2e:

@@ -71,7 +71,7 @@ jobs say where it is replicated to and when (create-local-job, update, delete).
 	root.AddCommand(cluster.Nodes(a.App), cluster.Storage(a.App))
 	root.AddCommand(a.createCmd(), a.updateCmd(), a.deleteCmd(), a.enableCmd(), a.disableCmd())
 	root.AddCommand(a.listCmd(), a.readCmd(), a.scheduleNowCmd(), a.logCmd(), a.historyCmd())
-	root.AddCommand(a.runCmd(), a.explainCmd())
+	root.AddCommand(a.runCmd(), a.explainCmd(), a.verifyCmd())
 	root.AddCommand(a.calendarCmd(), a.versionCmd())
 	return root
 }

@@ -85,6 +85,7 @@ func (d *Daemon) handlers() peer.Handlers {
 	}))
 	d.backend.Handle(calls)
 	replicaCalls(d, calls)
+	verifyCalls(d, calls)
 	peer.Handle(join, member.PathJoin, withCluster(d, func(ctx context.Context, c *cluster, r member.JoinRequest) (member.JoinReply, error) {
 		return c.issuer().Admit(ctx, peer.CallerFingerprint(ctx), r)
 	}))
@@ -106,6 +107,7 @@ func replicaCalls(d *Daemon, mux *http.ServeMux) {
 		return c.target.Aside(ctx, peer.Caller(ctx), r)
 	}))
 	peer.Handle(mux, replicate.PathRemove, withCluster(d, func(ctx context.Context, c *cluster, r replicate.RemoveRequest) (replicate.RemoveReply, error) {
+		c.verification.server.EndGuest(r.Job.Guest)
 		return c.target.Remove(ctx, peer.Caller(ctx), r)
 	}))
 }

@@ -37,7 +37,9 @@ type cluster struct {
 	target *replicate.Target
 	// releaser takes Tandem off volumes that are a guest's no more.
 	releaser *release.Releaser
-	steward  *member.Steward
+	// verification compares replicas with their sources.
+	verification verification
+	steward      *member.Steward
 	// convener meets other generations, gate holds raft back at the start, memory is
 	// what was heard of other nodes.
 	convener *member.Convener
@@ -110,7 +112,7 @@ func (c *cluster) build(known *ledger.State) error {
 	opts := replicate.Options{
 		Node: d.id.Node, Name: d.conf.NodeName, Storages: d.conf.Storages, ZFS: d.zfs,
 		Ledger: view{c}, Store: facts{d.state, d.troubles}, LockDir: d.state.path("locks"), Now: d.now,
-		Locks: local.NewLocks(d.state.path("locks")),
+		Locks: local.NewLocks(d.state.path("locks")), Pins: local.NewPins(),
 	}
 	if c.source, err = replicate.NewSource(opts, link{d.peer, d.rate}); err != nil {
 		return err
@@ -119,6 +121,9 @@ func (c *cluster) build(known *ledger.State) error {
 		return err
 	}
 	if c.releaser, err = release.New(opts, d.zfs); err != nil {
+		return err
+	}
+	if c.verification, err = c.newVerification(opts); err != nil {
 		return err
 	}
 	c.node = node.New(node.Options{
@@ -136,7 +141,7 @@ func (c *cluster) build(known *ledger.State) error {
 		Self: d.id.Node, Name: d.conf.NodeName, Storages: d.storages, Book: d.book,
 		Cons: c.cons, Gossip: c.gossip, Node: c.node, Target: c.target, Ask: c.askReport,
 		Standing: c.standing, Plan: c.source.Preview, Spread: func() time.Duration { return time.Duration(d.limits.Load().StartSpread) },
-		Now: d.now, Troubles: d.troubles.list,
+		Now: d.now, Troubles: d.troubles.list, Verified: c.verified,
 	}
 	return nil
 }
@@ -160,6 +165,7 @@ func (c *cluster) run() {
 	c.wg.Go(func() { c.follow(ctx) })
 	c.wg.Go(func() { c.catchUp(ctx) })
 	c.wg.Go(func() { c.declare(ctx) })
+	c.wg.Go(func() { c.verifying(ctx) })
 	c.wg.Go(func() { c.steward.Run(ctx) })
 	c.wg.Go(func() {
 		if !c.admitted.Load() {
@@ -243,6 +249,7 @@ func (c *cluster) learnt(ctx context.Context, s *ledger.State) {
 		c.log.Error("change the gossip key", zap.Error(err))
 	}
 	c.target.EndStale()
+	c.forget(s)
 	c.announce(s)
 	c.node.Ledger(ctx, s)
 }

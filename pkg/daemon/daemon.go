@@ -37,6 +37,7 @@ import (
 	"github.com/tandemd/tandem/pkg/peer"
 	"github.com/tandemd/tandem/pkg/replicate"
 	"github.com/tandemd/tandem/pkg/replicate/release"
+	"github.com/tandemd/tandem/pkg/replicate/verify/reading"
 	"github.com/tandemd/tandem/pkg/statefile"
 	"github.com/tandemd/tandem/pkg/zfs"
 )
@@ -45,6 +46,7 @@ import (
 type ZFS interface {
 	replicate.ZFS
 	release.ZFS
+	reading.ZFS
 	Storage(ctx context.Context, dataset string) (zfs.Storage, error)
 }
 

@@ -24,6 +24,8 @@ type Preview struct {
 	Bytes    uint64
 	Volumes  []PreviewVolume
 	Warnings []string
+	// Cleans are what goes once the point has arrived.
+	Cleans []PreviewClean
 	// Refusals are why it would refuse, each with its volume and hint.
 	Refusals []*Error
 	// Silent is why the target did not tell what it has; nil: it did. What it has
@@ -151,13 +153,19 @@ func (r *run) outlook() Preview {
 	if len(out.Refusals) > 0 {
 		return out
 	}
+	name, current := plan.Current(r.pairs)
+	if current {
+		point, p = name, plan.Make(r.input(name))
+	}
 	if p.Again() {
 		p = p.First()
+	} else {
+		out.Cleans = r.cleans(p, point)
 	}
 	for _, v := range p.Volumes {
 		out.add(v)
 	}
-	if name, ok := plan.Current(r.pairs); ok {
+	if current {
 		out.Kind, out.Base, out.Bytes = KindNothing, name, 0
 	}
 	return out

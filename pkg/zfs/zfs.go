@@ -35,6 +35,8 @@ const (
 	PropComplete = "tandem:complete"
 	PropArrived  = "tandem:arrived"
 	PropReceived = "tandem:received"
+	// PropRemoving is set by [ZFS.DestroyDataset] to the dataset's GUID once it begins.
+	PropRemoving = "tandem:removing"
 	// PropMode is how the volume's streams are made: "raw" or "plain".
 	PropMode = "tandem:mode"
 	// PropManifest is what a replica's owner has set on its volume; see pkg/plan/manifest.
@@ -57,7 +59,8 @@ const PropDiverged = "tandem:diverged"
 // UserProps returns the names of all of Tandem's user properties: what [ZFS.List] asks for.
 func UserProps() []string {
 	return []string{
-		PropCluster, PropGuest, PropRole, PropTerm, PropVolume, PropPoint, PropComplete, PropArrived, PropReceived, PropMode, PropManifest,
+		PropCluster, PropGuest, PropRole, PropTerm, PropVolume, PropPoint, PropComplete, PropArrived, PropReceived, PropRemoving,
+		PropMode, PropManifest,
 	}
 }
 

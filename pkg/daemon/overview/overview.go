@@ -53,6 +53,8 @@ type Overview struct {
 	Now func() time.Time
 	// Troubles are sentences on what of this node's own is not in order.
 	Troubles func() []string
+	// Verified is what comparing a job's replica with its source has found.
+	Verified func(j guest.Job) *api.Verified
 }
 
 // Storages are the storages of a node's configuration.
@@ -89,7 +91,11 @@ func (o *Overview) Report(ctx context.Context) Report {
 	r := Report{Copies: map[guest.ID]Copy{}, Storages: o.Storages.Look(ctx)}
 	st := o.Node.Status()
 	for _, j := range st.Jobs {
-		r.Jobs = append(r.Jobs, o.jobStatus(st.Ledger, j))
+		js := o.jobStatus(st.Ledger, j)
+		r.Jobs = append(r.Jobs, js)
+		if js.Verified != nil && js.Verified.Alarm {
+			r.Warnings = append(r.Warnings, differs(js))
+		}
 	}
 	for _, s := range r.Storages {
 		if s.Error != "" {
@@ -138,6 +144,7 @@ func (o *Overview) jobStatus(s *ledger.State, j node.JobStatus) api.JobStatus {
 		return out
 	}
 	now := o.Now()
+	out.Verified = o.Verified(j.Conf)
 	out.State = stateName(j.Job.State)
 	out.FailCount = j.Job.Facts.Fails
 	out.LastSync, out.LastTry = j.Job.Facts.LastSync, j.Job.Facts.LastTry

@@ -210,7 +210,7 @@ func obstacle(d zfs.Dataset, side plan.Side) string {
 	switch {
 	case d.Mounted:
 		return "it is mounted"
-	case replica && d.Written > 0:
+	case replica && d.Written > 0 && !d.Removing():
 		return "it was written to since its newest snapshot"
 	case d.ResumeToken != "":
 		return "a receive into it was interrupted, or is running"

@@ -39,6 +39,9 @@ func (t *Target) Commit(ctx context.Context, from guest.NodeID, req wire.CommitR
 		return wire.CommitReply{}, err
 	}
 	defer release()
+	if err := t.settle(g.ID, volumes); err != nil {
+		return wire.CommitReply{}, err
+	}
 	if req.Idle() {
 		return wire.CommitReply{}, t.noteCurrent(g.ID, req)
 	}
@@ -47,7 +50,7 @@ func (t *Target) Commit(ctx context.Context, from guest.NodeID, req wire.CommitR
 	if err != nil {
 		return wire.CommitReply{}, err
 	}
-	defer t.forget(volumes)
+	defer t.unsee(volumes)
 	c := commit{t: t, req: req, guest: g, cluster: view.Cluster, list: list}
 	if err := c.verify(ctx); err != nil {
 		return wire.CommitReply{}, err

@@ -90,8 +90,8 @@ func (t *Target) mounted(l found) (bool, error) {
 	return mounted, fault.WrapVolume(l.volume, err, "look whether it is mounted on %s", t.o.Name)
 }
 
-// forget drops what is known of volumes.
-func (t *Target) forget(volumes []guest.Volume) {
+// unsee drops what is known of volumes.
+func (t *Target) unsee(volumes []guest.Volume) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	for _, v := range volumes {

@@ -42,6 +42,11 @@ type Options struct {
 	// Hook is called before and after each operation's effect, without locks held; an error is what the operation returns. It
 	// numbers kill points. May be nil.
 	Hook func(Event) error
+	// Volatile: what is in no synced transaction group is lost at a [Pool.PowerCut].
+	Volatile bool
+	// SyncEvery is after how many records of a stream a Volatile machine syncs a transaction group; default 16. Every operation
+	// but a List syncs one too.
+	SyncEvery int
 }
 
 // Fault is what a test injects.
@@ -60,6 +65,7 @@ type Pool struct {
 	datasets map[string]*disk.Dataset
 	txg      uint64
 	guids    uint64
+	power    power
 }
 
 // New makes a machine with empty pools.
@@ -70,6 +76,7 @@ func New(opt Options) *Pool {
 	opt.Size = cmp.Or(opt.Size, 1<<30)
 	opt.Version = cmp.Or(opt.Version, "2.3.2")
 	opt.Timeout = cmp.Or(opt.Timeout, 2*time.Minute)
+	opt.SyncEvery = cmp.Or(opt.SyncEvery, 16)
 	if opt.Now == nil {
 		opt.Now = time.Now
 	}
@@ -119,14 +126,19 @@ func (p *Pool) all(ctx context.Context, op string, names []string, effect func()
 }
 
 func (p *Pool) about(ctx context.Context, op, name string, names []string, effect func() error) error {
+	life := p.life()
 	if err := p.At(ctx, Event{Op: op, Name: name}); err != nil {
 		return err
 	}
 	p.mu.Lock()
-	err := p.ready(op, names)
+	err := p.alive(life, op, name)
+	if err == nil {
+		err = p.ready(op, names)
+	}
 	if err == nil {
 		p.txg++
 		err = effect()
+		p.synced()
 	}
 	p.mu.Unlock()
 	if err != nil {

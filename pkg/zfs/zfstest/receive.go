@@ -21,7 +21,7 @@ func (p *Pool) Receive(ctx context.Context, spec zfs.ReceiveSpec, r io.Reader) (
 	if err != nil {
 		return zfs.Received{}, err
 	}
-	in := &input{ctx: ctx, r: r, left: -1}
+	in := &input{ctx: ctx, r: r, left: -1, life: p.life()}
 	if cut := p.Cut("Receive", spec.Dataset); cut > 0 {
 		in.left = cut
 	}
@@ -52,6 +52,7 @@ type input struct {
 	r      io.Reader
 	n      int64
 	left   int64 // -1: no limit
+	life   int   // in which the receive began
 	failed error
 }
 
@@ -89,12 +90,15 @@ func (p *Pool) receiveOne(spec zfs.ReceiveSpec, props map[string]string, in *inp
 		return false, fail("cannot receive: checksum mismatch or incomplete stream")
 	}
 	p.mu.Lock()
-	err = p.ready("receive", []string{spec.Dataset})
+	if err = p.alive(in.life, "receive", spec.Dataset); err == nil {
+		err = p.ready("receive", []string{spec.Dataset})
+	}
 	var d *disk.Dataset
 	skip := false
 	if err == nil {
 		p.txg++
 		d, skip, err = p.accept(spec, h)
+		p.synced()
 	}
 	if err == nil && !skip {
 		d.Receiving = true
@@ -111,7 +115,11 @@ func (p *Pool) receiveOne(spec zfs.ReceiveSpec, props map[string]string, in *inp
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	if err := p.alive(in.life, "receive", spec.Dataset); err != nil {
+		return false, err
+	}
 	p.commit(d, props)
+	p.synced()
 	return h.More, nil
 }
 
@@ -244,6 +252,10 @@ func (p *Pool) fill(d *disk.Dataset, name string, in *input) error {
 	for {
 		rec, err := wire.ReadRecord(in)
 		p.mu.Lock()
+		if dead := p.alive(in.life, "receive", name); dead != nil {
+			p.mu.Unlock()
+			return dead
+		}
 		switch {
 		case err != nil:
 		case p.datasets[name] != d:
@@ -278,6 +290,9 @@ func (p *Pool) apply(d *disk.Dataset, rec wire.Record) error {
 	d.Partial.Work.Put(rec.Index, rec.Data, d.Partial.TXG, d.Since())
 	d.Partial.Records++
 	d.Partial.Bytes += uint64(rec.Len)
+	if d.Partial.Records%p.opt.SyncEvery == 0 {
+		p.synced()
+	}
 	return nil
 }
 

@@ -115,7 +115,7 @@ func printable(path []byte) string {
 
 func compare(a, b Entry) []string {
 	var what []string
-	add := func(name string, same bool) { //nolint:revive // flag-parameter: it is the finding
+	add := func(name string, same bool) {
 		if !same {
 			what = append(what, name)
 		}

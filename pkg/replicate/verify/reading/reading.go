@@ -220,7 +220,7 @@ func (g *Reading) Batch(ctx context.Context, most int) (list []content.Entry, do
 	e, ok, err := g.Next(ctx)
 	if !ok {
 		if err != nil && ctx.Err() != nil {
-			return nil, false, nil // Nothing yet.
+			return nil, false, nil //nolint:nilerr // nothing yet
 		}
 		return nil, true, err
 	}
