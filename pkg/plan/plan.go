@@ -99,8 +99,8 @@ type Side struct {
 	Dataset string
 	Exists  bool
 	// GUID is the dataset's own.
-	GUID uint64
-	Kind Kind
+	GUID    uint64
+	Kind    Kind
 	Marks   Marks
 	Mounted bool
 	// Encrypted says that the data is encrypted at rest.

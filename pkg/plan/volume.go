@@ -234,11 +234,11 @@ type walk struct {
 	steps []Step
 	from  *Base // what the target has so far; nil: nothing
 	raw   bool
-	gap   bool   // something between from and here does not travel
+	gap   bool // something between from and here does not travel
 	// branch: the first step makes a clone of what was set aside
 	branch bool
-	open  bool   // the last step can be made to reach further
-	bytes uint64 // between from and here
+	open   bool   // the last step can be made to reach further
+	bytes  uint64 // between from and here
 }
 
 // reach adds a step to s or lets the last one reach to it.

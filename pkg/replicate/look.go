@@ -40,7 +40,10 @@ func (r *run) look(ctx context.Context) error {
 	if err := r.pair(ctx); err != nil {
 		return err
 	}
-	return r.s.bases.put(r.guest, r.job.Target, heldNow(r.pairs))
+	if err := r.s.bases.put(r.guest, r.job.Target, heldNow(r.pairs)); err != nil {
+		return err
+	}
+	return r.s.bases.meet(r.guest, r.targets(), r.pairs)
 }
 
 // list reads this node's volumes, with those of others that are due.

@@ -55,7 +55,7 @@ func NewSource(o Options, link Link) (*Source, error) {
 		return nil, errors.New("replicate: a source needs a link to the other nodes")
 	}
 	return &Source{
-		o: o, link: link, locks: o.Locks, bases: newBases(o.Store),
+		o: o, link: link, locks: o.Locks, bases: newBases(o),
 		tokens: map[tokenKey]tokenSeen{}, seqs: map[guest.ID]uint64{}, doubts: map[guest.JobID]bool{},
 	}, nil
 }

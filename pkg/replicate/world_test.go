@@ -19,6 +19,7 @@ import (
 	"github.com/tandemd/tandem/pkg/guest"
 	"github.com/tandemd/tandem/pkg/ledger"
 	"github.com/tandemd/tandem/pkg/replicate"
+	"github.com/tandemd/tandem/pkg/replicate/aside"
 	"github.com/tandemd/tandem/pkg/replicate/local"
 	"github.com/tandemd/tandem/pkg/zfs"
 	"github.com/tandemd/tandem/pkg/zfs/zfstest"
@@ -32,6 +33,12 @@ type world struct {
 	state ledger.State
 	now   time.Time
 	nodes map[guest.NodeID]*node
+	// lost is what n2 had that the owner never had.
+	lost []byte
+	// trees is what n1 and n2 had.
+	trees [2]string
+	// reaper is at work, if there is one.
+	reaper *reaper
 }
 
 // node is one machine: its pool and files live on when its daemon is restarted.
@@ -45,6 +52,7 @@ type node struct {
 	source *replicate.Source
 	target *replicate.Target
 	reader
+	keeper *aside.Keeper
 	// trap is called before and after each thing that the daemon does.
 	trap func(what string) error
 	// counted is how many of the pool's calls processes has told of.
@@ -146,6 +154,8 @@ func (n *node) restart() {
 	n.target, err = replicate.NewTarget(o)
 	must(n.w.t, err)
 	n.read(o)
+	n.keeper, err = aside.New(o)
+	must(n.w.t, err)
 }
 
 func (n *node) touch(what string, about ...string) error {

@@ -104,6 +104,12 @@ type Options struct {
 	// source. Default: none.
 	Pins *Pins
 	Now  func() time.Time
+	// Quorate is how long this node has been quorate in all, as far as it knows; it
+	// may begin anew. Default: as if it had always been.
+	Quorate func() time.Duration
+	// KeepBase is for how much of that the base of a target that does not answer stays
+	// a snapshot; then it becomes a bookmark. Default: 7 days.
+	KeepBase time.Duration
 	// Streams is how many volumes of one sync travel side by side; default 2.
 	Streams int
 	// CatchUp is how long a target waits for its ledger to reach the sender's; default 5 s.
@@ -140,6 +146,13 @@ func (o Options) WithDefaults() (Options, error) {
 	}
 	if o.Pins == nil {
 		o.Pins = NewPins()
+	}
+	if o.Quorate == nil {
+		now := o.Now
+		o.Quorate = func() time.Duration { return time.Duration(now().Unix()) * time.Second }
+	}
+	if o.KeepBase == 0 {
+		o.KeepBase = 7 * 24 * time.Hour
 	}
 	if o.Streams == 0 {
 		o.Streams = 2
