@@ -90,8 +90,8 @@ func (t *Target) mounted(l found) (bool, error) {
 	return mounted, fault.WrapVolume(l.volume, err, "look whether it is mounted on %s", t.o.Name)
 }
 
-// unsee drops what is known of volumes.
-func (t *Target) unsee(volumes []guest.Volume) {
+// forgetSights drops what was seen of volumes.
+func (t *Target) forgetSights(volumes []guest.Volume) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	for _, v := range volumes {
