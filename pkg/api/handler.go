@@ -48,6 +48,7 @@ func NewHandler(b Backend, log *zap.Logger) http.Handler {
 	clusterRoutes(s, mux, b)
 	guestRoutes(s, mux, b)
 	verifyRoutes(s, mux, b)
+	divergedRoutes(s, mux, b)
 	mux.Handle("/", http.HandlerFunc(s.unknown))
 	return s.guarded(mux)
 }

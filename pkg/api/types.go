@@ -43,6 +43,7 @@ type Backend interface {
 	ClusterBackend
 	GuestBackend
 	VerifyBackend
+	DivergedBackend
 }
 
 // Filter limits what Status tells; zero fields limit nothing.

@@ -21,6 +21,7 @@ import (
 	"github.com/tandemd/tandem/pkg/member"
 	"github.com/tandemd/tandem/pkg/node"
 	"github.com/tandemd/tandem/pkg/replicate"
+	"github.com/tandemd/tandem/pkg/replicate/aside"
 	"github.com/tandemd/tandem/pkg/replicate/local"
 	"github.com/tandemd/tandem/pkg/replicate/release"
 )
@@ -39,6 +40,7 @@ type cluster struct {
 	releaser *release.Releaser
 	// verification compares replicas with their sources.
 	verification verification
+	diverged     *aside.Keeper
 	steward      *member.Steward
 	// convener meets other generations, gate holds raft back at the start, memory is
 	// what was heard of other nodes.
@@ -126,6 +128,9 @@ func (c *cluster) build(known *ledger.State) error {
 	if c.verification, err = c.newVerification(opts); err != nil {
 		return err
 	}
+	if c.diverged, err = aside.New(opts); err != nil {
+		return err
+	}
 	c.node = node.New(node.Options{
 		Self: d.id.Node, Name: d.conf.NodeName, Retries: d.conf.Retries(), Local: time.Local,
 		Limits: limitsOf(*d.limits.Load()),
@@ -142,6 +147,7 @@ func (c *cluster) build(known *ledger.State) error {
 		Cons: c.cons, Gossip: c.gossip, Node: c.node, Target: c.target, Ask: c.askReport,
 		Standing: c.standing, Plan: c.source.Preview, Spread: func() time.Duration { return time.Duration(d.limits.Load().StartSpread) },
 		Now: d.now, Troubles: func() []string { return slices.Concat(d.pools.list(), d.troubles.list()) }, Verified: c.verified,
+		Aside: c.diverged,
 	}
 	return nil
 }
@@ -167,6 +173,7 @@ func (c *cluster) run() {
 	c.wg.Go(func() { c.declare(ctx) })
 	c.wg.Go(func() { c.verifying(ctx) })
 	c.wg.Go(func() { c.steward.Run(ctx) })
+	c.wg.Go(func() { c.tidy(ctx) })
 	c.wg.Go(func() {
 		if !c.admitted.Load() {
 			c.admit(ctx)
@@ -178,6 +185,16 @@ func (c *cluster) run() {
 			c.log.Error("gossip ended", zap.Error(err))
 		}
 	})
+}
+
+// tidy ends what a power cut left of copies that nobody needs.
+func (c *cluster) tidy(ctx context.Context) {
+	switch n, err := c.target.Tidy(ctx); {
+	case err != nil && ctx.Err() == nil:
+		c.log.Warn("look for what was set aside and is not needed", zap.Error(err))
+	case n > 0:
+		c.log.Info("destroyed what was set aside and is not needed", zap.Int("copies", n))
+	}
 }
 
 func (c *cluster) stop() {

@@ -2,7 +2,6 @@ package replicate_test
 
 import (
 	"bytes"
-	"fmt"
 	"slices"
 	"strings"
 	"testing"
@@ -381,85 +380,65 @@ func TestDiverged_SentAndDestroyedAtTheSource(t *testing.T) {
 	equal(t, n2.points(diskDS), 1)
 }
 
-// TestDiverged_KilledAnywhereConverges kills either daemon at each thing that it
-// does while a diverged replica is set aside and begins anew.
-func TestDiverged_KilledAnywhereConverges(t *testing.T) {
-	for _, c := range []struct {
-		whole bool
-		sides []string
-	}{{false, []string{"1"}}, {false, []string{"2"}}, {true, []string{"1", "2"}}} {
-		nth := 1
-		for divergedKilledOnce(t, nth, c.whole, c.sides) {
-			if nth++; nth > 1000 {
-				t.Fatal("a sync does not end")
-			}
+// diverge leaves a replica that somebody has written to; whole: without a base for the disk.
+func diverge(whole bool) func(*world) { //nolint:revive // flag-parameter: which of two scenarios
+	return func(w *world) {
+		n1, n2 := w.node("1"), w.node("2")
+		first := w.run(job)
+		n2.scribble(diskDS, 50, 20)
+		n2.scribble(rootDS, 40, 1)
+		var err error
+		w.lost, err = n2.pool.Read(diskDS)
+		must(w.t, err)
+		if whole {
+			must(w.t, n1.pool.DestroySnapshots(w.t.Context(), diskDS, []string{first.Point}))
 		}
-		if nth < 30 {
-			t.Errorf("killing %v came to only %d points", c.sides, nth)
-		}
+		n1.write(diskDS, 200, 10)
+		n1.snap(diskDS + "@daily")
+		n1.write(diskDS, 3, 2)
+		w.pass(time.Minute)
 	}
 }
 
-func divergedKilledOnce(t *testing.T, nth int, whole bool, sides []string) bool {
-	t.Helper()
-	w := newWorld(t)
-	n1, n2 := w.node("1"), w.node("2")
-	first := w.run(job)
-	n2.scribble(diskDS, 50, 20)
-	n2.scribble(rootDS, 40, 1)
-	lost, err := n2.pool.Read(diskDS)
-	must(t, err)
-	if whole {
-		must(t, n1.pool.DestroySnapshots(t.Context(), diskDS, []string{first.Point}))
-	}
-	n1.write(diskDS, 200, 10)
-	n1.snap(diskDS + "@daily")
-	n1.write(diskDS, 3, 2)
-	w.pass(time.Minute)
-	died := w.killAt(nth, sides...)
-	_, err = n1.source.Run(t.Context(), replicate.Task{Job: job})
-	if !died() {
-		must(t, err)
-		return false
-	}
-	n1.restart()
-	n2.restart()
-	where := fmt.Sprintf("whole=%v, killed %v at %d", whole, sides, nth)
-	r := w.run(job)
-	for _, v := range r.Volumes {
-		if v.Kind == replicate.KindFull && (!whole || v.Volume == root) {
-			t.Errorf("%s: %s was sent whole", where, v.Volume)
-		}
-	}
-	w.same("2")
-	n1.write(diskDS, 300, 1)
-	w.run(job)
-	w.same("2")
-	copies := n2.aside()
-	if len(copies) != 2 {
-		t.Fatalf("%s: %d copies set aside, want 2: %+v", where, len(copies), copies)
-	}
-	for _, c := range copies {
-		if c.Props[zfs.PropVolume] == disk.String() {
-			kept, err := n2.pool.Read(c.Name)
-			must(t, err)
-			if !bytes.Equal(kept, lost) {
-				t.Errorf("%s: what had diverged is not what was kept", where)
+// setAside wants what had diverged to be kept, and the replica to have begun anew by as little as could be.
+func setAside(whole bool) func(*world) { //nolint:revive // flag-parameter: which of two scenarios
+	return func(w *world) {
+		t, n1, n2 := w.t, w.node("1"), w.node("2")
+		r := w.run(job)
+		for _, v := range r.Volumes {
+			if v.Kind == replicate.KindFull && (!whole || v.Volume == root) {
+				t.Errorf("%s was sent whole", v.Volume)
 			}
 		}
-		if want := uint64(1); c.Origin != "" && holds(c) != want {
-			t.Errorf("%s: %s has %d holds, want %d", where, c.Name, holds(c), want)
+		w.same("2")
+		n1.write(diskDS, 300, 1)
+		w.run(job)
+		w.same("2")
+		copies := n2.aside()
+		if len(copies) != 2 {
+			t.Fatalf("%d copies set aside, want 2: %+v", len(copies), copies)
+		}
+		for _, c := range copies {
+			if c.Props[zfs.PropVolume] == disk.String() {
+				kept, err := n2.pool.Read(c.Name)
+				must(t, err)
+				if !bytes.Equal(kept, w.lost) {
+					t.Error("what had diverged is not what was kept")
+				}
+			}
+			if want := uint64(1); c.Origin != "" && holds(c) != want {
+				t.Errorf("%s has %d holds, want %d", c.Name, holds(c), want)
+			}
+		}
+		for _, d := range []string{diskDS, rootDS} {
+			if x := n2.dataset(d); x.Origin != "" || x.ResumeToken != "" {
+				t.Errorf("%s has origin %q, token %q", d, x.Origin, x.ResumeToken)
+			}
+			if got := n1.points(d); got != 1 {
+				t.Errorf("the owner has %d points of %s", got, d)
+			}
 		}
 	}
-	for _, d := range []string{diskDS, rootDS} {
-		if x := n2.dataset(d); x.Origin != "" || x.ResumeToken != "" {
-			t.Errorf("%s: %s has origin %q, token %q", where, d, x.Origin, x.ResumeToken)
-		}
-		if got := n1.points(d); got != 1 {
-			t.Errorf("%s: the owner has %d points of %s", where, got, d)
-		}
-	}
-	return !t.Failed()
 }
 
 func TestClonedVolumeIsReplicatedWhole(t *testing.T) {

@@ -7,6 +7,7 @@ import (
 	"maps"
 	"slices"
 	"sync"
+	"time"
 
 	"github.com/tandemd/tandem/pkg/guest"
 	"github.com/tandemd/tandem/pkg/plan"
@@ -21,9 +22,13 @@ type holdings map[guest.Volume]plan.Held
 // was sent to it since. It decides what may be cleaned, and is a cache: where it
 // knows nothing of a target, nothing is cleaned until that target answers.
 type bases struct {
-	store  local.Store
-	mu     sync.Mutex
-	guests map[guest.ID]*known
+	store local.Store
+	// quorate is how long this node has been quorate in all, keep for how much of that
+	// a silent target's base stays a snapshot.
+	quorate func() time.Duration
+	keep    time.Duration
+	mu      sync.Mutex
+	guests  map[guest.ID]*known
 }
 
 // sentLists are, for each volume, what the last sync may have brought of
@@ -42,6 +47,9 @@ type sentList struct {
 type known struct {
 	Term    guest.Term                `json:"term"`
 	Targets map[guest.NodeID]holdings `json:"targets"`
+	// Seen is how long this node had been quorate, in seconds, when the target last
+	// answered, or when this owner first looked for it.
+	Seen map[guest.NodeID]int64 `json:"seen,omitempty"`
 	// Sent is by target.
 	Sent map[guest.NodeID]sentLists `json:"sent,omitempty"`
 	// broken is why the file could not be read. It is then left as it is, and what
@@ -49,7 +57,9 @@ type known struct {
 	broken error
 }
 
-func newBases(store local.Store) *bases { return &bases{store: store, guests: map[guest.ID]*known{}} }
+func newBases(o local.Options) *bases {
+	return &bases{store: o.Store, quorate: o.Quorate, keep: o.KeepBase, guests: map[guest.ID]*known{}}
+}
 
 func basesFile(id guest.ID) string { return "bases-" + id.String() }
 
@@ -67,7 +77,7 @@ func (b *bases) of(g guest.Guest) *known {
 		b.guests[g.ID] = k
 	}
 	if k.Term != g.Term || k.Targets == nil {
-		k.Term, k.Targets, k.Sent = g.Term, map[guest.NodeID]holdings{}, nil
+		k.Term, k.Targets, k.Seen, k.Sent = g.Term, map[guest.NodeID]holdings{}, nil, nil
 	}
 	return k
 }
@@ -80,7 +90,7 @@ func (b *bases) targets(g guest.Guest, nodes []guest.NodeID) []plan.Holding {
 	var out []plan.Holding
 	for _, n := range nodes {
 		h, ok := k.Targets[n]
-		out = append(out, plan.Holding{Node: n, Known: ok, Volumes: maps.Clone(h)})
+		out = append(out, plan.Holding{Node: n, Known: ok, Away: b.away(k, n), Volumes: maps.Clone(h)})
 	}
 	return out
 }
@@ -90,7 +100,8 @@ func (b *bases) put(g guest.Guest, node guest.NodeID, h holdings) error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	k := b.of(g)
-	if old, ok := k.Targets[node]; ok && maps.EqualFunc(old, h, sameHeld) {
+	fresh := b.see(k, node)
+	if old, ok := k.Targets[node]; ok && maps.EqualFunc(old, h, sameHeld) && fresh {
 		return nil
 	}
 	k.Targets[node] = h
@@ -106,6 +117,7 @@ func (b *bases) forget(g guest.Guest, node guest.NodeID) error {
 	k := b.of(g)
 	delete(k.Targets, node)
 	delete(k.Sent, node)
+	delete(k.Seen, node)
 	return b.write(g.ID, k)
 }
 
@@ -157,19 +169,7 @@ func heldNow(pairs []plan.Pair) holdings {
 	out := holdings{}
 	target := map[guest.Volume][]plan.Snapshot{}
 	for _, p := range pairs {
-		source := make(map[uint64]plan.Snapshot, len(p.Source.Snapshots))
-		for _, s := range p.Source.Snapshots {
-			source[s.GUID] = s
-		}
-		var h plan.Held
-		for _, side := range append([]plan.Side{p.Target}, p.Aside...) {
-			for _, s := range side.Snapshots {
-				if at := source[s.GUID]; s.Tandem || at.Tandem {
-					h.Has = append(h.Has, s.GUID)
-				}
-			}
-		}
-		out[p.Volume] = h
+		out[p.Volume] = plan.Held{Has: points(p)}
 		for _, guid := range p.Bases() {
 			out.pin(p.Volume, guid)
 		}
@@ -187,6 +187,23 @@ func heldNow(pairs []plan.Pair) holdings {
 			out.pin(vol, s.GUID)
 		}
 		break
+	}
+	return out
+}
+
+// points are the GUIDs of Tandem's points that the target has, be it in what was
+// set aside there.
+func points(p plan.Pair) (out []uint64) {
+	own := make(map[uint64]bool, len(p.Source.Snapshots))
+	for _, s := range p.Source.Snapshots {
+		own[s.GUID] = s.Tandem
+	}
+	for _, side := range append([]plan.Side{p.Target}, p.Aside...) {
+		for _, s := range side.Snapshots {
+			if s.Tandem || own[s.GUID] {
+				out = append(out, s.GUID)
+			}
+		}
 	}
 	return out
 }

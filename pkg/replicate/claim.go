@@ -66,7 +66,7 @@ func (s *Source) read(ctx context.Context, g guest.Guest) ([]zfs.Dataset, error)
 	if err != nil {
 		return nil, err
 	}
-	own, err := s.o.ZFS.List(ctx, names...)
+	own, err := s.o.Together.List(ctx, names...)
 	if err != nil {
 		return nil, fault.Wrap(err, "list the volumes of guest %s", g.ID)
 	}

@@ -62,8 +62,8 @@ func TestSync_PropertiesGoWithTheVolume(t *testing.T) {
 	n1.write(rootDS, 30, 2)
 	w.run(job)
 	w.run(job)
-	equal(t, n2.calls(mark, "Inherit", "Properties", "PoolFacts"), 0)
-	equal(t, n2.calls(mark, "SetProps"), 1) // the commit's marks
+	equal(t, n2.calls(mark, "Inherit", "Properties", "PoolFacts", "SetProps"), 0)
+	equal(t, n2.calls(mark, "Change"), 1) // the commit's marks
 
 	// What changed goes along with data, and without any.
 	n1.set(rootDS, map[string]string{"xattr": "on", "quota": "2147483648"})

@@ -1,10 +1,12 @@
 package replicate
 
 import (
+	"cmp"
 	"context"
 	"slices"
 	"time"
 
+	"github.com/tandemd/tandem/pkg/calendar"
 	"github.com/tandemd/tandem/pkg/guest"
 	"github.com/tandemd/tandem/pkg/plan"
 	"github.com/tandemd/tandem/pkg/replicate/fault"
@@ -111,6 +113,37 @@ func (r *run) spareAtTarget(p plan.Plan, point string, guids map[guest.Volume]ui
 	return plan.Keep(j).Spare
 }
 
+// cleanWithin is how long own points that nobody needs may stay: where the next
+// sync comes as soon, it destroys them with the snapshot that it takes.
+const cleanWithin = 15 * time.Minute
+
+// tidy cleans unless the next sync will soon.
+func (r *run) tidy(ctx context.Context) {
+	if !r.soon() {
+		r.clean(ctx)
+	}
+}
+
+// soon says that the next sync of the job is due soon, and that nothing has waited
+// long for it: a guest that does nothing takes no more snapshots.
+func (r *run) soon() bool {
+	schedule, err := calendar.Parse(r.job.Schedule)
+	if err != nil || r.job.Disabled {
+		return false
+	}
+	now := r.s.o.Now()
+	next := schedule.Next(now, now.Location())
+	if next.IsZero() || next.Sub(now) > cleanWithin {
+		return false
+	}
+	for _, d := range r.own {
+		if n := len(d.Snapshots); n > 0 && now.Sub(d.Snapshots[n-1].Creation) > cleanWithin {
+			return false
+		}
+	}
+	return true
+}
+
 // clean destroys own points that nobody needs. What cannot go now goes later; the
 // sync has succeeded.
 func (r *run) clean(ctx context.Context) {
@@ -121,35 +154,74 @@ func (r *run) clean(ctx context.Context) {
 		return
 	}
 	defer release()
+	r.destroy(ctx, r.spare())
+}
+
+// spare are own points that nobody needs, by the list that this run has read: what
+// another run needs since then is pinned.
+func (r *run) spare() map[guest.Volume][]plan.Ref {
 	j := plan.Judged{
 		Volumes: map[guest.Volume][]plan.Snapshot{}, Targets: r.s.bases.targets(r.guest, r.targets()), Reading: r.s.o.Pins.Of(r.guest.ID),
 	}
 	for i, d := range r.own {
 		j.Volumes[r.guest.Volumes[i]] = local.Side(r.names[i], d).Snapshots
 	}
-	r.destroy(ctx, plan.Keep(j).Spare)
+	return plan.Keep(j).Spare
 }
 
-// destroy takes names from the list that this run has read: what another run
-// needs since then is pinned, and a name of Tandem's is used once.
+// destroy destroys own points.
 func (r *run) destroy(ctx context.Context, spare map[guest.Volume][]plan.Ref) {
+	change := r.destroying(spare)
+	change.Volumes = slices.DeleteFunc(change.Volumes, func(v zfs.VolumeChange) bool { return len(v.Destroy) == 0 })
+	if len(change.Volumes) == 0 {
+		return
+	}
+	done, err := r.s.o.Together.Change(ctx, change)
+	if err = cmp.Or(err, done.Err); err != nil {
+		r.warn("old snapshots are left: %v", err)
+		return
+	}
+	r.destroyed(change, done)
+}
+
+// destroying is the change that destroys own points, by name, GUID and mark.
+func (r *run) destroying(spare map[guest.Volume][]plan.Ref) zfs.Change {
+	var c zfs.Change
 	for i, v := range r.guest.Volumes {
-		refs := slices.DeleteFunc(slices.Clone(spare[v]), func(ref plan.Ref) bool { return r.held(i, ref.GUID) })
-		if len(refs) == 0 {
+		part := zfs.VolumeChange{
+			Dataset: r.names[i], GUID: r.own[i].GUID, Marks: []string{zfs.PropPoint, zfs.PropReceived, zfs.PropComplete},
+		}
+		for _, ref := range spare[v] {
+			if !r.held(i, ref.GUID) {
+				part.Destroy = append(part.Destroy, zfs.Spare{Ref: zfs.Ref{Name: ref.Name, GUID: ref.GUID}})
+			}
+		}
+		c.Volumes = append(c.Volumes, part)
+	}
+	return c
+}
+
+// destroyed takes what was destroyed off what this run has read.
+func (r *run) destroyed(change zfs.Change, done zfs.Changed) {
+	for n, v := range change.Volumes {
+		i, gone := slices.Index(r.names, v.Dataset), map[uint64]bool{}
+		for _, s := range v.Destroy {
+			gone[s.GUID] = true
+		}
+		for _, left := range done.Volumes[n].Left {
+			delete(gone, left.GUID)
+			r.log("%s: the old snapshot %s is left: %v", r.guest.Volumes[i], left.Name, left.Err)
+		}
+		if len(gone) == 0 {
 			continue
 		}
-		var names []string
-		for _, ref := range refs {
-			names = append(names, ref.Name)
-		}
-		r.log("%s: remove %d old snapshots here", v, len(names))
-		if err := r.s.o.ZFS.DestroySnapshots(ctx, r.names[i], names); err != nil {
-			r.warn("volume %s: old snapshots are left: %v", v, err)
-		}
+		r.log("%s: removed %d old snapshots here", r.guest.Volumes[i], len(gone))
+		d := &r.own[i]
+		d.Snapshots = slices.DeleteFunc(slices.Clone(d.Snapshots), func(s zfs.Snapshot) bool { return gone[s.GUID] })
 	}
 }
 
-// held says whether a snapshot has a hold: one stops the destruction of all.
+// held says whether a snapshot has a hold.
 func (r *run) held(volume int, guid uint64) bool {
 	return slices.ContainsFunc(r.own[volume].Snapshots, func(s zfs.Snapshot) bool { return s.GUID == guid && s.UserRefs > 0 })
 }

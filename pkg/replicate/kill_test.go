@@ -65,7 +65,21 @@ func (w *world) reap(k kill) *reaper {
 	for _, n := range w.nodes {
 		n.reap = func(what string) error { return r.at(n, what) }
 	}
+	w.reaper = r
 	return r
+}
+
+// died says whether the reaper has ended somebody.
+func (w *world) died() bool {
+	w.mu.Lock()
+	r := w.reaper
+	w.mu.Unlock()
+	if r == nil {
+		return false
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return len(r.dead) > 0
 }
 
 func (r *reaper) at(n *node, what string) error {
@@ -103,6 +117,7 @@ func (r *reaper) revive() bool {
 	for _, n := range r.w.nodes {
 		n.reap = nil
 	}
+	r.w.reaper = nil
 	r.w.mu.Unlock()
 	r.mu.Lock()
 	defer r.mu.Unlock()

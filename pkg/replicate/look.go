@@ -40,12 +40,15 @@ func (r *run) look(ctx context.Context) error {
 	if err := r.pair(ctx); err != nil {
 		return err
 	}
-	return r.s.bases.put(r.guest, r.job.Target, heldNow(r.pairs))
+	if err := r.s.bases.put(r.guest, r.job.Target, heldNow(r.pairs)); err != nil {
+		return err
+	}
+	return r.s.bases.meet(r.guest, r.targets(), r.pairs)
 }
 
-// list reads this node's volumes, in one process.
+// list reads this node's volumes, with those of others that are due.
 func (r *run) list(ctx context.Context) error {
-	own, err := r.s.o.ZFS.List(ctx, r.names...)
+	own, err := r.s.o.Together.List(ctx, r.names...)
 	if err != nil {
 		return fault.Wrap(err, "list the volumes of guest %s", r.guest.ID)
 	}

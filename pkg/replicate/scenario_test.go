@@ -43,6 +43,10 @@ func scenarios() []scenario {
 		{name: "commit of what arrived", before: uncommitted, act: syncOnce, operators: []string{"early", "late"}},
 		{name: "clean of many points", before: manyPoints, act: syncOnce, operators: []string{"early", "late"}},
 		{name: "operators' snapshots go", before: operatorsGo, act: syncOnce, operators: []string{"early", "c"}},
+		{name: "diverged replica", before: diverge(false), act: syncOnce, after: setAside(false)},
+		{name: "diverged replica without a base", before: diverge(true), act: syncOnce, after: setAside(true)},
+		{name: "copy of what diverged is discarded", before: setOneAside, act: discardOnce, after: discarded},
+		{name: "verification", before: verifiable, act: verifyOnce, after: sweptAway},
 		{name: "first sync to two targets", more: []string{"3"}, before: secondJob, act: syncBoth, operators: []string{"early"}},
 		{
 			name: "increment to two targets", more: []string{"3"}, act: syncBoth, operators: []string{"early", "late"},

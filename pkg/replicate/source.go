@@ -55,7 +55,7 @@ func NewSource(o Options, link Link) (*Source, error) {
 		return nil, errors.New("replicate: a source needs a link to the other nodes")
 	}
 	return &Source{
-		o: o, link: link, locks: o.Locks, bases: newBases(o.Store),
+		o: o, link: link, locks: o.Locks, bases: newBases(o),
 		tokens: map[tokenKey]tokenSeen{}, seqs: map[guest.ID]uint64{}, doubts: map[guest.JobID]bool{},
 	}, nil
 }
@@ -141,6 +141,7 @@ func (s *Source) Run(ctx context.Context, task Task) (Result, error) {
 		return Result{}, fault.Final(ctx, err)
 	}
 	defer release()
+	defer s.o.Together.Enter()()
 	err = r.rounds(ctx)
 	s.doubt(task.Job, err)
 	if w := s.bases.warning(r.guest); w != "" {
@@ -279,7 +280,8 @@ func (r *run) round(ctx context.Context) (again bool, err error) {
 	return false, r.send(ctx)
 }
 
-// send is the body of a sync: snapshot, send, commit, clean.
+// send is the body of a sync: snapshot, send, commit, and clean where that does not
+// wait for the next one's snapshot.
 func (r *run) send(ctx context.Context) error {
 	p, point, err := r.snapshot(ctx)
 	if err != nil {
@@ -295,7 +297,7 @@ func (r *run) send(ctx context.Context) error {
 	if err := r.commit(ctx, p, point); err != nil {
 		return err
 	}
-	r.clean(ctx)
+	r.tidy(ctx)
 	return nil
 }
 
@@ -321,7 +323,7 @@ func (r *run) nothing(ctx context.Context, name string) error {
 	if err := r.commit(ctx, p, name); err != nil {
 		return err
 	}
-	r.clean(ctx)
+	r.tidy(ctx)
 	return nil
 }
 

@@ -246,7 +246,7 @@ func twoTargets(w *world) guest.JobID {
 	w.change(func(s *ledger.State) {
 		s.Jobs = map[guest.JobID]guest.Job{
 			job:    s.Jobs[job],
-			second: {ID: second, Target: id("3"), Schedule: "*/1", Snapshots: guest.Mirror},
+			second: {ID: second, Target: id("3"), Schedule: "4:00", Snapshots: guest.Mirror},
 		}
 	})
 	return second

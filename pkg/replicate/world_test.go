@@ -19,6 +19,7 @@ import (
 	"github.com/tandemd/tandem/pkg/guest"
 	"github.com/tandemd/tandem/pkg/ledger"
 	"github.com/tandemd/tandem/pkg/replicate"
+	"github.com/tandemd/tandem/pkg/replicate/aside"
 	"github.com/tandemd/tandem/pkg/replicate/local"
 	"github.com/tandemd/tandem/pkg/zfs"
 	"github.com/tandemd/tandem/pkg/zfs/zfstest"
@@ -32,6 +33,12 @@ type world struct {
 	state ledger.State
 	now   time.Time
 	nodes map[guest.NodeID]*node
+	// lost is what n2 had that the owner never had.
+	lost []byte
+	// trees is what n1 and n2 had.
+	trees [2]string
+	// reaper is at work, if there is one.
+	reaper *reaper
 }
 
 // node is one machine: its pool and files live on when its daemon is restarted.
@@ -45,10 +52,13 @@ type node struct {
 	source *replicate.Source
 	target *replicate.Target
 	reader
+	keeper *aside.Keeper
 	// trap is called before and after each thing that the daemon does.
 	trap func(what string) error
 	// reap is called with it, and told what it is about as well.
 	reap func(what string) error
+	// counted is how many of the pool's calls processes has told of.
+	counted int
 }
 
 var (
@@ -75,7 +85,7 @@ func newWorld(t *testing.T) *world {
 		Guests: map[guest.ID]guest.Guest{100: {
 			ID: 100, Type: guest.VM, Name: "web", Owner: id("1"), Term: term, Volumes: []guest.Volume{disk, root},
 		}},
-		Jobs: map[guest.JobID]guest.Job{job: {ID: job, Target: id("2"), Schedule: "*/1", Snapshots: guest.Mirror}},
+		Jobs: map[guest.JobID]guest.Job{job: {ID: job, Target: id("2"), Schedule: "4:00", Snapshots: guest.Mirror}},
 	}
 	for _, n := range []string{"1", "2", "3"} {
 		name := guest.NodeName("n" + n)
@@ -144,6 +154,8 @@ func (n *node) restart() {
 	n.target, err = replicate.NewTarget(o)
 	must(n.w.t, err)
 	n.read(o)
+	n.keeper, err = aside.New(o)
+	must(n.w.t, err)
 }
 
 func (n *node) touch(what string, about ...string) error {

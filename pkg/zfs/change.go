@@ -86,6 +86,9 @@ type Left struct {
 	Err error
 }
 
+// ErrWritable says that a dataset that had to be read-only is not.
+var ErrWritable = errors.New("it is not read-only")
+
 // changeProgram is the text of the channel program; it is the same for all changes.
 //
 //go:embed change.lua
@@ -217,7 +220,7 @@ func ChangeError(name, why string) *Error {
 	case "other":
 		return &Error{Op: "change", Dataset: name, Class: ClassGone, Exit: -1, Err: errors.New("it is not the dataset that it was")}
 	case "writable":
-		return refuse("change", name, errors.New("it is not read-only"))
+		return refuse("change", name, ErrWritable)
 	case "unmarked":
 		return refuse("change", name, errors.New("it carries no mark of Tandem's"))
 	case "held":

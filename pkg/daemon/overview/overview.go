@@ -25,6 +25,7 @@ import (
 	"github.com/tandemd/tandem/pkg/member"
 	"github.com/tandemd/tandem/pkg/node"
 	"github.com/tandemd/tandem/pkg/replicate"
+	"github.com/tandemd/tandem/pkg/replicate/aside"
 	"github.com/tandemd/tandem/pkg/zfs"
 )
 
@@ -51,6 +52,10 @@ type Overview struct {
 	Spread func() time.Duration
 	// Now is the node's clock.
 	Now func() time.Time
+	// Aside finds diverged data that was set aside on this node.
+	Aside interface {
+		All(ctx context.Context, cluster string) ([]aside.Copy, error)
+	}
 	// Troubles are sentences on what of this node's own is not in order.
 	Troubles func() []string
 	// Verified is what comparing a job's replica with its source has found.
@@ -121,6 +126,7 @@ func (o *Overview) Report(ctx context.Context) Report {
 		lag := rep.Point.Lag(now).Seconds()
 		r.Copies[rep.Guest] = Copy{Point: rep.Point.Name, Lag: &lag}
 	}
+	r.Warnings = append(r.Warnings, o.setAside(ctx)...)
 	for _, t := range o.Troubles() {
 		r.Warnings = append(r.Warnings, fmt.Sprintf("node %s: %s", o.Name, t))
 	}

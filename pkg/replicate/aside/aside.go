@@ -140,8 +140,11 @@ func (k *Keeper) Set(ctx context.Context, cluster string, d zfs.Dataset, c Case)
 	}
 	d.Name = name
 	found, err := k.read(ctx, cluster, []zfs.Dataset{d})
-	if err != nil || len(found) != 1 {
-		return Copy{}, cmp.Or(err, error(fault.Retry("", "volume %s: %s cannot be found after it was set aside", c.Volume, name)))
+	if err == nil && len(found) != 1 {
+		err = fault.Retry("", "volume %s: %s cannot be found after it was set aside", c.Volume, name)
+	}
+	if err != nil {
+		return Copy{}, err
 	}
 	return found[0], nil
 }

@@ -35,14 +35,15 @@ type Reader interface {
 	List(ctx context.Context, names ...string) ([]zfs.Dataset, error)
 	Children(ctx context.Context, root string) ([]zfs.Dataset, error)
 	TokenInfo(ctx context.Context, token string) (zfs.Token, error)
+	Mounted(dataset string) (bool, error)
 	Properties(ctx context.Context, props []string, names ...string) (map[string]map[string]zfs.Property, error)
 	Holds(ctx context.Context, snaps ...string) ([]zfs.Hold, error)
 }
 
 // Changer changes snapshots and properties, and destroys replicas under guard.
 type Changer interface {
+	Change(ctx context.Context, changes ...zfs.Change) ([]zfs.Changed, error)
 	Snapshot(ctx context.Context, snaps []string, props map[string]string) error
-	DestroySnapshots(ctx context.Context, dataset string, names []string) error
 	SetProps(ctx context.Context, props map[string]string, names ...string) error
 	Inherit(ctx context.Context, prop string, names ...string) error
 	DestroyDataset(ctx context.Context, spec zfs.DestroySpec) error
@@ -97,10 +98,18 @@ type Options struct {
 	LockDir string
 	// Locks are those of LockDir; the sides of one node must share them. Default: new ones.
 	Locks *Locks
+	// Together is that of ZFS; the sides of one node should share it. Default: a new one.
+	Together *Together
 	// Pins are snapshots that are being read; who reads must share them with the
 	// source. Default: none.
 	Pins *Pins
 	Now  func() time.Time
+	// Quorate is how long this node has been quorate in all, as far as it knows; it
+	// may begin anew. Default: as if it had always been.
+	Quorate func() time.Duration
+	// KeepBase is for how much of that the base of a target that does not answer stays
+	// a snapshot; then it becomes a bookmark. Default: 7 days.
+	KeepBase time.Duration
 	// Streams is how many volumes of one sync travel side by side; default 2.
 	Streams int
 	// CatchUp is how long a target waits for its ledger to reach the sender's; default 5 s.
@@ -132,8 +141,18 @@ func (o Options) WithDefaults() (Options, error) {
 	if o.Locks == nil {
 		o.Locks = NewLocks(o.LockDir)
 	}
+	if o.Together == nil {
+		o.Together = NewTogether(o.ZFS)
+	}
 	if o.Pins == nil {
 		o.Pins = NewPins()
+	}
+	if o.Quorate == nil {
+		now := o.Now
+		o.Quorate = func() time.Duration { return time.Duration(now().Unix()) * time.Second }
+	}
+	if o.KeepBase == 0 {
+		o.KeepBase = 7 * 24 * time.Hour
 	}
 	if o.Streams == 0 {
 		o.Streams = 2

@@ -35,10 +35,15 @@ func stateOf(d zfs.Dataset) modified {
 
 // refused notes that ZFS took the replica for modified, so that the next plan
 // sets it aside; any other error passes.
-func (t *Target) refused(id guest.ID, l found, err error) error {
+func (t *Target) refused(ctx context.Context, id guest.ID, l found, err error) error {
 	if !errors.Is(err, zfs.ClassDiverged) || !l.data.Exists() {
 		return err
 	}
+	now, failed := t.one(ctx, l.volume) // What was last seen may be what it no longer is.
+	if failed != nil || !now.data.Exists() {
+		return err
+	}
+	l = now
 	if failed := t.annotate(id, func(n *notes) { n.Modified[l.volume] = stateOf(l.data) }); failed != nil {
 		return failed
 	}
@@ -65,21 +70,24 @@ func (t *Target) tellAside(ctx context.Context, cluster string, id guest.ID, lis
 	if err != nil {
 		return err
 	}
-	for i, l := range list {
-		for _, c := range copies {
-			if c.Volume != l.volume || c.Guest != id || !slices.Contains(ask, l.volume) {
-				continue
-			}
-			told := wire.InventoryCopy{Dataset: c.Data.Name, Kind: plan.Kind(c.Data.Type)}
-			for _, s := range c.Data.Snapshots {
-				told.Snapshots = append(told.Snapshots, wire.Told(local.Snapshot(s, zfs.RoleReplica)))
-			}
-			out[i].Aside = append(out[i].Aside, told)
-			// A first receive out of such a copy is known by its origin.
-			out[i].Ours = out[i].Ours || l.unborn() && zname.DatasetOf(l.data.Origin) == c.Data.Name
+	for _, c := range copies {
+		i := slices.IndexFunc(list, func(l found) bool { return l.volume == c.Volume })
+		if i < 0 || c.Guest != id || !slices.Contains(ask, c.Volume) {
+			continue
 		}
+		out[i].Aside = append(out[i].Aside, tellCopy(c))
+		// A first receive out of such a copy is known by its origin.
+		out[i].Ours = out[i].Ours || list[i].unborn() && zname.DatasetOf(list[i].data.Origin) == c.Data.Name
 	}
 	return nil
+}
+
+func tellCopy(c aside.Copy) wire.InventoryCopy {
+	told := wire.InventoryCopy{Dataset: c.Data.Name, Kind: plan.Kind(c.Data.Type)}
+	for _, s := range c.Data.Snapshots {
+		told.Snapshots = append(told.Snapshots, wire.Told(local.Snapshot(s, zfs.RoleReplica)))
+	}
+	return told
 }
 
 // mayAbort says that an interrupted receive is the guest's: into its replica, into
@@ -202,6 +210,28 @@ func (t *Target) promote(ctx context.Context, cluster string, g guest.Guest, l f
 	}
 	_, err = t.tidy(ctx, cluster, g.ID, []guest.Volume{l.volume})
 	return err
+}
+
+// Tidy destroys what was set aside on this node and is superseded, where a power
+// cut came before that. It returns how many copies those were.
+func (t *Target) Tidy(ctx context.Context) (n int, err error) {
+	cluster := t.o.Ledger.View().Cluster
+	copies, err := t.aside.All(ctx, cluster)
+	for _, c := range copies {
+		if len(c.Superseded) == 0 {
+			continue
+		}
+		release, failed := t.lock(ctx, c.Volume)
+		if failed != nil {
+			return n, failed
+		}
+		done, failed := t.tidy(ctx, cluster, c.Guest, []guest.Volume{c.Volume})
+		release()
+		if n += done; failed != nil {
+			return n, failed
+		}
+	}
+	return n, err
 }
 
 // tidy destroys copies that are superseded: what they have the owner sent and

@@ -166,7 +166,7 @@ func (t *Target) lift(ctx context.Context, l found, failed error) error {
 }
 
 // adopt gives replicas the properties that changed without a stream.
-func (c *commit) adopt(ctx context.Context) (warnings []string, err error) {
+func (c *commit) adopt(ctx context.Context) error {
 	for i, l := range c.list {
 		n := c.req.Volumes[i].Nature
 		if n == nil {
@@ -174,11 +174,11 @@ func (c *commit) adopt(ctx context.Context) (warnings []string, err error) {
 		}
 		w, err := c.t.adopt(ctx, l, *n)
 		if err != nil {
-			return warnings, err
+			return err
 		}
 		if w != "" {
-			warnings = append(warnings, w)
+			c.warnings = append(c.warnings, w)
 		}
 	}
-	return warnings, nil
+	return nil
 }

@@ -30,10 +30,12 @@ func (t *Target) Receive(ctx context.Context, from guest.NodeID, h wire.ReceiveH
 		return wire.ReceiveReply{}, err
 	}
 	defer release()
-	l, err := t.one(ctx, h.Volume)
+	defer t.o.Together.Enter()()
+	list, err := t.seen(ctx, []guest.Volume{h.Volume})
 	if err != nil {
 		return wire.ReceiveReply{}, err
 	}
+	l := list[0]
 	if err := t.fits(view.Cluster, g, h, l); err != nil {
 		return wire.ReceiveReply{}, err
 	}
@@ -68,13 +70,13 @@ func (t *Target) Receive(ctx context.Context, from guest.NodeID, h wire.ReceiveH
 		if cause := context.Cause(ctx); cause != nil {
 			return wire.ReceiveReply{}, fault.WrapVolume(h.Volume, cause, "receive")
 		}
-		return wire.ReceiveReply{}, t.refused(g.ID, l, fault.WrapVolume(h.Volume, t.lift(ctx, l, err), "receive"))
+		return wire.ReceiveReply{}, t.refused(ctx, g.ID, l, fault.WrapVolume(h.Volume, t.lift(ctx, l, err), "receive"))
 	}
 	// zfs ends at the last record; the sender's own end comes after it.
 	if _, err := io.Copy(io.Discard, r); err != nil {
 		return wire.ReceiveReply{}, fault.WrapVolume(h.Volume, err, "receive")
 	}
-	newest, err := t.received(ctx, view.Cluster, g, h)
+	newest, err := t.received(ctx, view.Cluster, g, h, l)
 	if err != nil {
 		return wire.ReceiveReply{}, err
 	}
@@ -131,8 +133,14 @@ func (t *Target) fits(cluster string, g guest.Guest, h wire.ReceiveHeader, l fou
 	return nil
 }
 
-// received looks at what is there now: "trust GUIDs, not exit codes".
-func (t *Target) received(ctx context.Context, cluster string, g guest.Guest, h wire.ReceiveHeader) (plan.Ref, error) {
+// received is the newest snapshot now. An increment's commit looks at all that it
+// brought; what a first or resumed stream made is looked at here: "trust GUIDs, not
+// exit codes".
+func (t *Target) received(ctx context.Context, cluster string, g guest.Guest, h wire.ReceiveHeader, before found) (plan.Ref, error) {
+	if h.Verb == plan.Single || h.Verb == plan.Run {
+		t.saw([]found{before.with(h.To)})
+		return plan.Ref{Name: h.To.Name, GUID: h.To.GUID}, nil
+	}
 	l, err := t.one(ctx, h.Volume)
 	if err != nil {
 		return plan.Ref{}, err
@@ -147,10 +155,9 @@ func (t *Target) received(ctx context.Context, cluster string, g guest.Guest, h 
 	if err := t.guarded(ctx, l); err != nil {
 		return plan.Ref{}, err
 	}
-	if h.Verb == plan.Full || h.Verb == plan.Branch || h.Verb == plan.Resume {
-		if _, noted := t.note(g.ID).Begun[h.Volume]; noted {
-			err = t.annotate(g.ID, func(n *notes) { delete(n.Begun, h.Volume) })
-		}
+	t.saw([]found{l})
+	if _, noted := t.note(g.ID).Begun[h.Volume]; noted {
+		err = t.annotate(g.ID, func(n *notes) { delete(n.Begun, h.Volume) })
 	}
 	return plan.Ref{Name: s.Name, GUID: s.GUID}, err
 }

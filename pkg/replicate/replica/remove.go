@@ -81,6 +81,9 @@ func (t *Target) removeOne(ctx context.Context, cluster string, g guest.Guest, r
 		if !s.Received && !s.Complete && !req.Copied(l.volume, s.GUID) {
 			return "snapshot " + s.Name + " was not brought by Tandem", nil
 		}
+		if s.Held {
+			return "snapshot " + s.Name + " has a hold; where diverged data depends on it, see `tandem diverged list`", nil
+		}
 		spec.Snapshots = append(spec.Snapshots, s.GUID)
 	}
 	return "", t.o.ZFS.DestroyDataset(ctx, spec)

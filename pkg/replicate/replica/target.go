@@ -35,6 +35,8 @@ type Target struct {
 	// receives are those that run, to be ended when their owner is none any more.
 	receives map[*receiving]struct{}
 	notes    map[guest.ID]*notes
+	// sights are what was last seen of volumes that a sync is about.
+	sights map[guest.Volume]sight
 }
 
 type receiving struct {
@@ -80,7 +82,9 @@ func New(o local.Options) (*Target, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Target{o: o, locks: o.Locks, aside: keeper, receives: map[*receiving]struct{}{}, notes: map[guest.ID]*notes{}}, nil
+	return &Target{
+		o: o, locks: o.Locks, aside: keeper, receives: map[*receiving]struct{}{}, notes: map[guest.ID]*notes{}, sights: map[guest.Volume]sight{},
+	}, nil
 }
 
 // admit checks a request against the ledger: the sender owns the guest at exactly
@@ -140,6 +144,7 @@ func (t *Target) Inventory(ctx context.Context, from guest.NodeID, req wire.Inve
 	if err != nil {
 		return wire.Inventory{}, err
 	}
+	defer t.o.Together.Enter()()
 	out := wire.Inventory{Version: wire.Version}
 	if out.ZFS, err = t.version.Get(ctx, t.o.ZFS); err != nil {
 		return wire.Inventory{}, err
@@ -153,6 +158,7 @@ func (t *Target) Inventory(ctx context.Context, from guest.NodeID, req wire.Inve
 	if err != nil {
 		return wire.Inventory{}, err
 	}
+	t.saw(volumes)
 	for _, v := range volumes {
 		told := inventory(v.volume, v.root, v.data, v.name)
 		told.InventoryFacts = t.facts(ctx, v, req.Anew)
@@ -171,7 +177,7 @@ type found struct {
 	root, data zfs.Dataset
 }
 
-// list reads volumes and the roots of their storages in one process. A dataset
+// list reads volumes and the roots of their storages, with those of other syncs. A dataset
 // may be missing; a root may not, and nothing is ever made in a pool that is away.
 func (t *Target) list(ctx context.Context, volumes []guest.Volume) ([]found, error) {
 	names, err := t.o.Datasets(volumes)
@@ -184,7 +190,7 @@ func (t *Target) list(ctx context.Context, volumes []guest.Volume) ([]found, err
 			ask = append(ask, root)
 		}
 	}
-	list, err := t.o.ZFS.List(ctx, ask...)
+	list, err := t.o.Together.List(ctx, ask...)
 	if err != nil {
 		return nil, fault.Wrap(err, "list volumes on %s", t.o.Name)
 	}

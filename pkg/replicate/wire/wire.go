@@ -312,7 +312,7 @@ func (v InventoryVolume) Validate() error {
 			return err
 		}
 	}
-	return v.InventoryAside.validate()
+	return v.validate()
 }
 
 // Side is the volume as the planner wants it.
