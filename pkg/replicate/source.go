@@ -297,6 +297,7 @@ func (r *run) send(ctx context.Context) error {
 	if err := r.commit(ctx, p, point); err != nil {
 		return err
 	}
+	r.dropBookmarks(ctx)
 	r.tidy(ctx)
 	return nil
 }
@@ -323,6 +324,7 @@ func (r *run) nothing(ctx context.Context, name string) error {
 	if err := r.commit(ctx, p, name); err != nil {
 		return err
 	}
+	r.dropBookmarks(ctx)
 	r.tidy(ctx)
 	return nil
 }
