@@ -213,6 +213,7 @@ func (c *cluster) follow(ctx context.Context) {
 	again := time.NewTicker(saveEvery)
 	defer again.Stop()
 	for {
+		begun := time.Now()
 		// Others teach the book too, so that news is what follow has not acted on.
 		c.d.book.Learn(c.cons.View())
 		if s := c.d.book.Current(); s != c.acted {
@@ -225,6 +226,7 @@ func (c *cluster) follow(ctx context.Context) {
 		c.node.Peers(ctx, c.peers())
 		c.overview.Observe(time.Now())
 		c.d.troubles.note("ledger", c.trouble())
+		rest(ctx, time.Since(begun))
 		select {
 		case <-ctx.Done():
 			c.save()

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -285,11 +286,13 @@ func TestDiverged_OtherTargetsPinTheBase(t *testing.T) {
 	w.run(second)
 	n2.scribble(diskDS, 50, 20)
 	// The setting aside is cut right after: until the next sync only the copy has the base.
-	died := false
+	var died atomic.Bool
 	w.mu.Lock()
 	n1.trap = func(what string) error {
-		died = died || what == "answered "+replicate.PathAside
-		if died {
+		if what == "answered "+replicate.PathAside {
+			died.Store(true)
+		}
+		if died.Load() {
 			return errKilled
 		}
 		return nil

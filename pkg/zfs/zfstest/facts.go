@@ -57,3 +57,10 @@ func (p *Pool) PoolTrouble(pool string) (zfs.PoolTrouble, error) {
 	}
 	return "", nil
 }
+
+// SetVersion upgrades the tools and the kernel module.
+func (p *Pool) SetVersion(v string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.opt.Version = v
+}

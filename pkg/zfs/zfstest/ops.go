@@ -57,12 +57,7 @@ func (p *Pool) export(d *disk.Dataset) zfs.Dataset {
 		Referenced: d.Live.Referenced(), Written: d.Live.Born, VolSize: d.Live.VolSize, Mounted: d.Mounted, Props: userProps(d.Props),
 	}
 	p.native(d, &out)
-	if out.Encryption, _ = p.effective(d, "encryption"); out.Encryption != "off" {
-		out.EncryptionRoot, out.KeyStatus = d.Name, "available"
-		if d.Keyless {
-			out.KeyStatus = "unavailable"
-		}
-	}
+	p.encryption(d, &out)
 	if d.Origin != nil {
 		out.Origin = d.Origin.Full()
 	}
@@ -219,7 +214,7 @@ func (p *Pool) Bookmark(ctx context.Context, snap, bookmark string) error {
 		if d.Marks[own] != nil {
 			return zerr.New("bookmark", snap, 1, fmt.Sprintf("cannot create bookmark '%s': bookmark exists", bookmark))
 		}
-		d.Marks[own] = &disk.Snapshot{Of: d, Name: own, GUID: s.GUID, CreateTXG: s.CreateTXG, Creation: s.Creation}
+		d.Marks[own] = &disk.Snapshot{Of: d, Name: own, GUID: s.GUID, CreateTXG: s.CreateTXG, Creation: s.Creation, IVSet: s.IVSet}
 		return nil
 	})
 }
