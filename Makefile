@@ -13,6 +13,8 @@ NODE    ?= n1
 # SIM_SEED is the first seed of make sim, SIM_FOR for how long it runs.
 SIM_SEED ?= 1
 SIM_FOR  ?= 10m
+# SOAK is what make soak runs.
+SOAK     ?= soak-gossip soak-peer soak-calendar soak-kills sim sim-bugs soak-e2e
 
 # BENCH_ROUNDS is how often make bench measures each case; in BENCH_REFERENCE of them ssh and syncoid take part also where they take
 # minutes. BENCH_PAGE is where its page goes.
@@ -53,8 +55,8 @@ test: check sim-bugs e2e ## check, then the simulator's bugs, then the end-to-en
 	@echo 'test: all good'
 
 .PHONY: soak
-soak: soak-gossip soak-peer soak-calendar soak-kills sim sim-bugs soak-e2e ## The expensive tests with their full figures: hours
-	@echo 'soak: all good'
+soak: ## The expensive tests with their full figures, hours; cut and started again it goes on (SOAK=)
+	@deploy/checks/soak.sh $(SOAK)
 
 .PHONY: bench
 bench: ## Compare Tandem with plain zfs and syncoid in a lab machine; the page goes to docs/evidence (as root)
@@ -66,11 +68,12 @@ bench-transport: ## Compare a data stream with a bare copy loop over TLS, on thi
 	go test -run '^$$' -bench '^BenchmarkTransport$$' -benchtime 1x ./pkg/peer
 
 .PHONY: bench-cluster
-bench-cluster: ## Measure whole clusters in one process: 16 nodes with 2,000 guests, 50 with 10,000
+bench-cluster: ## Measure whole clusters in one process; the report is a page for docs/evidence
 	@mkdir -p bin
 	go test -c -o bin/daemon.test ./pkg/daemon
 	cd pkg/daemon && unshare --user --map-root-user --net sh -c 'ip link set lo up && \
-		exec ../../bin/daemon.test -test.run "^$$" -test.bench "^BenchmarkCluster$$" -test.benchtime 1x -test.timeout 2h'
+		exec ../../bin/daemon.test -test.run "^$$" -test.bench "^BenchmarkCluster$$" -test.benchtime 1x -test.timeout 2h \
+		-cluster.commit "$(VERSION)"'
 
 .PHONY: sim
 sim: ## Run simulated clusters with faults for ten minutes; the report is a page for docs/evidence (SIM_SEED=, SIM_FOR=)

@@ -27,6 +27,9 @@ type run struct {
 	stores     Stores
 	contact    contact
 
+	// confirmed gets a token when a command was: see herald.
+	confirmed chan struct{}
+
 	waiting  atomic.Int32 // those who wait for raft's answers
 	observer *raft.Observer
 	clear    clearance
@@ -47,7 +50,7 @@ func (c *Consensus) start(generation string) (_ *run, err error) {
 	if err != nil {
 		return nil, err
 	}
-	r := &run{generation: generation, stores: stores, fsm: newFSM(c.news)}
+	r := &run{generation: generation, stores: stores, fsm: newFSM(c.news), confirmed: make(chan struct{}, 1)}
 	r.life, r.end = context.WithCancel(context.Background())
 	r.contact.now, r.contact.gap = c.opts.Boottime, 3*c.opts.Timing.Heartbeat
 	defer func() {
@@ -213,6 +216,7 @@ func (r *run) watch(c *Consensus) {
 	if c.opts.Reserve != nil {
 		r.wg.Go(func() { r.keepReserve(c) })
 	}
+	r.wg.Go(r.herald)
 	r.wg.Go(func() {
 		tick := time.NewTicker(c.opts.Timing.Heartbeat)
 		defer tick.Stop()

@@ -41,6 +41,7 @@ type cluster struct {
 	// verification compares replicas with their sources.
 	verification verification
 	diverged     *aside.Keeper
+	quorateTime  *quorateTime
 	steward      *member.Steward
 	// convener meets other generations, gate holds raft back at the start, memory is
 	// what was heard of other nodes.
@@ -111,7 +112,9 @@ func (c *cluster) build(known *ledger.State) error {
 	if err != nil {
 		return fmt.Errorf("start gossip on %s: %w", d.conf.Gossip, err)
 	}
+	c.quorateTime = newQuorateTime(facts{d.state, d.troubles}, func() time.Duration { return c.cons.Progress().QuorateFor })
 	opts := replicate.Options{
+		Quorate: c.quorateTime.get, KeepBase: time.Duration(d.conf.KeepBase),
 		Node: d.id.Node, Name: d.conf.NodeName, Storages: d.conf.Storages, ZFS: d.zfs,
 		Ledger: view{c}, Store: facts{d.state, d.troubles}, LockDir: d.state.path("locks"), Now: d.now,
 		Locks: local.NewLocks(d.state.path("locks")), Pins: local.NewPins(),
@@ -146,7 +149,8 @@ func (c *cluster) build(known *ledger.State) error {
 		Self: d.id.Node, Name: d.conf.NodeName, Storages: d.storages, Book: d.book,
 		Cons: c.cons, Gossip: c.gossip, Node: c.node, Target: c.target, Ask: c.askReport,
 		Standing: c.standing, Plan: c.source.Preview, Spread: func() time.Duration { return time.Duration(d.limits.Load().StartSpread) },
-		Now: d.now, Troubles: d.troubles.list, Verified: c.verified, Aside: c.diverged,
+		Now: d.now, Troubles: func() []string { return slices.Concat(d.pools.list(), d.troubles.list()) }, Verified: c.verified,
+		Aside: c.diverged,
 	}
 	return nil
 }
@@ -173,6 +177,7 @@ func (c *cluster) run() {
 	c.wg.Go(func() { c.verifying(ctx) })
 	c.wg.Go(func() { c.steward.Run(ctx) })
 	c.wg.Go(func() { c.tidy(ctx) })
+	c.wg.Go(func() { c.quorateTime.run(ctx) })
 	c.wg.Go(func() {
 		if !c.admitted.Load() {
 			c.admit(ctx)
@@ -218,6 +223,7 @@ func (c *cluster) follow(ctx context.Context) {
 	again := time.NewTicker(saveEvery)
 	defer again.Stop()
 	for {
+		begun := time.Now()
 		// Others teach the book too, so that news is what follow has not acted on.
 		c.d.book.Learn(c.cons.View())
 		if s := c.d.book.Current(); s != c.acted {
@@ -230,6 +236,7 @@ func (c *cluster) follow(ctx context.Context) {
 		c.node.Peers(ctx, c.peers())
 		c.overview.Observe(time.Now())
 		c.d.troubles.note("ledger", c.trouble())
+		rest(ctx, time.Since(begun))
 		select {
 		case <-ctx.Done():
 			c.save()

@@ -1,10 +1,14 @@
 package replicate
 
 import (
+	"context"
 	"time"
 
 	"github.com/tandemd/tandem/pkg/guest"
 	"github.com/tandemd/tandem/pkg/plan"
+	"github.com/tandemd/tandem/pkg/replicate/local"
+	"github.com/tandemd/tandem/pkg/replicate/wire"
+	"github.com/tandemd/tandem/pkg/zfs"
 )
 
 // seenStep is how much of keep_base may be forgotten over a restart: so often at
@@ -80,4 +84,33 @@ func mayHave(s plan.Side) (out []uint64) {
 		}
 	}
 	return out
+}
+
+// bookmarksAtTarget is what becomes of Tandem's bookmarks at the target.
+func (r *run) bookmarksAtTarget(v guest.Volume, spare plan.Verdict) wire.CommitBookmarks {
+	var out wire.CommitBookmarks
+	for _, ref := range spare.Spare[v] {
+		if spare.Bookmark[v][ref.GUID] {
+			out.Bookmark = append(out.Bookmark, ref.GUID)
+		}
+	}
+	for _, pair := range r.pairs {
+		if pair.Volume == v {
+			out.Unbookmark = plan.Needless(v, pair.Target.Bookmarks, r.s.bases.targets(r.guest, r.targets()))
+		}
+	}
+	return out
+}
+
+// dropBookmarks destroys own bookmarks that no target needs any more. What cannot
+// go now goes later.
+func (r *run) dropBookmarks(ctx context.Context) {
+	targets := r.s.bases.targets(r.guest, r.targets())
+	for i, v := range r.guest.Volumes {
+		for _, name := range plan.Needless(v, local.Side(r.names[i], r.own[i]).Bookmarks, targets) {
+			if err := r.s.o.ZFS.DestroyBookmark(ctx, r.names[i]+"#"+name); err != nil && zfs.ClassOf(err) != zfs.ClassGone {
+				r.warn("volume %s: the bookmark %s is left: %v", v, name, err)
+			}
+		}
+	}
 }

@@ -252,11 +252,15 @@ func TestCost_AReplicaMountedMeanwhileIsUnmounted(t *testing.T) {
 	n2 := w.node("2")
 	w.node("1").setTrap(func(what string) error {
 		if what == "answered "+replicate.PathInventory {
-			return n2.pool.Mount(t.Context(), rootDS)
+			must(t, n2.pool.Mount(t.Context(), rootDS))
+			n2.pool.SetBusy(rootDS, true)
 		}
 		return nil
 	})
-	w.run(job)
+	w.fails(replicate.ClassRetry, "is mounted")
+	w.node("1").setTrap(nil)
+	n2.pool.SetBusy(rootDS, false)
+	w.run(job) // Nobody uses it any more: it is unmounted.
 	w.same("2")
 }
 

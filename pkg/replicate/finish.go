@@ -44,7 +44,8 @@ func (r *run) commit(ctx context.Context, p plan.Plan, point string) error {
 		}
 		mark := slices.DeleteFunc(slices.Clone(v.Mark), func(m plan.Ref) bool { return m.GUID == guid })
 		req.Volumes = append(req.Volumes, wire.CommitVolume{
-			Volume: v.Volume, GUID: guid, Mark: mark, Delete: slices.Concat(v.Gone, spare[v.Volume]), Nature: r.changed(v),
+			Volume: v.Volume, GUID: guid, Mark: mark, Delete: slices.Concat(v.Gone, spare.Spare[v.Volume]), Nature: r.changed(v),
+			CommitBookmarks: r.bookmarksAtTarget(v.Volume, spare),
 		})
 		after[v.Volume] = plan.Held{Pins: []uint64{guid}}
 	}
@@ -87,7 +88,7 @@ func (r *run) point(name string) (property string, guids map[guest.Volume]uint64
 }
 
 // spareAtTarget is what the target may delete once the point is complete.
-func (r *run) spareAtTarget(p plan.Plan, point string, guids map[guest.Volume]uint64) map[guest.Volume][]plan.Ref {
+func (r *run) spareAtTarget(p plan.Plan, point string, guids map[guest.Volume]uint64) plan.Verdict {
 	j := plan.Judged{Volumes: map[guest.Volume][]plan.Snapshot{}, Reading: r.s.o.Pins.Of(r.guest.ID)}
 	held := holdings{}
 	for _, v := range p.Volumes {
@@ -106,11 +107,11 @@ func (r *run) spareAtTarget(p plan.Plan, point string, guids map[guest.Volume]ui
 	}
 	for _, t := range r.s.bases.targets(r.guest, r.targets()) {
 		if t.Node == r.job.Target {
-			t.Known, t.Volumes = true, held
+			t.Known, t.Away, t.Volumes = true, false, held
 		}
 		j.Targets = append(j.Targets, t)
 	}
-	return plan.Keep(j).Spare
+	return plan.Keep(j)
 }
 
 // cleanWithin is how long own points that nobody needs may stay: where the next
@@ -159,18 +160,18 @@ func (r *run) clean(ctx context.Context) {
 
 // spare are own points that nobody needs, by the list that this run has read: what
 // another run needs since then is pinned.
-func (r *run) spare() map[guest.Volume][]plan.Ref {
+func (r *run) spare() plan.Verdict {
 	j := plan.Judged{
 		Volumes: map[guest.Volume][]plan.Snapshot{}, Targets: r.s.bases.targets(r.guest, r.targets()), Reading: r.s.o.Pins.Of(r.guest.ID),
 	}
 	for i, d := range r.own {
 		j.Volumes[r.guest.Volumes[i]] = local.Side(r.names[i], d).Snapshots
 	}
-	return plan.Keep(j).Spare
+	return plan.Keep(j)
 }
 
 // destroy destroys own points.
-func (r *run) destroy(ctx context.Context, spare map[guest.Volume][]plan.Ref) {
+func (r *run) destroy(ctx context.Context, spare plan.Verdict) {
 	change := r.destroying(spare)
 	change.Volumes = slices.DeleteFunc(change.Volumes, func(v zfs.VolumeChange) bool { return len(v.Destroy) == 0 })
 	if len(change.Volumes) == 0 {
@@ -185,15 +186,16 @@ func (r *run) destroy(ctx context.Context, spare map[guest.Volume][]plan.Ref) {
 }
 
 // destroying is the change that destroys own points, by name, GUID and mark.
-func (r *run) destroying(spare map[guest.Volume][]plan.Ref) zfs.Change {
+func (r *run) destroying(spare plan.Verdict) zfs.Change {
 	var c zfs.Change
 	for i, v := range r.guest.Volumes {
 		part := zfs.VolumeChange{
 			Dataset: r.names[i], GUID: r.own[i].GUID, Marks: []string{zfs.PropPoint, zfs.PropReceived, zfs.PropComplete},
 		}
-		for _, ref := range spare[v] {
-			if !r.held(i, ref.GUID) {
-				part.Destroy = append(part.Destroy, zfs.Spare{Ref: zfs.Ref{Name: ref.Name, GUID: ref.GUID}})
+		for _, ref := range spare.Spare[v] {
+			s, ok := local.Spare(r.own[i], ref, spare.Bookmark[v][ref.GUID])
+			if ok && !r.held(i, ref.GUID) {
+				part.Destroy = append(part.Destroy, s)
 			}
 		}
 		c.Volumes = append(c.Volumes, part)

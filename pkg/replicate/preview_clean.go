@@ -54,7 +54,7 @@ func (r *run) cleans(p plan.Plan, point string) []PreviewClean {
 		p.Volumes[i], after[v.Volume] = v, held
 	}
 	var out []PreviewClean
-	spare := r.spareAtTarget(p, point, guids)
+	spare := r.spareAtTarget(p, point, guids).Spare
 	for _, v := range p.Volumes {
 		out = appendClean(out, r.target, v.Volume, slices.Concat(v.Gone, spare[v.Volume]))
 	}

@@ -47,6 +47,7 @@ func scenarios() []scenario {
 		{name: "diverged replica without a base", before: diverge(true), act: syncOnce, after: setAside(true)},
 		{name: "copy of what diverged is discarded", before: setOneAside, act: discardOnce, after: discarded},
 		{name: "verification", before: verifiable, act: verifyOnce, after: sweptAway},
+		{name: "base of a target that was away for long", before: longAway, act: syncOnce, after: back},
 		{name: "first sync to two targets", more: []string{"3"}, before: secondJob, act: syncBoth, operators: []string{"early"}},
 		{
 			name: "increment to two targets", more: []string{"3"}, act: syncBoth, operators: []string{"early", "late"},

@@ -141,7 +141,9 @@ func (r *run) stream(ctx context.Context, v guest.Volume, header wire.ReceiveHea
 		sink.Abort(err)
 		return reply, err
 	}
-	in := &counted{r: out, add: func(n int) { r.sent(v, n) }}
+	pace := r.watch(v)
+	defer pace.stop(r)
+	in := &counted{r: out, add: func(n int) { r.sent(v, n) }, at: func(reading bool, n int) { pace.at(r, v, reading, n) }}
 	_, err = io.Copy(sink, in)
 	_ = out.Close()
 	switch {
@@ -166,11 +168,14 @@ func (r *run) stream(ctx context.Context, v guest.Volume, header wire.ReceiveHea
 type counted struct {
 	r      io.Reader
 	add    func(int)
+	at     func(reading bool, n int)
 	failed error
 }
 
 func (c *counted) Read(p []byte) (int, error) {
+	c.at(true, 0)
 	n, err := c.r.Read(p)
+	c.at(false, n)
 	if n > 0 {
 		c.add(n)
 	}

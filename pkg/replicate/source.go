@@ -88,6 +88,8 @@ type Progress struct {
 	Phase Phase  `json:"phase"`
 	Bytes uint64 `json:"bytes"`
 	Total uint64 `json:"total"`
+	// Slow says that a transfer stands still although the other side is alive, and who is waited for; else empty.
+	Slow string `json:"slow,omitempty"`
 }
 
 // Kind says what a sync was.
@@ -295,6 +297,7 @@ func (r *run) send(ctx context.Context) error {
 	if err := r.commit(ctx, p, point); err != nil {
 		return err
 	}
+	r.dropBookmarks(ctx)
 	r.tidy(ctx)
 	return nil
 }
@@ -321,6 +324,7 @@ func (r *run) nothing(ctx context.Context, name string) error {
 	if err := r.commit(ctx, p, name); err != nil {
 		return err
 	}
+	r.dropBookmarks(ctx)
 	r.tidy(ctx)
 	return nil
 }

@@ -312,15 +312,30 @@ func TestSync_TwoTargetsKeepEachOthersBase(t *testing.T) {
 	}
 }
 
-func TestSync_UnknownTargetPinsEverything(t *testing.T) {
+// What a target has that this owner never heard of is one of the points that there
+// were at first: those stay, and what is taken later does not pile up.
+func TestSync_UnknownTargetPinsWhatThereWas(t *testing.T) {
 	w := newWorld(t)
-	twoTargets(w)
-	for i := range 3 {
+	first := w.run(job)
+	second := twoTargets(w)
+	for i := range 4 {
 		w.node("1").write(diskDS, int64(i), 1)
 		w.run(job)
 	}
-	equal(t, w.node("1").points(diskDS), 3)
-	equal(t, w.node("2").points(diskDS), 3)
+	for _, n := range []string{"1", "2"} {
+		equal(t, w.node(n).points(diskDS), 2)
+		equal(t, w.node(n).dataset(diskDS).Snapshots[0].Name, first.Point)
+	}
+	w.run(second)
+	w.node("1").write(diskDS, 1, 1)
+	w.run(job)
+	w.run(second)
+	w.run(job)
+	for _, n := range []string{"1", "2", "3"} {
+		if got := w.node(n).points(diskDS); got > 2 {
+			t.Errorf("n%s has %d points, want at most 2", n, got)
+		}
+	}
 }
 
 func TestSync_LogsAndProgress(t *testing.T) {

@@ -53,6 +53,8 @@ type node struct {
 	target *replicate.Target
 	reader
 	keeper *aside.Keeper
+	// quorate is Options.Quorate.
+	quorate func() time.Duration
 	// trap is called before and after each thing that the daemon does.
 	trap func(what string) error
 	// reap is called with it, and told what it is about as well.
@@ -145,7 +147,7 @@ func (n *node) restart() {
 	n.trap = nil
 	o := replicate.Options{
 		Node: n.id, Name: n.name, Storages: map[string]string{"local-zfs": "tank/g"}, ZFS: n.pool, Ledger: n.w,
-		Store: store{n}, LockDir: n.dir, Now: n.w.clock, LockWait: time.Second,
+		Store: store{n}, LockDir: n.dir, Now: n.w.clock, LockWait: time.Second, Quorate: n.quorate,
 		Locks: local.NewLocks(n.dir), Pins: local.NewPins(),
 	}
 	var err error

@@ -127,7 +127,7 @@ func (z *ZFS) stream(ctx context.Context, c call) (*sendStream, error) {
 	s := &sendStream{r: r, cancel: cancel, done: make(chan struct{})}
 	go func() {
 		defer close(s.done)
-		if s.err = z.await(ctx, ch, c); ctx.Err() != nil {
+		if s.err = z.await(ctx, ch, c); ctx.Err() != nil || ClassOf(s.err) == ClassPool {
 			_ = r.Close() // A child that was given up may hold the other end open for ever.
 		}
 	}()
@@ -267,7 +267,7 @@ func (z *ZFS) Receive(ctx context.Context, spec ReceiveSpec, r io.Reader) (Recei
 	case <-wait.Done():
 	}
 	got := Received{Bytes: in.n.Load()}
-	if broken == nil || ClassOf(failed) == ClassCanceled || ClassOf(failed) == ClassHung {
+	if broken == nil || ClassOf(failed) == ClassCanceled || ClassOf(failed) == ClassHung || ClassOf(failed) == ClassPool {
 		return got, failed
 	}
 	e := &Error{Op: "receive", Dataset: spec.Dataset, Class: ClassPeer, Exit: -1, Err: *broken}

@@ -76,6 +76,8 @@ type Options struct {
 	QueryTimeout time.Duration
 	// ChangeTimeout is the deadline of what changes something, streams excepted (they end with their context); default 5 minutes.
 	ChangeTimeout time.Duration
+	// PoolPoll is how often it is looked whether a pool that a process works on is suspended; default 5 s.
+	PoolPoll time.Duration
 	// Grace is the time between SIGTERM and SIGKILL, and again between SIGKILL and giving the child up; default 10 s.
 	Grace time.Duration
 	// UserProps are more user properties for List to report beside [UserProps].
@@ -110,6 +112,7 @@ func New(opt Options) (*ZFS, error) {
 	opt.QueryTimeout = cmp.Or(opt.QueryTimeout, 5*time.Minute)
 	opt.ChangeTimeout = cmp.Or(opt.ChangeTimeout, 5*time.Minute)
 	opt.Grace = cmp.Or(opt.Grace, 10*time.Second)
+	opt.PoolPoll = cmp.Or(opt.PoolPoll, 5*time.Second)
 	for _, p := range opt.UserProps {
 		if err := zname.Prop(p); err != nil {
 			return nil, err

@@ -38,7 +38,7 @@ func tools(t *testing.T, zfsScript string) (z *zfs.ZFS, calls func() []string) {
 	}
 	z, err := zfs.New(zfs.Options{
 		ZFS: filepath.Join(dir, "zfs"), ZPool: filepath.Join(dir, "zpool"), KStat: filepath.Join(dir, "kstat"),
-		Grace: 300 * time.Millisecond,
+		Grace: 300 * time.Millisecond, PoolPoll: 20 * time.Millisecond,
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -341,4 +341,38 @@ func FuzzList(f *testing.F) {
 			t.Errorf("in pieces it reads otherwise:\n%s", d)
 		}
 	})
+}
+
+// A pool that is suspended under a process is told at once, without waiting for a child that the kernel does not let go; other
+// pools go on.
+func TestZFS_APoolThatIsSuspendedUnderAProcess(t *testing.T) {
+	z, _ := tools(t, `
+		case "$*" in *other*) exit 0 ;; esac
+		echo SUSPENDED >"$(dirname "$0")/kstat/tank/state"
+		trap '' TERM
+		exec sleep 1000`)
+	ctx := t.Context()
+	s, err := z.Send(ctx, zfs.SendSpec{Snapshot: snapA})
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = io.Copy(io.Discard, s)
+	wantClass(t, err, zfs.ClassPool)
+	_ = s.Close()
+	if err == nil || !strings.Contains(err.Error(), "pool tank is suspended") {
+		t.Errorf("got %v, want the pool's name", err)
+	}
+	wantClass(t, z.SetProps(ctx, map[string]string{"tandem:a": "1"}, "tank/vm"), zfs.ClassPool) // not even begun
+	if err := z.SetProps(ctx, map[string]string{"tandem:a": "1"}, "tank2/other"); !errors.Is(err, zfs.ClassPoolAbsent) {
+		t.Errorf("another pool: %v", err)
+	}
+	diff(t, z.Counters(), zfs.Counters{Started: 1})
+}
+
+func TestZFS_AReceiveOnAPoolThatIsSuspended(t *testing.T) {
+	z, _ := tools(t, `echo SUSPENDED >"$(dirname "$0")/kstat/tank/state"; trap '' TERM; exec sleep 1000`)
+	r, w := io.Pipe()
+	defer w.Close()
+	_, err := z.Receive(t.Context(), zfs.ReceiveSpec{Dataset: "tank/vm", Type: zfs.TypeVolume}, r)
+	wantClass(t, err, zfs.ClassPool)
 }

@@ -171,6 +171,9 @@ func (o *Overview) jobStatus(s *ledger.State, j node.JobStatus) api.JobStatus {
 	if !j.Job.DownSince.IsZero() {
 		out.Waiting = fmt.Sprintf("waiting for %s (down since %s)", out.Target, j.Job.DownSince.Format(time.RFC3339))
 	}
+	if out.Waiting == "" {
+		out.Waiting = waiting(s, j, now)
+	}
 	if started, p, ok := j.Running(); ok {
 		out.Progress = &api.Progress{
 			Started: started, Phase: string(p.Phase), Sent: int64(p.Bytes), Total: int64(p.Total), //nolint:gosec // bytes of one run

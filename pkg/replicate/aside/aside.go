@@ -223,7 +223,8 @@ func (k *Keeper) freeze(ctx context.Context, d zfs.Dataset, c Case) (zfs.Dataset
 	for n := 2; slices.ContainsFunc(d.Snapshots, func(s zfs.Snapshot) bool { return s.Name == name }); n++ {
 		name = fmt.Sprintf("%s_%d", snapshotName(k.o.Now()), n)
 	}
-	if err := k.o.ZFS.Snapshot(ctx, []string{d.Name + "@" + name}, nil); err != nil {
+	done, err := k.o.Together.Change(ctx, zfs.Change{Volumes: []zfs.VolumeChange{{Dataset: d.Name, GUID: d.GUID}}, Take: name})
+	if err = cmp.Or(err, done.Err); err != nil {
 		return d, fault.WrapVolume(c.Volume, err, "snapshot what was written to %s", d.Name)
 	}
 	return k.look(ctx, d, c)

@@ -80,6 +80,9 @@ func ClassOf(err error) Class {
 		}
 		return ClassPerson
 	}
+	if z, ok := errors.AsType[*zfs.Error](err); ok && (z.Class == zfs.ClassPool || z.Class == zfs.ClassPoolAbsent) {
+		return ClassBusy // It is told as the pool's trouble, and what waits for the pool has not failed.
+	}
 	if z, ok := errors.AsType[*zfs.Error](err); ok && z.Class.Outlook() == zerr.OutlookPerson {
 		return ClassPerson
 	}

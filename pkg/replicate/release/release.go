@@ -25,6 +25,7 @@ type ZFS interface {
 	List(ctx context.Context, names ...string) ([]zfs.Dataset, error)
 	Inherit(ctx context.Context, prop string, names ...string) error
 	DestroySnapshots(ctx context.Context, dataset string, names []string) error
+	DestroyBookmark(ctx context.Context, bookmark string) error
 	DestroyDataset(ctx context.Context, spec zfs.DestroySpec) error
 }
 
@@ -247,6 +248,14 @@ func (r *Releaser) unmark(ctx context.Context, d zfs.Dataset, side plan.Side) er
 	if len(points) > 0 {
 		if err := r.zfs.DestroySnapshots(ctx, d.Name, points); err != nil {
 			failed = fmt.Errorf("snapshots of Tandem's are left: %w", err)
+		}
+	}
+	for _, b := range side.Bookmarks {
+		if !b.Ours() {
+			continue
+		}
+		if err := r.zfs.DestroyBookmark(ctx, d.Name+"#"+b.Name); err != nil && zfs.ClassOf(err) != zfs.ClassGone {
+			failed = errors.Join(failed, fmt.Errorf("a bookmark of Tandem's is left: %w", err))
 		}
 	}
 	// The cluster's mark goes last: Clear knows by it what was begun here.

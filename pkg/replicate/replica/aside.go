@@ -35,16 +35,15 @@ func stateOf(d zfs.Dataset) modified {
 
 // refused notes that ZFS took the replica for modified, so that the next plan
 // sets it aside; any other error passes.
-func (t *Target) refused(ctx context.Context, id guest.ID, l found, err error) error {
-	if !errors.Is(err, zfs.ClassDiverged) || !l.data.Exists() {
+func (t *Target) refused(ctx context.Context, id guest.ID, v guest.Volume, err error) error {
+	if !errors.Is(err, zfs.ClassDiverged) {
 		return err
 	}
-	now, failed := t.one(ctx, l.volume) // What was last seen may be what it no longer is.
-	if failed != nil || !now.data.Exists() {
+	l, failed := t.one(ctx, v)
+	if failed != nil || !l.data.Exists() {
 		return err
 	}
-	l = now
-	if failed := t.annotate(id, func(n *notes) { n.Modified[l.volume] = stateOf(l.data) }); failed != nil {
+	if failed := t.annotate(id, func(n *notes) { n.Modified[v] = stateOf(l.data) }); failed != nil {
 		return failed
 	}
 	return &fault.Error{Class: fault.ClassAgain, Text: "the replica was changed", Err: err}

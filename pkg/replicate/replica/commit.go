@@ -61,6 +61,7 @@ func (t *Target) Commit(ctx context.Context, from guest.NodeID, req wire.CommitR
 	if err := c.change(ctx); err != nil {
 		return wire.CommitReply{}, err
 	}
+	c.unbookmark(ctx)
 	if req.Current {
 		if err := t.noteCurrent(g.ID, req); err != nil {
 			return wire.CommitReply{}, err
@@ -181,7 +182,9 @@ func (c *commit) volume(v wire.CommitVolume, l found, arrived string) zfs.Volume
 	}
 	for _, ref := range v.Delete {
 		if ref.GUID != v.GUID {
-			out.Destroy = append(out.Destroy, zfs.Spare{Ref: zfs.Ref{Name: ref.Name, GUID: ref.GUID}})
+			if s, ok := local.Spare(l.data, ref, slices.Contains(v.Bookmark, ref.GUID)); ok {
+				out.Destroy = append(out.Destroy, s)
+			}
 		}
 	}
 	return out

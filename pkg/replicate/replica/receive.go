@@ -70,7 +70,7 @@ func (t *Target) Receive(ctx context.Context, from guest.NodeID, h wire.ReceiveH
 		if cause := context.Cause(ctx); cause != nil {
 			return wire.ReceiveReply{}, fault.WrapVolume(h.Volume, cause, "receive")
 		}
-		return wire.ReceiveReply{}, t.refused(ctx, g.ID, l, fault.WrapVolume(h.Volume, t.lift(ctx, l, err), "receive"))
+		return wire.ReceiveReply{}, t.refused(ctx, g.ID, h.Volume, fault.WrapVolume(h.Volume, t.lift(ctx, l, err), "receive"))
 	}
 	// zfs ends at the last record; the sender's own end comes after it.
 	if _, err := io.Copy(io.Discard, r); err != nil {

@@ -386,5 +386,10 @@ func inventory(v guest.Volume, root, d zfs.Dataset, name string) wire.InventoryV
 	for _, x := range s.Snapshots {
 		out.Snapshots = append(out.Snapshots, wire.Told(x))
 	}
+	for _, b := range s.Bookmarks {
+		if b.Ours() {
+			out.Bookmarks = append(out.Bookmarks, wire.InventoryBookmark{Name: b.Name, GUID: b.GUID, TXG: b.TXG})
+		}
+	}
 	return out
 }

@@ -81,6 +81,7 @@ type InventoryVolume struct {
 	Ours  bool   `json:"ours,omitempty"`
 	InventoryFacts
 	InventoryAside
+	InventoryBookmarks
 }
 
 // InventorySnapshot is one snapshot at the target.
@@ -152,6 +153,7 @@ type CommitVolume struct {
 	Mark []plan.Ref `json:"mark,omitempty"`
 	// Delete are snapshots that nobody needs, or copies of what is gone at the source.
 	Delete []plan.Ref `json:"delete,omitempty"`
+	CommitBookmarks
 	// Nature is set where the replica's properties are to be changed and no stream did it.
 	Nature *Nature `json:"nature,omitempty"`
 }
@@ -266,7 +268,7 @@ func (c CommitRequest) Validate() error {
 
 // Idle says that nothing was sent and nothing is to be changed.
 func (c CommitRequest) Idle() bool {
-	return c.Current && !slices.ContainsFunc(c.Volumes, func(v CommitVolume) bool { return len(v.Mark)+len(v.Delete) > 0 || v.Nature != nil })
+	return c.Current && !slices.ContainsFunc(c.Volumes, func(v CommitVolume) bool { return len(v.Mark)+len(v.Delete)+len(v.Unbookmark) > 0 || v.Nature != nil })
 }
 
 // Copied says that the source has the snapshot too: an arrival of a sync that was
@@ -312,7 +314,10 @@ func (v InventoryVolume) Validate() error {
 			return err
 		}
 	}
-	return v.validate()
+	if err := v.InventoryBookmarks.validate(); err != nil {
+		return err
+	}
+	return v.InventoryAside.validate()
 }
 
 // Side is the volume as the planner wants it.
@@ -322,6 +327,7 @@ func (v InventoryVolume) Side() plan.Side {
 		Marks: plan.Marks{Cluster: v.Cluster, Guest: v.Guest, Role: v.Role, Term: v.Term, Volume: v.Marked}, Facts: v.Facts(),
 	}
 	s.GUID, s.Origin, s.Modified = v.GUID, v.Origin, v.Modified
+	s.Bookmarks = v.planned()
 	for _, x := range v.Snapshots {
 		s.Snapshots = append(s.Snapshots, x.planned())
 	}

@@ -37,8 +37,10 @@ const (
 	Feature Class = "feature"
 	// Key: an encryption key is not loaded or not the same.
 	Key Class = "key"
-	// Pool: the pool is suspended or read-only.
+	// Pool: the pool is suspended. What is wrong with a pool as a whole is a Pool too.
 	Pool Class = "pool"
+	// PoolReadOnly: the pool is imported read-only. It is also a Pool.
+	PoolReadOnly Class = "pool readonly"
 	// PoolAbsent: the pool is not imported. It is also a Pool, and never a Gone: nothing is known of the volumes.
 	PoolAbsent Class = "pool absent"
 	// BadArg: zfs refused the arguments or the fit of stream and target.
@@ -74,7 +76,7 @@ const (
 // Outlook of a failure of this class.
 func (c Class) Outlook() Outlook {
 	switch c {
-	case Busy, Space, Peer, Hung, Canceled, Pool, PoolAbsent:
+	case Busy, Space, Peer, Hung, Canceled, Pool, PoolAbsent, PoolReadOnly:
 		return OutlookLater
 	case Partial, Token, Gone, Exists, Stream, Diverged, Held, Clones:
 		return OutlookReplan
@@ -132,7 +134,7 @@ func (e *Error) Is(target error) bool {
 	if !errors.As(target, &class) {
 		return false
 	}
-	return e.Class == class || class == Pool && e.Class == PoolAbsent
+	return e.Class == class || class == Pool && (e.Class == PoolAbsent || e.Class == PoolReadOnly)
 }
 
 // Of returns the class of err: empty for nil, Unknown for an error that is none of this package.
@@ -173,6 +175,8 @@ func (e *Error) Hint() string {
 		return "load the key with `zfs load-key`"
 	case Pool:
 		return "see `zpool status`; once the disks are back: `zpool clear`"
+	case PoolReadOnly:
+		return "export the pool and import it without readonly=on"
 	case PoolAbsent:
 		return "import the pool: `zpool import`; see `zpool status`"
 	case BadArg:
@@ -190,6 +194,16 @@ func (e *Error) Hint() string {
 // Refuse makes the error of a check that failed before anything was run.
 func Refuse(op, dataset string, err error) *Error {
 	return &Error{Op: op, Dataset: dataset, Class: Refused, Exit: -1, Err: err}
+}
+
+// Suspended makes the error of a pool that answers nothing.
+func Suspended(op, dataset, pool string) *Error {
+	return &Error{Op: op, Dataset: dataset, Class: Pool, Exit: -1, Err: fmt.Errorf("pool %s is suspended: its disks do not answer", pool)}
+}
+
+// Absent makes the error of a pool that is not imported. Nothing is known of its datasets then.
+func Absent(op, dataset, pool string) *Error {
+	return &Error{Op: op, Dataset: dataset, Class: PoolAbsent, Exit: -1, Err: fmt.Errorf("pool %s is not imported", pool)}
 }
 
 // Normalise joins the lines and keeps at most 4 KiB: the first line says what is the matter, and a list of what is concerned
@@ -214,7 +228,7 @@ type phrase struct {
 func phrases() []phrase {
 	p := func(c Class, parts ...string) phrase { return phrase{c, parts} }
 	return []phrase{
-		p(Pool, "pool I/O is currently suspended"), p(Pool, "pool is read-only"),
+		p(Pool, "pool I/O is currently suspended"), p(PoolReadOnly, "pool is read-only"),
 		p(PoolAbsent, "no such pool"), p(PoolAbsent, "modules are not loaded"),
 		p(Partial, "contains partially-complete state"),
 		p(Token, "used in the initial send no longer exists"), p(Token, "is no longer the same snapshot"),

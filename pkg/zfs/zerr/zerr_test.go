@@ -62,7 +62,7 @@ func TestClassify_KnowsEveryText(t *testing.T) {
 	}
 	for _, class := range []zerr.Class{
 		zerr.Diverged, zerr.Partial, zerr.Token, zerr.Gone, zerr.Exists, zerr.Stream, zerr.Space, zerr.Busy, zerr.Held, zerr.Clones,
-		zerr.Feature, zerr.Key, zerr.Pool, zerr.PoolAbsent, zerr.BadArg, zerr.Peer, zerr.Unknown,
+		zerr.Feature, zerr.Key, zerr.Pool, zerr.PoolAbsent, zerr.PoolReadOnly, zerr.BadArg, zerr.Peer, zerr.Unknown,
 	} {
 		if !seen[class] {
 			t.Errorf("no fixture for class %q", class)

@@ -44,3 +44,16 @@ func reads(op string) bool {
 		"list", "List", "Children", "Properties", "Version", "PoolFacts", "Storage", "EstimateSend", "TokenInfo", "Send", "Holds",
 	}, op)
 }
+
+// PoolTrouble is [zfs.ZFS.PoolTrouble].
+func (p *Pool) PoolTrouble(pool string) (zfs.PoolTrouble, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	switch v, ok := p.pools[pool]; {
+	case !ok || v.Exported:
+		return zfs.PoolNotImported, nil
+	case v.Suspended:
+		return zfs.PoolSuspended, nil
+	}
+	return "", nil
+}

@@ -152,9 +152,9 @@ func (p *Pool) ready(op string, names []string) error {
 		pool := zname.PoolOf(name)
 		switch v, ok := p.pools[pool]; {
 		case !ok || v.Exported:
-			return zerr.New(op, name, 1, fmt.Sprintf("cannot open '%s': no such pool", pool))
+			return zerr.Absent(op, name, pool)
 		case v.Suspended:
-			return zerr.New(op, name, 1, fmt.Sprintf("cannot open '%s': pool I/O is currently suspended", pool))
+			return zerr.Suspended(op, name, pool)
 		case v.ReadOnly && !reads(op):
 			return zerr.New(op, name, 1, fmt.Sprintf("cannot change '%s': pool is read-only", name))
 		}

@@ -256,8 +256,11 @@ func (p *Pool) fill(d *disk.Dataset, name string, in *input) error {
 			p.mu.Unlock()
 			return dead
 		}
+		gone := p.ready("receive", []string{name})
 		switch {
 		case err != nil:
+		case gone != nil:
+			err = gone
 		case p.datasets[name] != d:
 			err = zerr.New("receive", name, 1, fmt.Sprintf("cannot receive: destination '%s' does not exist", name))
 		case rec.Index != wire.End:
