@@ -80,6 +80,10 @@ func scenarios() []scenario {
 func (s scenario) world(t *testing.T) *world {
 	t.Helper()
 	w := newWorld(t)
+	w.streams = 1 // One volume after another: the moments are the same each time.
+	for _, n := range w.nodes {
+		n.restart()
+	}
 	w.node("1").snap(diskDS + "@early")
 	if s.before != nil {
 		s.before(w)
@@ -145,24 +149,31 @@ func staleToken(w *world) {
 // uncommitted leaves a point that arrived and was not marked.
 func uncommitted(w *world) {
 	increment(w)
-	w.node("2").pool.Inject(zfstest.Fault{Op: "SetProps", Times: 1, Err: errors.New("lost")})
+	w.node("2").pool.Inject(zfstest.Fault{Op: "Change", Times: 1, Err: errors.New("lost")})
 	if err := w.try(job); err == nil {
 		w.t.Fatal("the commit did not fail")
 	}
 }
 
-// manyPoints leaves points that could not be cleaned on either side.
+// manyPoints leaves points that could not be cleaned on either side: somebody held them.
 func manyPoints(w *world) {
+	held := map[string][]string{}
 	for range 3 {
-		for _, n := range []string{"1", "2"} {
-			w.node(n).pool.Inject(zfstest.Fault{Op: "DestroySnapshots", Times: 2, Err: errors.New("not now")})
-		}
 		w.node("1").write(diskDS, 100, 2)
 		w.node("1").write(rootDS, 20, 2)
 		w.run(job)
 		for _, n := range []string{"1", "2"} {
-			w.node(n).pool.Heal()
+			for _, d := range []string{diskDS, rootDS} {
+				snaps := w.node(n).dataset(d).Snapshots
+				full := d + "@" + snaps[len(snaps)-1].Name
+				must(w.t, w.node(n).pool.Hold(w.t.Context(), "backup", full))
+				held[n] = append(held[n], full)
+			}
 		}
+	}
+	for n, snaps := range held {
+		must(w.t, w.node(n).pool.Release(w.t.Context(), "backup", snaps...))
+		equal(w.t, w.node(n).points(diskDS), 3)
 	}
 	change(w)
 }
