@@ -82,6 +82,10 @@ func scenarios() []scenario {
 func (s scenario) world(t *testing.T) *world {
 	t.Helper()
 	w := newWorld(t)
+	w.streams = 1 // One volume after another: the moments are the same each time.
+	for _, n := range w.nodes {
+		n.restart()
+	}
 	w.node("1").snap(diskDS + "@early")
 	if s.before != nil {
 		s.before(w)
