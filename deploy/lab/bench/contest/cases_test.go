@@ -34,12 +34,11 @@ func (c *contest) ran(t *testing.T, id int) took {
 	return took{seconds, run.End.Sub(run.Start).Seconds()}
 }
 
-// one is a single guest of 128 MiB, and what little changes on it.
+// one is a single guest of 64 MiB, half of them filled, and what little changes on it.
 func (c *contest) one(t *testing.T) {
 	t.Helper()
-	c.say("a guest of 128 MiB for everybody")
-	const size = 128 * mib
-	volumes(t, size, size, "source/plain/one", "source/syncoid/one", dataset(small))
+	c.say("a guest of 64 MiB for everybody")
+	volumes(t, 64*mib, 32*mib, "source/plain/one", "source/syncoid/one", dataset(small))
 	did(t, c.plain.first(t.Context(), "one"))
 	sync := func() took { return did(t, syncoid(t.Context(), c.shell, "source/syncoid/one", "target/syncoid/one")) }
 	sync()

@@ -24,7 +24,7 @@ set -eu
 disk=/dev/disk/by-id/scsi-0QEMU_QEMU_HARDDISK_tank
 zpool destroy tank
 for part in "$disk"-part*; do zpool labelclear -f "$part" 2>/dev/null || true; done
-printf 'label: gpt\nsize=6G\n\n' | sfdisk --quiet --wipe always --wipe-partitions always "$disk"
+printf 'label: gpt\nsize=6G\nsize=+\n' | sfdisk --quiet --wipe always --wipe-partitions always "$disk"
 udevadm settle
 i=1
 for pool in source target; do
