@@ -51,10 +51,7 @@ func (c *contest) one(t *testing.T) {
 			size int
 		}{{bench.Delta64, 64 << 10}, {bench.Nothing, 0}, {bench.Delta16, 16 * mib}} {
 			write := func(volume string) func() {
-				return func() {
-					noise(t, volume, delta.size, anywhere)
-					settle(t)
-				}
+				return func() { noise(t, volume, delta.size, anywhere) }
 			}
 			c.round(t, delta.id, round,
 				turn{who: bench.Pipe, before: write("source/plain/one"), run: func() took { return did(t, c.plain.next(t.Context(), byPipe, "one")) }},
@@ -103,7 +100,6 @@ func (c *contest) many(t *testing.T) {
 			for _, volume := range set {
 				noise(t, volume, 64<<10, anywhere)
 			}
-			settle(t)
 		}
 	}
 	var minute time.Time
@@ -114,10 +110,7 @@ func (c *contest) many(t *testing.T) {
 	for round := 1; round <= *rounds; round++ {
 		turns := []turn{
 			{who: bench.Pipe, before: write(plains), run: func() took { return did(t, c.plain.next(t.Context(), byPipe, names...)) }},
-			{who: bench.Tandem, run: together, before: func() {
-				write(tandems)()
-				minute = c.tandem.due(t, ids)
-			}},
+			{who: bench.Tandem, before: write(tandems), poise: func() { minute = c.tandem.due(t, ids) }, run: together},
 		}
 		if round <= *reference {
 			turns = append(turns,
@@ -156,7 +149,7 @@ func (c *contest) first(t *testing.T) {
 		turns := []turn{
 			{who: bench.Pipe, run: func() took { return did(t, c.plain.full(t.Context(), volume, byPipe)) }, after: clean("target/plain/big")},
 			{
-				who: bench.Tandem, before: func() { c.tandem.jobs(t, big); settle(t) }, run: func() took { return c.ran(t, big) },
+				who: bench.Tandem, before: func() { c.tandem.jobs(t, big) }, run: func() took { return c.ran(t, big) },
 				after: func() { c.tandem.end(t, big) },
 			},
 		}
@@ -186,7 +179,7 @@ func (c *contest) eight(t *testing.T) {
 	c.tandem.take(t, ids...)
 	for round := 1; round <= min(*rounds, 2); round++ {
 		c.round(t, bench.Eight, round, turn{
-			who: bench.Tandem, before: func() { c.tandem.jobs(t, ids...); settle(t); c.resident(t) },
+			who: bench.Tandem, before: func() { c.tandem.jobs(t, ids...) },
 			run: func() took {
 				begun := time.Now()
 				c.tandem.now(t, ids)

@@ -105,17 +105,21 @@ type took struct{ seconds, record float64 }
 // turn is one contestant's part in one round of a case.
 type turn struct {
 	who    string
-	before func()      // not counted
-	run    func() took // counted
-	after  func()      // not counted
+	before func() // not counted; the machine comes to rest after it
+	poise  func() // not counted; what has to be last
+	run    func() took
+	after  func() // not counted
 }
 
-// measure runs one turn with the machine at rest before it.
+// measure runs one turn.
 func (c *contest) measure(t *testing.T, id string, round int, u turn) {
 	t.Helper()
-	settle(t)
 	if u.before != nil {
 		u.before()
+	}
+	settle(t)
+	if u.poise != nil {
+		u.poise()
 	}
 	c.since(t)
 	before := c.gauge(t, u.who)
@@ -136,7 +140,8 @@ func (c *contest) measure(t *testing.T, id string, round int, u turn) {
 		CPU: (after.own - before.own).Seconds(), Machine: (after.machine - before.machine).Seconds(),
 	}
 	for _, e := range c.since(t) {
-		if slices.Contains(c.tandem.pids[:], e.parent) != (u.who == bench.Tandem) {
+		ours := slices.Contains(c.tandem.pids[:], e.parent) || e.name == "tandem"
+		if ours != (u.who == bench.Tandem) || e.name == "(udev-worker)" {
 			continue
 		}
 		s.Processes++
