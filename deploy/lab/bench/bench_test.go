@@ -24,7 +24,7 @@ import (
 
 var (
 	rounds    = flag.Int("rounds", 5, "how often every case is measured")
-	reference = flag.Int("reference", 2, "in how many of the rounds ssh and syncoid take part where that takes minutes")
+	reference = flag.Int("reference", 1, "in how many of the rounds ssh and syncoid take part where that takes minutes")
 	cases     = flag.String("cases", "", "only these cases, with commas between")
 	page      = flag.String("page", "", "where the page goes; empty: it is printed only")
 	commit    = flag.String("commit", "", "what is measured, for the page")

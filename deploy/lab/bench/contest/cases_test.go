@@ -177,16 +177,14 @@ func (c *contest) eight(t *testing.T) {
 	c.tandem.configure(t, 8)
 	defer c.tandem.configure(t, perTarget)
 	c.tandem.take(t, ids...)
-	for round := 1; round <= min(*rounds, 2); round++ {
-		c.round(t, bench.Eight, round, turn{
-			who: bench.Tandem, before: func() { c.tandem.jobs(t, ids...) },
-			run: func() took {
-				begun := time.Now()
-				c.tandem.now(t, ids)
-				first, last := c.tandem.all(t, ids, begun)
-				return took{last.Sub(begun).Seconds(), last.Sub(first).Seconds()}
-			},
-			after: func() { c.tandem.end(t, ids...) },
-		})
-	}
+	c.round(t, bench.Eight, 1, turn{
+		who: bench.Tandem, before: func() { c.tandem.jobs(t, ids...) },
+		run: func() took {
+			begun := time.Now()
+			c.tandem.now(t, ids)
+			first, last := c.tandem.all(t, ids, begun)
+			return took{last.Sub(begun).Seconds(), last.Sub(first).Seconds()}
+		},
+		after: func() { c.tandem.end(t, ids...) },
+	})
 }
