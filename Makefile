@@ -13,6 +13,8 @@ NODE    ?= n1
 # SIM_SEED is the first seed of make sim, SIM_FOR for how long it runs.
 SIM_SEED ?= 1
 SIM_FOR  ?= 10m
+# SOAK is what make soak runs.
+SOAK     ?= soak-gossip soak-peer soak-calendar soak-kills sim sim-bugs soak-e2e
 
 # BENCH_ROUNDS is how often make bench measures each case; in BENCH_REFERENCE of them ssh and syncoid take part also where they take
 # minutes. BENCH_PAGE is where its page goes.
@@ -53,8 +55,8 @@ test: check sim-bugs e2e ## check, then the simulator's bugs, then the end-to-en
 	@echo 'test: all good'
 
 .PHONY: soak
-soak: soak-gossip soak-peer soak-calendar sim sim-bugs soak-e2e ## The expensive tests with their full figures: hours
-	@echo 'soak: all good'
+soak: ## The expensive tests with their full figures, hours; cut and started again it goes on (SOAK=)
+	@deploy/checks/soak.sh $(SOAK)
 
 .PHONY: bench
 bench: ## Compare Tandem with plain zfs and syncoid in a lab machine; the page goes to docs/evidence (as root)
@@ -66,11 +68,12 @@ bench-transport: ## Compare a data stream with a bare copy loop over TLS, on thi
 	go test -run '^$$' -bench '^BenchmarkTransport$$' -benchtime 1x ./pkg/peer
 
 .PHONY: bench-cluster
-bench-cluster: ## Measure whole clusters in one process: 16 nodes with 2,000 guests, 50 with 10,000
+bench-cluster: ## Measure whole clusters in one process; the report is a page for docs/evidence
 	@mkdir -p bin
 	go test -c -o bin/daemon.test ./pkg/daemon
 	cd pkg/daemon && unshare --user --map-root-user --net sh -c 'ip link set lo up && \
-		exec ../../bin/daemon.test -test.run "^$$" -test.bench "^BenchmarkCluster$$" -test.benchtime 1x -test.timeout 2h'
+		exec ../../bin/daemon.test -test.run "^$$" -test.bench "^BenchmarkCluster$$" -test.benchtime 1x -test.timeout 2h \
+		-cluster.commit "$(VERSION)"'
 
 .PHONY: sim
 sim: ## Run simulated clusters with faults for ten minutes; the report is a page for docs/evidence (SIM_SEED=, SIM_FOR=)
@@ -149,11 +152,11 @@ e2e:
 
 .PHONY: sim-bugs
 sim-bugs:
-	go test -count=1 -timeout 40m -v -run '^TestBugs' ./pkg/sim -args -sim.bugs
+	go test -count=1 -timeout 3h -parallel 2 -v -run '^TestBugs' ./pkg/sim -args -sim.bugs
 
 .PHONY: soak-gossip
 soak-gossip:
-	go test -count=1 -timeout 1h -v -run '^TestGossip_HostilePackets$$' ./pkg/gossip -args -hostile=1000000
+	go test -count=1 -timeout 4h -v -run '^TestGossip_HostilePackets$$' ./pkg/gossip -args -hostile=1000000
 
 .PHONY: soak-peer
 soak-peer:
@@ -161,7 +164,11 @@ soak-peer:
 
 .PHONY: soak-calendar
 soak-calendar:
-	go test -count=1 -timeout 2h -v -run AgreesWithSystemd ./pkg/calendar -args -calendar.expressions 200000
+	go test -count=1 -timeout 12h -v -run AgreesWithSystemd ./pkg/calendar -args -calendar.expressions 200000
+
+.PHONY: soak-kills
+soak-kills:
+	go test -race -count=1 -timeout 2h -v -run '^TestKill_' ./pkg/replicate -args -kill-points 0
 
 .PHONY: soak-e2e
 soak-e2e:

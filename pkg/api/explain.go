@@ -41,6 +41,9 @@ type PlannedSync struct {
 	Bytes    uint64          `json:"bytes"`
 	Volumes  []PlannedVolume `json:"volumes"`
 	Warnings []string        `json:"warnings,omitempty"`
+	// Cleans are the snapshots that go once the point has arrived; those of the source
+	// may stay until the next sync.
+	Cleans []PlannedClean `json:"cleans,omitempty"`
 	// Refusals are why it would refuse to sync; then nothing else is planned.
 	Refusals []PlannedRefusal `json:"refusals,omitempty"`
 	// Remembered is why the target's side is not its own word, but what the owner
@@ -57,6 +60,13 @@ type PlannedVolume struct {
 	// Steps are what would be done, in words, and Reason why.
 	Steps  []string `json:"steps,omitempty"`
 	Reason string   `json:"reason,omitempty"`
+}
+
+// PlannedClean is what would go of one volume on one node.
+type PlannedClean struct {
+	Node      guest.NodeName `json:"node"`
+	Volume    guest.Volume   `json:"volume"`
+	Snapshots []string       `json:"snapshots"`
 }
 
 // PlannedRefusal is why a sync would refuse.

@@ -47,6 +47,8 @@ func NewHandler(b Backend, log *zap.Logger) http.Handler {
 	mux.Handle("GET /v1/jobs/{id}/explain", endpoint(s, readJobID, b.Explain))
 	clusterRoutes(s, mux, b)
 	guestRoutes(s, mux, b)
+	verifyRoutes(s, mux, b)
+	divergedRoutes(s, mux, b)
 	mux.Handle("/", http.HandlerFunc(s.unknown))
 	return s.guarded(mux)
 }

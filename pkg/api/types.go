@@ -42,6 +42,8 @@ type Backend interface {
 	Runs(ctx context.Context, id guest.JobID, n int) ([]Run, error)
 	ClusterBackend
 	GuestBackend
+	VerifyBackend
+	DivergedBackend
 }
 
 // Filter limits what Status tells; zero fields limit nothing.
@@ -190,6 +192,9 @@ type JobStatus struct {
 	// Lagging is set when the lag is more than the schedule allows for.
 	Lagging  bool      `json:"lagging,omitempty"`
 	Progress *Progress `json:"progress,omitempty"`
+	// Verified is what comparing the replica with its source has found; nil: it was
+	// never compared, or the owner did not answer.
+	Verified *Verified `json:"verified,omitempty"`
 }
 
 // Progress is how far a running sync is.

@@ -55,6 +55,35 @@ func (b *backend) Discover(_ context.Context, r api.DiscoverRequest) (api.Discov
 	return respond[api.Discovery](b, r)
 }
 
+func (b *backend) Diverged(_ context.Context, r api.DivergedRequest) (api.DivergedList, error) {
+	return respond[api.DivergedList](b, r)
+}
+
+func (b *backend) DiscardDiverged(_ context.Context, r api.DiscardRequest) (api.DivergedCopy, error) {
+	return respond[api.DivergedCopy](b, r)
+}
+
+// divergedMethods has an entry for every method of DivergedBackend.
+func divergedMethods() []method {
+	one := api.DivergedCopy{
+		Node: "n2", Dataset: "tank/g/diverged/100/d_1", Guest: 100, Volume: guest.Volume{Storage: "s", Name: "d"},
+		SetAside: time.Date(2026, 11, 22, 20, 41, 0, 0, time.UTC), Why: "w", Used: 7, Base: "tank/g/d@b", Term: "1-g", Owner: "n1", OwnerTerm: "2-g",
+	}
+	list, discard := api.DivergedRequest{Guest: 100, Node: "n2"}, api.DiscardRequest{Node: "n2", Dataset: one.Dataset}
+	return []method{
+		{
+			"Diverged", func(ctx context.Context, b api.Backend) (any, error) { return b.Diverged(ctx, list) },
+			[]any{list},
+			api.DivergedList{Version: 1, Copies: []api.DivergedCopy{one}, Silent: []guest.NodeName{"n3"}, Warnings: []string{"w"}},
+		},
+		{
+			"DiscardDiverged", func(ctx context.Context, b api.Backend) (any, error) { return b.DiscardDiverged(ctx, discard) },
+			[]any{discard},
+			one,
+		},
+	}
+}
+
 // clusterMethods has an entry for every method of ClusterBackend.
 func clusterMethods(cluster api.Cluster) []method {
 	at := time.Date(2026, 11, 22, 20, 41, 0, 0, time.UTC)

@@ -15,6 +15,7 @@ import (
 
 	"github.com/tandemd/tandem/pkg/api"
 	"github.com/tandemd/tandem/pkg/cli/cluster"
+	"github.com/tandemd/tandem/pkg/cli/diverged"
 	"github.com/tandemd/tandem/pkg/cli/frame"
 	"github.com/tandemd/tandem/pkg/cli/guests"
 	"github.com/tandemd/tandem/pkg/cli/report"
@@ -71,7 +72,7 @@ jobs say where it is replicated to and when (create-local-job, update, delete).
 	root.AddCommand(cluster.Nodes(a.App), cluster.Storage(a.App))
 	root.AddCommand(a.createCmd(), a.updateCmd(), a.deleteCmd(), a.enableCmd(), a.disableCmd())
 	root.AddCommand(a.listCmd(), a.readCmd(), a.scheduleNowCmd(), a.logCmd(), a.historyCmd())
-	root.AddCommand(a.runCmd(), a.explainCmd())
+	root.AddCommand(a.runCmd(), a.explainCmd(), a.verifyCmd(), diverged.Command(a.App))
 	root.AddCommand(a.calendarCmd(), a.versionCmd())
 	return root
 }

@@ -44,6 +44,7 @@ type world struct {
 	Explanation api.Explanation `json:"explanation"`
 	Deleted     api.DeletedJob  `json:"deleted"`
 	verbsWorld
+	verifyWorld
 	// Error, where set, is the answer to everything.
 	Error *api.Error `json:"error"`
 	// WatchError, where set, is the answer to Watch once the watches are told.

@@ -20,7 +20,7 @@ func TestJSON_EveryFieldIsDocumented(t *testing.T) {
 	}
 	fields := map[string]bool{
 		"normalized": true, "next": true, "line": true, "ended": true, "jobs": true, "runs": true,
-		"token": true, "nodes": true, "changes": true, "guests": true,
+		"token": true, "nodes": true, "changes": true, "guests": true, "discarded": true,
 	}
 	for _, doc := range []any{
 		api.Status{},
@@ -37,6 +37,7 @@ func TestJSON_EveryFieldIsDocumented(t *testing.T) {
 		api.Guest{},
 		api.GuestRemoval{},
 		api.Discovery{},
+		api.DivergedList{},
 	} {
 		collect(fields, reflect.TypeOf(doc))
 	}

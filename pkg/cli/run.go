@@ -32,7 +32,8 @@ type eventDoc struct {
 }
 
 func (a *app) runCmd() *cobra.Command {
-	return &cobra.Command{
+	var dry bool
+	cmd := &cobra.Command{
 		Use:   "run ID",
 		Short: "Run a job now and watch it",
 		Long: `Has a job run as soon as the limits allow, also while it waits after an error,
@@ -40,22 +41,32 @@ and shows its log and its progress until it has ended. It runs on the node that
 has the guest, whichever node is asked. Ctrl-C ends the watching only: the run
 goes on. With -o json each event is a line.
 
+With --dry-run it is planned and not begun: the steps with their reasons, about how
+many bytes they send, what would be refused, and which snapshots go then. Nothing
+is changed anywhere. What is written meanwhile is not in it.
+
 Exit codes:
   0  the run succeeded, also where there was nothing to send
-  1  it was refused, failed or was skipped
+  1  it was refused, failed or was skipped; --dry-run: it would be refused
   2  cannot tell: a node did not answer, or the watching was ended`,
 		Example: `  tandem run 100-0
-  tandem run 100-0 -o json`,
+  tandem run 100-0 -o json
+  tandem run 100-0 --dry-run`,
 		Args: frame.Arguments("ID"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			id, err := guest.ParseJobID(args[0])
 			if err != nil {
 				return frame.Invalid(err)
 			}
+			if dry {
+				return a.dryRun(cmd.Context(), id)
+			}
 			return a.run(cmd.Context(), id)
 		},
 		ValidArgsFunction: a.completeJob,
 	}
+	cmd.Flags().BoolVar(&dry, "dry-run", false, "print the plan and do nothing of it")
+	return cmd
 }
 
 func (a *app) run(ctx context.Context, id guest.JobID) error {

@@ -16,6 +16,7 @@ type verbsWorld struct {
 	Discovery api.Discovery      `json:"discovery"`
 	Traces    []api.Trace        `json:"traces"`
 	Forced    []string           `json:"expected_warnings"`
+	Diverged  api.DivergedList   `json:"diverged"`
 }
 
 func (d *daemon) Expected(_ context.Context, r api.ExpectedRequest) (api.Expectation, error) {
@@ -88,6 +89,14 @@ func (d *daemon) RemoveGuest(_ context.Context, r api.RemoveGuestRequest) (api.G
 		_, err := w.guest(r.ID)
 		return api.GuestRemoval{Version: api.Version, ID: r.ID, Traces: w.Traces, Warnings: []string{"node n3 did not answer: replicas may be left there"}}, err
 	})
+}
+
+func (d *daemon) Diverged(_ context.Context, r api.DivergedRequest) (api.DivergedList, error) {
+	return answer(d, "Diverged", r, func(w *world) (api.DivergedList, error) { return w.Diverged, nil })
+}
+
+func (d *daemon) DiscardDiverged(_ context.Context, r api.DiscardRequest) (api.DivergedCopy, error) {
+	return answer(d, "DiscardDiverged", r, func(w *world) (api.DivergedCopy, error) { return w.Diverged.Copies[0], nil })
 }
 
 func (d *daemon) Discover(_ context.Context, r api.DiscoverRequest) (api.Discovery, error) {

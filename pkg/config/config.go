@@ -53,6 +53,9 @@ type Config struct {
 	Retry []Duration `toml:"retry"`
 	// HistoryRuns is how many runs are remembered of each job.
 	HistoryRuns int `toml:"history_runs"`
+	// KeepBase is for how long the base of a target that does not answer stays a
+	// snapshot, of the time in which this node is quorate.
+	KeepBase Duration `toml:"keep_base"`
 }
 
 // Limits bound what runs at the same time, and how fast.
@@ -102,7 +105,7 @@ func Default() Config {
 		StateDir: "/var/lib/tandem", Socket: "/run/tandem/tandemd.sock", LogLevel: "info",
 		Limits:      Limits{MaxJobs: 8, MaxJobsPerTarget: 4, StartSpread: Duration(10 * time.Second)},
 		Retry:       []Duration{Duration(5 * time.Minute), Duration(10 * time.Minute), Duration(15 * time.Minute), Duration(30 * time.Minute)},
-		HistoryRuns: 100,
+		HistoryRuns: 100, KeepBase: Duration(7 * 24 * time.Hour),
 	}
 }
 

@@ -29,7 +29,7 @@ func TestParse_Defaults(t *testing.T) {
 		StateDir: "/var/lib/tandem", Socket: "/run/tandem/tandemd.sock", LogLevel: "info",
 		Limits:      config.Limits{MaxJobs: 8, MaxJobsPerTarget: 4, StartSpread: config.Duration(10 * time.Second)},
 		Retry:       []config.Duration{config.Duration(5 * time.Minute), config.Duration(10 * time.Minute), config.Duration(15 * time.Minute), config.Duration(30 * time.Minute)},
-		HistoryRuns: 100,
+		HistoryRuns: 100, KeepBase: config.Duration(168 * time.Hour),
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
@@ -48,6 +48,7 @@ socket = "/srv/tandem.sock"
 log_level = "debug"
 retry = ["30s", "1h"]
 history_runs = 7
+keep_base = "24h"
 [storages]
 local-zfs = "tank/guests"
 fast = "nvme"
@@ -65,7 +66,7 @@ start_spread = "0s"
 		StateDir: "/srv/tandem", Socket: "/srv/tandem.sock", LogLevel: "debug",
 		Storages: map[string]string{"local-zfs": "tank/guests", "fast": "nvme"},
 		Limits:   config.Limits{MaxJobs: 2, MaxJobsPerTarget: 1, RateLimit: 12.5},
-		Retry:    []config.Duration{config.Duration(30 * time.Second), config.Duration(time.Hour)}, HistoryRuns: 7,
+		Retry:    []config.Duration{config.Duration(30 * time.Second), config.Duration(time.Hour)}, HistoryRuns: 7, KeepBase: config.Duration(24 * time.Hour),
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
@@ -95,6 +96,7 @@ func TestParse_RefusesAndSaysWhere(t *testing.T) {
 		{"long socket", minimal + "socket = \"/" + strings.Repeat("x", 107) + "\"\n", "longer than 107 bytes"},
 		{"log level", minimal + "log_level = \"loud\"\n", `log_level: "loud" must be one of debug, info, warn, error`},
 		{"history", minimal + "history_runs = 0\n", "history_runs: 0 must be from 1 to 100000"},
+		{"keep_base", minimal + "keep_base = \"1m\"\n", "keep_base: 1m0s must be from 1h to 87600h"},
 		{"no retries", minimal + "retry = []\n", "retry: the list is empty"},
 		{"short retry", minimal + "retry = [\"1ms\"]\n", "retry: 1ms must be from 1s to 168h"},
 		{"no jobs", minimal + "[limits]\nmax_jobs = 0\n", "limits.max_jobs: 0 must be from 1 to 1000"},
@@ -151,7 +153,7 @@ func TestSample_ShowsTheDefaults(t *testing.T) {
 	if diff := cmp.Diff(plain, all); diff != "" {
 		t.Errorf("what the sample shows is not the default (-default +shown):\n%s", diff)
 	}
-	for _, key := range []string{"node_name", "peer", "peer_advertise", "gossip", "gossip_advertise", "state_dir", "socket", "log_level", "retry", "history_runs", "max_jobs", "max_jobs_per_target", "rate_limit", "start_spread"} {
+	for _, key := range []string{"node_name", "peer", "peer_advertise", "gossip", "gossip_advertise", "state_dir", "socket", "log_level", "retry", "history_runs", "keep_base", "max_jobs", "max_jobs_per_target", "rate_limit", "start_spread"} {
 		if !regexp.MustCompile(`(?m)^#?` + key + ` = `).MatchString(config.Sample()) {
 			t.Errorf("the sample does not show %s", key)
 		}

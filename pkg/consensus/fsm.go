@@ -134,6 +134,20 @@ func (f *fsm) view() *ledger.State {
 	return f.machine.View()
 }
 
+// applied is the Index of view, without the copy that view makes after a change.
+func (f *fsm) applied() uint64 {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.machine.Index()
+}
+
+// changed is the Changed of view, in the same way.
+func (f *fsm) changed() uint64 {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.machine.Changed()
+}
+
 func (f *fsm) history() []ledger.Change {
 	f.mu.Lock()
 	defer f.mu.Unlock()

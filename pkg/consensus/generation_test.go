@@ -344,33 +344,46 @@ func TestSetAside_ARestoredNodeDoesNotVoteBeforeItHasCaughtUp(t *testing.T) {
 }
 
 // TestOpen_ALogThatASnapshotReplacedIsRemoved: a crash after the leader's snapshot
-// was stored, before the old log was removed; raft's log takes no holes.
+// was stored, before the old log was removed, which ends before it or contradicts it;
+// raft's log takes no holes.
 func TestOpen_ALogThatASnapshotReplacedIsRemoved(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		r := founded(t, 1)
-		defer r.close()
-		r.must(r.node(1), addGuest(100))
-		r.fork(1) // its stores begin with a snapshot
-		snapshot := r.node(1).View().Lineage[0].Index
-		r.must(r.node(1), addGuest(101))
-		r.crash(1, nil)
-		r.isolate(1, false)
+	for name, old := range map[string]func(snapshot uint64) []*raft.Log{
+		"shorter": func(snapshot uint64) []*raft.Log { return []*raft.Log{{Index: snapshot - 1, Term: 1}} },
+		"longer": func(snapshot uint64) []*raft.Log {
+			return []*raft.Log{{Index: snapshot, Term: 1}, {Index: snapshot + 1, Term: 1}}
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) { afterReplacing(t, old) })
+		})
+	}
+}
 
-		stores, err := r.disks[nodeID(1)].Rooms(nil).Open(forked)
-		if err != nil {
-			t.Fatal(err)
-		}
-		first, _ := stores.Log.FirstIndex()
-		last, _ := stores.Log.LastIndex()
-		if err := errors.Join(stores.Log.DeleteRange(first, last), stores.Log.StoreLog(&raft.Log{Index: snapshot - 1, Term: 1}), stores.Close()); err != nil {
-			t.Fatal(err)
-		}
-		c := r.open(1, forked)
-		r.must(c, addGuest(102))
-		if got := c.View().Guests; len(got) != 2 || got[100].ID != 100 || got[102].ID != 102 {
-			t.Errorf("guests %v, want those of the snapshot and the new one", got)
-		}
-	})
+func afterReplacing(t *testing.T, old func(snapshot uint64) []*raft.Log) {
+	t.Helper()
+	r := founded(t, 1)
+	defer r.close()
+	r.must(r.node(1), addGuest(100))
+	r.fork(1) // its stores begin with a snapshot
+	snapshot := r.node(1).View().Lineage[0].Index
+	r.must(r.node(1), addGuest(101))
+	r.crash(1, nil)
+	r.isolate(1, false)
+
+	stores, err := r.disks[nodeID(1)].Rooms(nil).Open(forked)
+	if err != nil {
+		t.Fatal(err)
+	}
+	first, _ := stores.Log.FirstIndex()
+	last, _ := stores.Log.LastIndex()
+	if err := errors.Join(stores.Log.DeleteRange(first, last), stores.Log.StoreLogs(old(snapshot)), stores.Close()); err != nil {
+		t.Fatal(err)
+	}
+	c := r.open(1, forked)
+	r.must(c, addGuest(102))
+	if got := c.View().Guests; len(got) != 2 || got[100].ID != 100 || got[102].ID != 102 {
+		t.Errorf("guests %v, want those of the snapshot and the new one", got)
+	}
 }
 
 // TestOpen_AHoleInMemoryIsRefused: entries between the snapshot and the log are missing.

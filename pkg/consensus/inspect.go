@@ -51,7 +51,8 @@ type findings struct {
 	// snapshot is where the newest snapshot ends, last where the log does.
 	snapshot, last guard.Entry
 	command        guard.Entry
-	// superseded is set where the whole log lies before the snapshot.
+	// superseded is set where the snapshot replaces the log: all of it lies before the
+	// snapshot's end, or contradicts it.
 	superseded bool
 	term       uint64
 	machine    *ledger.Machine // of the newest snapshot; nil: none
@@ -128,6 +129,10 @@ func (f *findings) readLog(s Stores) error {
 		var l raft.Log
 		if err := s.Log.GetLog(i, &l); err != nil {
 			return fmt.Errorf("read entry %d of the log: %w", i, err)
+		}
+		if i == f.snapshot.Index && l.Index == i && l.Term < f.snapshot.Term {
+			f.superseded = true // it was never confirmed
+			return nil
 		}
 		if err := f.readEntry(i, &l); err != nil {
 			return err

@@ -40,7 +40,7 @@ func (c *Consensus) Progress() Progress {
 	}
 	last := r.log.LastCommand()
 	p.LastCommand, p.LastCommandTerm = last.Index, last.Term
-	if changed := r.fsm.view().Changed; changed > p.LastCommand {
+	if changed := r.fsm.changed(); changed > p.LastCommand {
 		p.LastCommand, p.LastCommandTerm = changed, 0
 	}
 	return p

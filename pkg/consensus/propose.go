@@ -184,6 +184,10 @@ func (c *Consensus) ApplyHere(ctx context.Context, bound []byte) (ledger.Outcome
 		}
 		return ledger.Outcome{}, err
 	}
+	select {
+	case r.confirmed <- struct{}{}:
+	default: // one is waiting already
+	}
 	switch r := f.Response().(type) {
 	case ledger.Outcome:
 		return r, nil

@@ -27,6 +27,9 @@ type run struct {
 	stores     Stores
 	contact    contact
 
+	// confirmed gets a token when a command was: see herald.
+	confirmed chan struct{}
+
 	waiting  atomic.Int32 // those who wait for raft's answers
 	observer *raft.Observer
 	clear    clearance
@@ -47,7 +50,7 @@ func (c *Consensus) start(generation string) (_ *run, err error) {
 	if err != nil {
 		return nil, err
 	}
-	r := &run{generation: generation, stores: stores, fsm: newFSM(c.news)}
+	r := &run{generation: generation, stores: stores, fsm: newFSM(c.news), confirmed: make(chan struct{}, 1)}
 	r.life, r.end = context.WithCancel(context.Background())
 	r.contact.now, r.contact.gap = c.opts.Boottime, 3*c.opts.Timing.Heartbeat
 	defer func() {
@@ -74,15 +77,14 @@ func (c *Consensus) start(generation string) (_ *run, err error) {
 	if r.wire, err = guard.NewWire(trans); err != nil {
 		return nil, err
 	}
-	r.wire.Last, r.wire.Anew = stores.Log.LastIndex, func() { go c.anew(r) }
 	r.guard = guard.New(guard.Options{
-		Where: stores.Where, Stuck: c.opts.Timing.Stuck, Reserve: c.opts.Reserve, Logger: c.opts.Logger,
+		Where: stores.Where, Stuck: c.opts.Timing.Stuck, Reserve: c.opts.Reserve, Snapshot: found.snapshot, Logger: c.opts.Logger,
 		Mute: func(muted bool) {
 			r.wire.SetMuted(muted)
 			c.news.tell()
 		},
 	})
-	r.log, r.stable = r.guard.Log(stores.Log, stores.Snapshots, found.command), r.guard.Votes(stores.Stable)
+	r.log, r.stable = r.guard.Log(stores.Log, found.command), r.guard.Votes(stores.Stable)
 	mark, err := stores.Stable.GetUint64([]byte(keyVoteless))
 	if err != nil && err.Error() != "not found" {
 		return nil, err
@@ -92,6 +94,7 @@ func (c *Consensus) start(generation string) (_ *run, err error) {
 	if r.raft, err = raft.NewRaft(c.config(), r.fsm, r.log, r.stable, snaps, r.wire); err != nil {
 		return nil, fmt.Errorf("start raft: %w", err)
 	}
+	r.wire.Start(r.raft, r.log, func() { go c.anew(r) })
 	r.watch(c)
 	return r, nil
 }
@@ -213,6 +216,7 @@ func (r *run) watch(c *Consensus) {
 	if c.opts.Reserve != nil {
 		r.wg.Go(func() { r.keepReserve(c) })
 	}
+	r.wg.Go(r.herald)
 	r.wg.Go(func() {
 		tick := time.NewTicker(c.opts.Timing.Heartbeat)
 		defer tick.Stop()

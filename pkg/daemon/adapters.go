@@ -97,7 +97,7 @@ func gossipKeys(s *ledger.State) gossip.Keys {
 
 func (c *cluster) meta(s *ledger.State) gossip.Meta {
 	return gossip.Meta{
-		Name: c.d.conf.NodeName, Peer: c.d.self().Peer, Generation: s.Generation, Applied: c.cons.View().Index, Version: c.d.version,
+		Name: c.d.conf.NodeName, Peer: c.d.self().Peer, Generation: s.Generation, Applied: c.cons.Applied(), Version: c.d.version,
 		Boot: c.d.boot,
 	}
 }

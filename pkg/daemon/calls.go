@@ -85,6 +85,7 @@ func (d *Daemon) handlers() peer.Handlers {
 	}))
 	d.backend.Handle(calls)
 	replicaCalls(d, calls)
+	verifyCalls(d, calls)
 	peer.Handle(join, member.PathJoin, withCluster(d, func(ctx context.Context, c *cluster, r member.JoinRequest) (member.JoinReply, error) {
 		return c.issuer().Admit(ctx, peer.CallerFingerprint(ctx), r)
 	}))
@@ -102,7 +103,11 @@ func replicaCalls(d *Daemon, mux *http.ServeMux) {
 	peer.Handle(mux, replicate.PathCommit, withCluster(d, func(ctx context.Context, c *cluster, r replicate.CommitRequest) (replicate.CommitReply, error) {
 		return c.target.Commit(ctx, peer.Caller(ctx), r)
 	}))
+	peer.Handle(mux, replicate.PathAside, withCluster(d, func(ctx context.Context, c *cluster, r replicate.AsideRequest) (replicate.AsideReply, error) {
+		return c.target.Aside(ctx, peer.Caller(ctx), r)
+	}))
 	peer.Handle(mux, replicate.PathRemove, withCluster(d, func(ctx context.Context, c *cluster, r replicate.RemoveRequest) (replicate.RemoveReply, error) {
+		c.verification.server.EndGuest(r.Job.Guest)
 		return c.target.Remove(ctx, peer.Caller(ctx), r)
 	}))
 }

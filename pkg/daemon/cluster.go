@@ -21,6 +21,7 @@ import (
 	"github.com/tandemd/tandem/pkg/member"
 	"github.com/tandemd/tandem/pkg/node"
 	"github.com/tandemd/tandem/pkg/replicate"
+	"github.com/tandemd/tandem/pkg/replicate/aside"
 	"github.com/tandemd/tandem/pkg/replicate/local"
 	"github.com/tandemd/tandem/pkg/replicate/release"
 )
@@ -37,7 +38,11 @@ type cluster struct {
 	target *replicate.Target
 	// releaser takes Tandem off volumes that are a guest's no more.
 	releaser *release.Releaser
-	steward  *member.Steward
+	// verification compares replicas with their sources.
+	verification verification
+	diverged     *aside.Keeper
+	quorateTime  *quorateTime
+	steward      *member.Steward
 	// convener meets other generations, gate holds raft back at the start, memory is
 	// what was heard of other nodes.
 	convener *member.Convener
@@ -107,10 +112,12 @@ func (c *cluster) build(known *ledger.State) error {
 	if err != nil {
 		return fmt.Errorf("start gossip on %s: %w", d.conf.Gossip, err)
 	}
+	c.quorateTime = newQuorateTime(facts{d.state, d.troubles}, func() time.Duration { return c.cons.Progress().QuorateFor })
 	opts := replicate.Options{
+		Quorate: c.quorateTime.get, KeepBase: time.Duration(d.conf.KeepBase),
 		Node: d.id.Node, Name: d.conf.NodeName, Storages: d.conf.Storages, ZFS: d.zfs,
 		Ledger: view{c}, Store: facts{d.state, d.troubles}, LockDir: d.state.path("locks"), Now: d.now,
-		Locks: local.NewLocks(d.state.path("locks")),
+		Locks: local.NewLocks(d.state.path("locks")), Pins: local.NewPins(),
 	}
 	if c.source, err = replicate.NewSource(opts, link{d.peer, d.rate}); err != nil {
 		return err
@@ -119,6 +126,12 @@ func (c *cluster) build(known *ledger.State) error {
 		return err
 	}
 	if c.releaser, err = release.New(opts, d.zfs); err != nil {
+		return err
+	}
+	if c.verification, err = c.newVerification(opts); err != nil {
+		return err
+	}
+	if c.diverged, err = aside.New(opts); err != nil {
 		return err
 	}
 	c.node = node.New(node.Options{
@@ -136,7 +149,8 @@ func (c *cluster) build(known *ledger.State) error {
 		Self: d.id.Node, Name: d.conf.NodeName, Storages: d.storages, Book: d.book,
 		Cons: c.cons, Gossip: c.gossip, Node: c.node, Target: c.target, Ask: c.askReport,
 		Standing: c.standing, Plan: c.source.Preview, Spread: func() time.Duration { return time.Duration(d.limits.Load().StartSpread) },
-		Now: d.now, Troubles: d.troubles.list,
+		Now: d.now, Troubles: func() []string { return slices.Concat(d.pools.list(), d.troubles.list()) }, Verified: c.verified,
+		Aside: c.diverged,
 	}
 	return nil
 }
@@ -160,7 +174,10 @@ func (c *cluster) run() {
 	c.wg.Go(func() { c.follow(ctx) })
 	c.wg.Go(func() { c.catchUp(ctx) })
 	c.wg.Go(func() { c.declare(ctx) })
+	c.wg.Go(func() { c.verifying(ctx) })
 	c.wg.Go(func() { c.steward.Run(ctx) })
+	c.wg.Go(func() { c.tidy(ctx) })
+	c.wg.Go(func() { c.quorateTime.run(ctx) })
 	c.wg.Go(func() {
 		if !c.admitted.Load() {
 			c.admit(ctx)
@@ -172,6 +189,16 @@ func (c *cluster) run() {
 			c.log.Error("gossip ended", zap.Error(err))
 		}
 	})
+}
+
+// tidy ends what a power cut left of copies that nobody needs.
+func (c *cluster) tidy(ctx context.Context) {
+	switch n, err := c.target.Tidy(ctx); {
+	case err != nil && ctx.Err() == nil:
+		c.log.Warn("look for what was set aside and is not needed", zap.Error(err))
+	case n > 0:
+		c.log.Info("destroyed what was set aside and is not needed", zap.Int("copies", n))
+	}
 }
 
 func (c *cluster) stop() {
@@ -196,6 +223,7 @@ func (c *cluster) follow(ctx context.Context) {
 	again := time.NewTicker(saveEvery)
 	defer again.Stop()
 	for {
+		begun := time.Now()
 		// Others teach the book too, so that news is what follow has not acted on.
 		c.d.book.Learn(c.cons.View())
 		if s := c.d.book.Current(); s != c.acted {
@@ -208,6 +236,7 @@ func (c *cluster) follow(ctx context.Context) {
 		c.node.Peers(ctx, c.peers())
 		c.overview.Observe(time.Now())
 		c.d.troubles.note("ledger", c.trouble())
+		rest(ctx, time.Since(begun))
 		select {
 		case <-ctx.Done():
 			c.save()
@@ -243,6 +272,7 @@ func (c *cluster) learnt(ctx context.Context, s *ledger.State) {
 		c.log.Error("change the gossip key", zap.Error(err))
 	}
 	c.target.EndStale()
+	c.forget(s)
 	c.announce(s)
 	c.node.Ledger(ctx, s)
 }

@@ -37,6 +37,7 @@ import (
 	"github.com/tandemd/tandem/pkg/peer"
 	"github.com/tandemd/tandem/pkg/replicate"
 	"github.com/tandemd/tandem/pkg/replicate/release"
+	"github.com/tandemd/tandem/pkg/replicate/verify/reading"
 	"github.com/tandemd/tandem/pkg/statefile"
 	"github.com/tandemd/tandem/pkg/zfs"
 )
@@ -45,7 +46,9 @@ import (
 type ZFS interface {
 	replicate.ZFS
 	release.ZFS
+	reading.ZFS
 	Storage(ctx context.Context, dataset string) (zfs.Storage, error)
+	PoolTrouble(pool string) (zfs.PoolTrouble, error)
 }
 
 // Options say what to build.
@@ -90,6 +93,7 @@ type Daemon struct {
 	troubles *troubles
 	// storages are those of the configuration, as they are now.
 	storages overview.Storages
+	pools    *pools
 
 	// backend answers the clients.
 	backend *backend.Backend
@@ -145,6 +149,7 @@ func New(o Options) (*Daemon, error) {
 		log.Warn("no space is kept in reserve in the state folder", zap.Error(err))
 	}
 	d.storages = overview.Storages{Datasets: conf.Storages, ZFS: d.zfs}
+	d.pools = d.newPools()
 	d.peer, err = peer.New(peer.Options{
 		Node: d.id.Node, Certificate: d.id.Certificate, Trust: d.book, Resolver: resolver{d}, Known: d.knows, Logger: log.Named("peer"),
 	})
@@ -192,6 +197,7 @@ func (d *Daemon) Run(ctx context.Context, ready func()) error {
 	}
 	d.wg.Go(func() { fail("serve peers", d.peer.Serve(ctx, peers, d.handlers())) })
 	d.checkStorages(ctx)
+	d.wg.Go(func() { d.pools.run(ctx) })
 	if d.book.Current().Founded() {
 		if err := d.startCluster(d.newCluster()); err != nil {
 			cancel(err)

@@ -29,8 +29,8 @@ func (d *Daemon) newBackend() *backend.Backend {
 				return nil
 			}
 			return &backend.Cluster{
-				Overview: c.overview, Node: c.node, Source: c.source, Releaser: c.releaser, Members: c,
-				Propose: c.edit, History: c.cons.History,
+				Overview: c.overview, Node: c.node, Source: c.source, Releaser: c.releaser, Aside: c.diverged, Members: c,
+				Propose: c.edit, History: c.cons.History, Verifier: c.verification.verifier, Unread: c.unread,
 			}
 		},
 	}

@@ -109,10 +109,10 @@ func TestRun_IsWatchedFromAnotherNode(t *testing.T) {
 	// A run that fails says why.
 	n[0].disk("vm-101-disk-0", "mine")
 	n[0].addGuest(101)
-	n[1].disk("vm-101-disk-0", "somebody else's")
 	if _, err := n[1].api.CreateJob(t.Context(), api.CreateJobRequest{ID: guest.JobID{Guest: 101}, Target: "n2", Schedule: "weekly"}); err != nil {
 		t.Fatal(err)
 	}
+	n[1].disk("vm-101-disk-0", "somebody else's")
 	run, _ = n[1].watched(guest.JobID{Guest: 101})
 	if run.Outcome != api.OutcomeFailed || !strings.Contains(run.Error, "no replica of guest 101") || run.Hint == "" {
 		t.Errorf("a run that fails: %+v", run)

@@ -41,9 +41,10 @@ func (s seat) Claim() rules.Claim {
 
 // lineage is that of the generation which raft runs; nil while that is not known.
 func (c *cluster) lineage(generation string) []ledger.Fork {
-	for _, known := range []*ledger.State{c.cons.View(), c.d.book.Current()} {
-		if known.Generation == generation {
-			return known.Lineage
+	// The book is asked first: it does not copy.
+	for _, known := range []func() *ledger.State{c.d.book.Current, c.cons.View} {
+		if s := known(); s.Generation == generation {
+			return s.Lineage
 		}
 	}
 	return nil

@@ -24,11 +24,13 @@ const (
 	bootFile    = "boot.json"
 	tokensFile  = "tokens.json"
 	historyFile = "history.db"
+	// readingFolder is where snapshots are mounted while they are read.
+	readingFolder = "reading"
 )
 
 func openFolder(dir string) (folder, error) {
 	f := folder(dir)
-	for _, sub := range []string{"", "raft", "facts", "locks"} {
+	for _, sub := range []string{"", "raft", "facts", "locks", readingFolder} {
 		if err := os.MkdirAll(f.path(sub), 0o700); err != nil {
 			return "", fmt.Errorf("the state folder: %w", err)
 		}

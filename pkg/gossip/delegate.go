@@ -15,9 +15,10 @@ import (
 // that was away for a while, not those of a whole cluster that meets another half.
 const passOn = 64
 
-// maxQueue is how many news wait to be passed on. What is beyond it comes with the
-// next exchange.
-const maxQueue = 4096
+// maxQueue is how many news wait to be passed on: what broadcasts carry in about a
+// second. What is beyond it comes with the next exchange, which costs less than to
+// say it to everybody a dozen times, and does not hold up what comes after it.
+const maxQueue = 256
 
 // delegate is what memberlist asks for our bytes. Its methods do short work in
 // memory and return.

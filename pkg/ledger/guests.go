@@ -39,7 +39,7 @@ func (o AddGuest) apply(s *State, _ Command) error {
 	}
 	g.Volumes = slices.Clone(g.Volumes)
 	g.Term = guest.Term{N: s.LastTerm + 1, Generation: s.Generation}
-	s.Guests[g.ID] = g
+	s.putGuest(g)
 	return nil
 }
 
@@ -93,7 +93,7 @@ func (o SetGuest) apply(s *State, _ Command) error {
 		}
 	}
 	g.Volumes = slices.Clone(g.Volumes)
-	s.Guests[g.ID] = g
+	s.putGuest(g)
 	return nil
 }
 
@@ -118,7 +118,7 @@ func (o RemoveGuest) apply(s *State, _ Command) error {
 	if jobs := s.JobsOf(o.ID); len(jobs) > 0 {
 		return fmt.Errorf("guest %s has replication jobs (%s): delete them first", o.ID, jobs[0].ID)
 	}
-	delete(s.Guests, o.ID)
+	s.dropGuest(o.ID)
 	s.LastTerm = max(s.LastTerm, g.Term.N)
 	return nil
 }
@@ -163,7 +163,7 @@ func (o ChangeOwner) apply(s *State, _ Command) error {
 		}
 	}
 	g.Owner, g.Term = o.To, s.nextTerm(g)
-	s.Guests[g.ID] = g
+	s.putGuest(g)
 	return nil
 }
 
@@ -187,7 +187,7 @@ func (o Retain) apply(s *State, _ Command) error {
 		return err
 	}
 	g.Term = s.nextTerm(g)
-	s.Guests[g.ID] = g
+	s.putGuest(g)
 	return nil
 }
 

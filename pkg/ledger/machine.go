@@ -92,6 +92,13 @@ func trimmed(h []Change) []Change {
 	return h
 }
 
+// Index is that of the last command that was applied, Changed that of the last one
+// that changed something: what View says, without the copy.
+func (m *Machine) Index() uint64 { return m.state.Index }
+
+// Changed is described at Index.
+func (m *Machine) Changed() uint64 { return m.state.Changed }
+
 // View is the state as it is now; it is never changed again.
 func (m *Machine) View() *State {
 	if m.view == nil {
@@ -125,7 +132,7 @@ func DecodeMachine(b []byte) (*Machine, error) {
 	if s.State.Format > Format {
 		return nil, fmt.Errorf("ledger snapshot has format %d, this tandemd knows %d: %w", s.State.Format, Format, ErrUnknownCommand)
 	}
-	m.state, m.history, m.order = s.State, s.History, s.Outcomes
+	m.state, m.history, m.order = s.State.indexed(), s.History, s.Outcomes
 	if m.state.Members == nil || m.state.Guests == nil || m.state.Jobs == nil || m.state.Removed == nil {
 		return nil, fmt.Errorf("ledger snapshot: a part is missing")
 	}

@@ -63,6 +63,9 @@ type State struct {
 	Members map[guest.NodeID]Member   `json:"members"`
 	Guests  map[guest.ID]guest.Guest  `json:"guests"`
 	Jobs    map[guest.JobID]guest.Job `json:"jobs"`
+	// Volumes tells whose a volume is, in the state that commands are applied to; it is
+	// nil in all others, and made anew from the guests.
+	Volumes map[guest.Volume]guest.ID `json:"-"`
 	// LastTerm is the highest term of a guest that was removed. A guest that is added
 	// begins beyond it: no term of a guest has two owners, though its ID comes again.
 	LastTerm uint64 `json:"last_term,omitempty"`
@@ -109,10 +112,42 @@ func newState() State {
 		Guests:  map[guest.ID]guest.Guest{},
 		Jobs:    map[guest.JobID]guest.Job{},
 		Removed: map[string]Removal{},
+		Volumes: map[guest.Volume]guest.ID{},
 	}
 }
 
+// indexed is the state with its Volumes.
+func (s State) indexed() State {
+	s.Volumes = map[guest.Volume]guest.ID{}
+	for _, g := range s.GuestList() {
+		s.index(g)
+	}
+	return s
+}
+
+func (s State) index(g guest.Guest) {
+	for _, v := range g.Volumes {
+		s.Volumes[v] = g.ID
+	}
+}
+
+// putGuest takes a guest in, in the place of what it was.
+func (s *State) putGuest(g guest.Guest) {
+	s.dropGuest(g.ID)
+	s.Guests[g.ID] = g
+	s.index(g)
+}
+
+func (s *State) dropGuest(id guest.ID) {
+	for _, v := range s.Guests[id].Volumes {
+		delete(s.Volumes, v)
+	}
+	delete(s.Guests, id)
+}
+
+// clone is a copy to show.
 func (s State) clone() State {
+	s.Volumes = nil
 	s.Members = maps.Clone(s.Members)
 	s.Guests = maps.Clone(s.Guests)
 	s.Jobs = maps.Clone(s.Jobs)
@@ -181,12 +216,23 @@ func (s State) JobList() []guest.Job {
 
 // JobsOf is the jobs of one guest, ordered by number.
 func (s State) JobsOf(id guest.ID) []guest.Job {
-	return slices.DeleteFunc(s.JobList(), func(j guest.Job) bool { return j.ID.Guest != id })
+	var out []guest.Job
+	for _, j := range s.Jobs {
+		if j.ID.Guest == id {
+			out = append(out, j)
+		}
+	}
+	slices.SortFunc(out, func(a, b guest.Job) int { return a.ID.Compare(b.ID) })
+	return out
 }
 
 // GuestOf finds the guest that a volume belongs to. Replicas stand under the
 // same name on every node, so a volume belongs to at most one guest.
 func (s State) GuestOf(v guest.Volume) (guest.Guest, bool) {
+	if s.Volumes != nil {
+		id, ok := s.Volumes[v]
+		return s.Guests[id], ok
+	}
 	for _, g := range s.Guests {
 		if g.Has(v) {
 			return g, true

@@ -11,7 +11,10 @@ import (
 type Holding struct {
 	Node guest.NodeID
 	// Known is false while nobody has heard of it: then nothing is removed anywhere.
-	Known   bool
+	Known bool
+	// Away says that it has been away for longer than keep_base: it no longer keeps
+	// snapshots, but bookmarks of them.
+	Away    bool
 	Volumes map[guest.Volume]Held
 }
 
@@ -31,6 +34,8 @@ type Judged struct {
 	Volumes map[guest.Volume][]Snapshot
 	// Targets are those of all jobs of the guest.
 	Targets []Holding
+	// Reading are GUIDs of snapshots that are being read, to be compared.
+	Reading map[guest.Volume][]uint64
 }
 
 // Verdict says which of Tandem's points one node keeps.
@@ -39,33 +44,30 @@ type Verdict struct {
 	Keep map[guest.Volume]map[uint64]string
 	// Spare are the ones that nobody needs, oldest first.
 	Spare map[guest.Volume][]Ref
+	// Bookmark are those of Spare of which a bookmark is made before they go: the
+	// targets that need them have been away for long.
+	Bookmark map[guest.Volume]map[uint64]bool
 }
 
 // Keep applies the rule: "every node keeps its newest complete point, the base of
 // each pair owner-target, both ends of every partial receive, and the newest
 // point that all targets have which have any". Where a target is unknown,
-// everything stays. Only Tandem's own points are judged.
+// everything stays. What a target needs that has been away for long becomes a
+// bookmark. Only Tandem's own points are judged.
 func Keep(j Judged) Verdict {
-	v := Verdict{Keep: map[guest.Volume]map[uint64]string{}, Spare: map[guest.Volume][]Ref{}}
+	v := Verdict{Keep: map[guest.Volume]map[uint64]string{}, Spare: map[guest.Volume][]Ref{}, Bookmark: map[guest.Volume]map[uint64]bool{}}
 	for vol := range j.Volumes {
 		v.Keep[vol] = map[uint64]string{}
 	}
-	for _, t := range j.Targets {
-		if !t.Known {
-			v.keepAll(j, "nothing is known of target "+t.Node.Short()+" yet")
-			return v
-		}
-		for vol, held := range t.Volumes {
-			for _, guid := range held.Pins {
-				v.keep(vol, guid, "needed for target "+t.Node.Short())
-			}
-		}
+	v.keepOthers(j)
+	if !v.keepTargets(j) {
+		return v
 	}
 	points := Points(j.Volumes)
 	if i := slices.IndexFunc(points, Point.Complete); i >= 0 {
 		v.keepPoint(points[i], "the newest complete point")
 	}
-	holders := slices.DeleteFunc(slices.Clone(j.Targets), Holding.empty)
+	holders := slices.DeleteFunc(slices.Clone(j.Targets), func(h Holding) bool { return h.Away || h.empty() })
 	if i := slices.IndexFunc(points, func(p Point) bool { return p.whole && p.heldByAll(holders) }); i >= 0 && len(holders) > 0 {
 		v.keepPoint(points[i], "the newest point that all targets have")
 	}
@@ -73,10 +75,59 @@ func Keep(j Judged) Verdict {
 		for _, s := range ordered(snaps) {
 			if s.Tandem && s.GUID != 0 && v.Keep[vol][s.GUID] == "" {
 				v.Spare[vol] = append(v.Spare[vol], s.ref())
+				v.bookmark(j, vol, s)
 			}
 		}
 	}
 	return v
+}
+
+// keepOthers keeps what cannot go, or not now, whoever needs it.
+func (v Verdict) keepOthers(j Judged) {
+	for vol, guids := range j.Reading {
+		for _, guid := range guids {
+			v.keep(vol, guid, "it is being read")
+		}
+	}
+	for vol, snaps := range j.Volumes {
+		for _, s := range snaps {
+			if s.Held {
+				v.keep(vol, s.GUID, "it is held")
+			}
+		}
+	}
+}
+
+// keepTargets keeps what targets need. It is false where one is unknown: then
+// everything stays.
+func (v Verdict) keepTargets(j Judged) bool {
+	for _, t := range j.Targets {
+		if !t.Known {
+			v.keepAll(j, "nothing is known of target "+t.Node.Short()+" yet")
+			return false
+		}
+		if t.Away {
+			continue
+		}
+		for vol, held := range t.Volumes {
+			for _, guid := range held.Pins {
+				v.keep(vol, guid, "needed for target "+t.Node.Short())
+			}
+		}
+	}
+	return true
+}
+
+// bookmark notes a spare snapshot that a target needs which is away.
+func (v Verdict) bookmark(j Judged, vol guest.Volume, s Snapshot) {
+	for _, t := range j.Targets {
+		if t.Away && slices.Contains(t.Volumes[vol].Pins, s.GUID) {
+			if v.Bookmark[vol] == nil {
+				v.Bookmark[vol] = map[uint64]bool{}
+			}
+			v.Bookmark[vol][s.GUID] = true
+		}
+	}
 }
 
 func (v Verdict) keepAll(j Judged, reason string) {
@@ -231,6 +282,9 @@ func Unchanged(pairs []Pair) (string, bool) {
 		s := ordered(x.Source.Snapshots)
 		if x.Source.Written != 0 || s[len(s)-1].GUID != points[0].Snapshots[x.Volume].GUID {
 			return "", false
+		}
+		if x.branches(s[len(s)-1].GUID) {
+			return "", false // A replica begins anew with an increment, be it an empty one.
 		}
 	}
 	return points[0].Name, true

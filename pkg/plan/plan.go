@@ -29,6 +29,8 @@ const (
 const (
 	Owner   = "owner"
 	Replica = "replica"
+	// Aside is the role of diverged data that was set aside, or is about to be.
+	Aside = "diverged"
 )
 
 // Marks are Tandem's user properties of a dataset; empty where one is not set.
@@ -60,6 +62,8 @@ type Snapshot struct {
 	Received bool
 	// Complete says that it belongs to a point of which this node has all volumes.
 	Complete bool
+	// Held says that somebody put a hold on it there: it cannot be destroyed.
+	Held bool
 	// Volumes are those of its point, where the node knows them.
 	Volumes []guest.Volume
 }
@@ -94,16 +98,23 @@ type Side struct {
 	// Dataset is the full name on that node.
 	Dataset string
 	Exists  bool
+	// GUID is the dataset's own.
+	GUID    uint64
 	Kind    Kind
 	Marks   Marks
 	Mounted bool
 	// Encrypted says that the data is encrypted at rest.
 	Encrypted bool
+	// Origin is the full name of the snapshot of which it is a clone, or empty.
+	Origin string
 	// Written is how many bytes changed since the newest snapshot.
-	Written   uint64
+	Written uint64
+	// Modified says that as it is now it has refused an increment: data was changed.
+	Modified  bool
 	Snapshots []Snapshot
 	Bookmarks []Bookmark
 	Partial   *Partial
+	Facts
 }
 
 // Root is the target's dataset in which the replica lives.
@@ -112,6 +123,7 @@ type Root struct {
 	// Available is how many bytes can be written there.
 	Available uint64
 	Encrypted bool
+	Pool      Pool
 }
 
 // Pair is a volume on both sides.
@@ -120,6 +132,11 @@ type Pair struct {
 	Source Side
 	Target Side
 	Root   Root
+	// Aside are diverged copies of the volume that were set aside on the target.
+	Aside []Side
+	// Sent are GUIDs of operators' snapshots that the last sync may have brought to
+	// the target, and that the source had when it took a point that it has still.
+	Sent []uint64
 }
 
 // Input is all that a plan depends on.
@@ -155,12 +172,20 @@ const (
 	Single Verb = "incremental"
 	// Run sends the differences with all snapshots between (-I).
 	Run Verb = "incremental run"
+	// SetAside keeps a diverged replica under another name; then everything is planned anew.
+	SetAside Verb = "set aside"
+	// Branch sends the difference between two snapshots (one -i) into a new replica
+	// that is a clone of what was set aside.
+	Branch Verb = "branch"
+	// Promote makes such a clone own the snapshots that it shares with what was set aside.
+	Promote Verb = "promote"
 )
 
 // Step is one thing to do for a volume.
 type Step struct {
 	Verb Verb
-	// From is the base at the source; zero for Full, Resume and Abort.
+	// From is the base at the source; zero for Full, Resume, Abort and Promote. Of
+	// SetAside it is the newest state that both have, if any.
 	From Base
 	// To is the snapshot that the target has afterwards.
 	To Ref
@@ -173,6 +198,12 @@ type Step struct {
 	// Bytes is about how many have to travel.
 	Bytes  uint64
 	Reason string
+	// Why is what SetAside notes with what it keeps, Dataset its GUID. Superseded are
+	// the GUIDs of all that is newer there than the base, where the source has sent
+	// and then destroyed just that: then it need not be kept for long.
+	Why        string
+	Dataset    uint64
+	Superseded []uint64
 }
 
 // Ref names a snapshot for a command that checks the GUID before it acts.
@@ -223,20 +254,27 @@ type Plan struct {
 // Again says that steps have to be done first after which everything is to be
 // planned anew: "after a resume, plan again".
 func (p Plan) Again() bool {
-	return slices.ContainsFunc(p.Volumes, func(v VolumePlan) bool {
-		return slices.ContainsFunc(v.Steps, Step.first)
-	})
+	return slices.ContainsFunc(p.Volumes, VolumePlan.again)
 }
 
 // First is the plan without what waits until it is planned again.
 func (p Plan) First() Plan {
-	p.Volumes = slices.DeleteFunc(slices.Clone(p.Volumes), func(v VolumePlan) bool {
-		return !slices.ContainsFunc(v.Steps, Step.first)
-	})
+	p.Volumes = slices.DeleteFunc(slices.Clone(p.Volumes), func(v VolumePlan) bool { return !v.again() })
 	return p
 }
 
-func (s Step) first() bool { return s.Verb == Resume || s.Verb == Abort }
+// again says that nothing of the volume's plan but its one step is to be done now.
+func (v VolumePlan) again() bool {
+	if len(v.Steps) == 0 {
+		return false
+	}
+	switch v.Steps[0].Verb {
+	case Resume, Abort, SetAside, Promote:
+		return true
+	case Full, Single, Run, Branch:
+	}
+	return false
+}
 
 // Bytes is about how many have to travel.
 func (p Plan) Bytes() uint64 {
@@ -262,9 +300,7 @@ func Make(in Input) Plan {
 		p.Volumes = append(p.Volumes, done)
 	}
 	p.Refusals = append(p.Refusals, noSpace(in, p.Volumes)...)
-	if w := oldZFS(in); w != "" {
-		p.Warnings = append(p.Warnings, Warning{Text: w})
-	}
+	p.Warnings = append(p.Warnings, gateWarnings(&in)...)
 	return p
 }
 

@@ -31,7 +31,7 @@ func snaps(row string) []plan.Snapshot {
 		s.Name, _, _ = strings.Cut(name, "~")
 		s.Tandem = s.Name[0] == 't'
 		if strings.Contains(f, "+") {
-			s.Written = 100
+			s.Written = 100 << 10
 		}
 		out = append(out, s)
 	}
@@ -151,13 +151,22 @@ func TestMake_Steps(t *testing.T) {
 			change: func(in *plan.Input) { in.Mode = guest.Keep },
 		},
 		{name: "an empty snapshot of somebody's on the replica", source: "t0 t1", target: "t0* x", want: "incremental t0 > t1", mark: "t1"},
-		{name: "data of somebody's on the replica", source: "t0 t1", target: "t0* x+", want: "refused: diverged"},
+		{name: "data of somebody's on the replica", source: "t0 t1", target: "t0* x+", want: "set aside t0 >"},
 		{
-			name: "the replica was written to", source: "t0 t1", target: "t0*", want: "refused: diverged",
-			change: func(in *plan.Input) { in.Pairs[0].Target.Written = 1 },
+			name: "the replica was written to", source: "t0 t1", target: "t0*", want: "set aside t0 >",
+			change: func(in *plan.Input) { in.Pairs[0].Target.Written = 1 << 20 },
 		},
-		{name: "nothing in common", source: "t1", target: "t0*", want: "refused: no common base"},
-		{name: "the same name is nothing in common", source: "t0~1 t1", target: "t0~2*", want: "refused: no common base"},
+		{
+			name: "so little that it may be nothing", source: "t0 t1", target: "t0*", want: "incremental t0 > t1", mark: "t1",
+			change: func(in *plan.Input) { in.Pairs[0].Target.Written = 1024 },
+		},
+		{
+			name: "so little, but ZFS refused", source: "t0 t1", target: "t0*", want: "set aside t0 >",
+			change: func(in *plan.Input) { in.Pairs[0].Target.Written, in.Pairs[0].Target.Modified = 1024, true },
+		},
+		{name: "the owner was rolled back", source: "t0 t2 t1", target: "t0* t3*+", want: "set aside t0 >"},
+		{name: "nothing in common", source: "t1", target: "t0*", want: "set aside >"},
+		{name: "the same name is nothing in common", source: "t0~1 t1", target: "t0~2*", want: "set aside >"},
 		{
 			name: "a foreign dataset", source: "t1", target: "t0*", want: "refused: foreign",
 			change: func(in *plan.Input) { in.Pairs[0].Target.Marks = plan.Marks{} },
@@ -171,11 +180,11 @@ func TestMake_Steps(t *testing.T) {
 			change: func(in *plan.Input) { in.Pairs[0].Target.Marks.Role = plan.Owner },
 		},
 		{
-			name: "a filesystem on the target", source: "t0 t1", target: "t0*", want: "refused: type",
+			name: "a filesystem on the target", source: "t0 t1", target: "t0*", want: "set aside >",
 			change: func(in *plan.Input) { in.Pairs[0].Target.Kind = plan.Filesystem },
 		},
 		{
-			name: "a mounted replica", source: "t0 t1", target: "t0*", want: "refused: mounted",
+			name: "a mounted replica is unmounted there", source: "t0 t1", target: "t0*", want: "incremental t0 > t1", mark: "t1",
 			change: func(in *plan.Input) { in.Pairs[0].Target.Mounted = true },
 		},
 		{name: "no volume", want: "refused: missing", change: func(in *plan.Input) { in.Pairs[0].Source.Exists = false }},
@@ -183,7 +192,7 @@ func TestMake_Steps(t *testing.T) {
 			name: "our own volume is of an older term", source: "t1", want: "refused: not the owner's",
 			change: func(in *plan.Input) { in.Pairs[0].Source.Marks.Term = "2-0123456789abcdef" },
 		},
-		{name: "too little room", source: "t1+", want: "full > t1; refused: no space", mark: "t1", change: func(in *plan.Input) { in.Pairs[0].Root.Available = 99 }},
+		{name: "too little room", source: "t1+", want: "full > t1; refused: no space", mark: "t1", change: func(in *plan.Input) { in.Pairs[0].Root.Available = 99 << 10 }},
 		{
 			name: "unencrypted to an encrypted storage", source: "t1", want: "refused: encryption",
 			change: func(in *plan.Input) { in.Pairs[0].Root.Encrypted = true },
@@ -194,7 +203,7 @@ func TestMake_Steps(t *testing.T) {
 		},
 		{
 			name: "encrypted over somebody's snapshot", source: "t0 t1", target: "t0* x", want: "refused: diverged",
-			change: func(in *plan.Input) { in.Pairs[0].Source.Encrypted = true },
+			change: func(in *plan.Input) { in.Pairs[0].Source.Encrypted, in.Pairs[0].Target.Encrypted = true, true },
 		},
 	} {
 		in := input(tc.source, tc.target, "t1")
@@ -237,6 +246,7 @@ func TestMake_PartialReceives(t *testing.T) {
 		{name: "of a first full stream, without marks yet", unborn: true, want: "resume > t1"},
 		{name: "the source lost the snapshot", target: "t0*", change: func(p *plan.Partial) { p.ToGUID = 7 }, want: "abort >"},
 		{name: "the token is refused", target: "t0*", change: func(p *plan.Partial) { p.Valid = false }, want: "abort >"},
+		{name: "its replica was changed", target: "t0* x+", want: "abort >"},
 		{name: "it does not move", target: "t0*", change: func(p *plan.Partial) { p.Stuck = true }, want: "abort >"},
 		{name: "a stale one that we began", unborn: true, change: func(p *plan.Partial) { p.ToGUID, p.Ours = 7, true }, want: "abort >"},
 		{name: "a stale one of nobody knows whom", unborn: true, change: func(p *plan.Partial) { p.ToGUID = 7 }, want: "refused: foreign"},
@@ -246,6 +256,9 @@ func TestMake_PartialReceives(t *testing.T) {
 			in.Pairs[0].Target.Marks, in.Pairs[0].Target.Snapshots = plan.Marks{}, nil
 		}
 		partial := good
+		if !tc.unborn {
+			partial.FromGUID = guid("t0")
+		}
 		if tc.change != nil {
 			tc.change(&partial)
 		}

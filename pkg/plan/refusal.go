@@ -3,7 +3,6 @@ package plan
 import (
 	"fmt"
 	"strconv"
-	"strings"
 
 	"github.com/tandemd/tandem/pkg/guest"
 )
@@ -19,14 +18,8 @@ const (
 	NotOurs RefusalKind = "not the owner's"
 	// Foreign: something that is no replica of this guest has the name on the target.
 	Foreign RefusalKind = "foreign"
-	// Mismatch: one is a filesystem, the other a zvol.
-	Mismatch RefusalKind = "type"
-	// Mounted: the replica is mounted.
-	Mounted RefusalKind = "mounted"
-	// Diverged: the replica has data that the source does not have.
+	// Diverged: an encrypted replica has a snapshot of somebody's.
 	Diverged RefusalKind = "diverged"
-	// NoBase: source and replica share nothing to start from.
-	NoBase RefusalKind = "no common base"
 	// NoSpace: the target has too little room.
 	NoSpace RefusalKind = "no space"
 	// Encryption: the data may not or cannot travel as it is.
@@ -35,6 +28,12 @@ const (
 	Version RefusalKind = "version"
 	// BadName: a name is too long or taken.
 	BadName RefusalKind = "name"
+	// Feature: the target's pool cannot take the stream.
+	Feature RefusalKind = "feature"
+	// Pools: the guest's volumes are on two pools.
+	Pools RefusalKind = "two pools"
+	// ReadOnly: the target's pool takes nothing.
+	ReadOnly RefusalKind = "read-only"
 )
 
 // Refusal says why a volume is not synced, and what to do about it. Nothing was
@@ -50,7 +49,7 @@ type Refusal struct {
 func (r Refusal) Error() string { return r.Reason }
 
 // Passing says that the reason can go away by itself, so that it is worth trying again soon.
-func (r Refusal) Passing() bool { return r.Kind == NoSpace || r.Kind == Mounted }
+func (r Refusal) Passing() bool { return r.Kind == NoSpace || r.Kind == ReadOnly }
 
 func (v *volume) refuse(kind RefusalKind, hint, format string, args ...any) *Refusal {
 	return &Refusal{Volume: v.pair.Volume, Kind: kind, Reason: fmt.Sprintf(format, args...), Hint: hint}
@@ -91,8 +90,15 @@ func orNone(s string) string {
 // is not asked: a replica outlives its owners, and what it may take is decided
 // by what it has.
 func (v *volume) ours() bool {
-	m := v.pair.Target.Marks
-	return m.Cluster == v.in.Cluster && m.Guest == v.in.Guest.ID.String() && m.Role == Replica && m.Volume == v.pair.Volume.String()
+	return v.marked(v.pair.Target.Marks, Replica)
+}
+
+// leaving says that the target's dataset has the mark of what is set aside, but
+// not yet the name.
+func (v *volume) leaving() bool { return v.marked(v.pair.Target.Marks, Aside) }
+
+func (v *volume) marked(m Marks, role string) bool {
+	return m.Cluster == v.in.Cluster && m.Guest == v.in.Guest.ID.String() && m.Role == role && m.Volume == v.pair.Volume.String()
 }
 
 func (v *volume) foreign() *Refusal {
@@ -105,42 +111,27 @@ func (v *volume) foreign() *Refusal {
 		"%s has a dataset %s that %s: it is no replica of guest %s", v.in.TargetName, t.Dataset, what, v.in.Guest.ID)
 }
 
-// checkTarget refuses what must not be received into, apart from its snapshots.
+// checkTarget refuses what is no replica of this volume. One whose setting aside
+// was cut counts as one: it is gone on with.
 func (v *volume) checkTarget() *Refusal {
-	s, t := v.pair.Source, v.pair.Target
-	if !v.ours() {
+	if !v.ours() && !v.leaving() {
 		return v.foreign()
 	}
-	if s.Kind != t.Kind {
-		return v.refuse(Mismatch, "rename the replica aside or destroy it there; the next run sends everything",
-			"it is a %s here and a %s on %s", s.Kind, t.Kind, v.in.TargetName)
-	}
-	if t.Mounted {
-		return v.refuse(Mounted, "run `zfs unmount "+t.Dataset+"` on "+v.in.TargetName,
-			"the replica %s is mounted on %s", t.Dataset, v.in.TargetName)
-	}
 	return nil
 }
 
-// checkEncryption refuses data that would be stored less or otherwise protected
-// than it is, and versions of ZFS that damage it.
+// checkEncryption refuses data that would be stored otherwise protected than it is.
 func (v *volume) checkEncryption() *Refusal {
-	if !v.pair.Source.Encrypted {
-		if v.pair.Root.Encrypted && !v.pair.Target.Exists {
-			return v.refuse(Encryption, "use a storage that is not encrypted there, or encrypt the guest's volume",
-				"it is not encrypted, but the storage %s on %s is", v.pair.Root.Dataset, v.in.TargetName)
-		}
-		return nil
-	}
-	for where, version := range map[string]string{"this node": v.in.SourceZFS, v.in.TargetName: v.in.TargetZFS} {
-		if !safeRaw(version) {
-			return v.refuse(Version, "upgrade ZFS to at least 2.2.8 or 2.3.3",
-				"it is encrypted, and ZFS %s on %s can damage snapshots when it sends or receives encrypted data", orNone(version), where)
-		}
+	if !v.pair.Source.Encrypted && v.pair.Root.Encrypted && !v.pair.Target.Exists {
+		return v.refuse(Encryption, "use a storage that is not encrypted there, or encrypt the guest's volume",
+			"it is not encrypted, but the storage %s on %s is", v.pair.Root.Dataset, v.in.TargetName)
 	}
 	return nil
 }
 
+// noSpace refuses what does not fit. How much comes is taken from what the snapshots have written, which the list tells anyway:
+// it is what travels with -c but for metadata, and asking zfs for an estimate would cost a process for each step. What is
+// available at the target has quotas, and reservations of others, taken off by ZFS itself.
 func noSpace(in Input, volumes []VolumePlan) []Refusal {
 	need, first := map[string]uint64{}, map[string]Pair{}
 	for _, v := range volumes {
@@ -148,7 +139,11 @@ func noSpace(in Input, volumes []VolumePlan) []Refusal {
 			if p.Volume != v.Volume || v.Bytes == 0 {
 				continue
 			}
-			need[p.Root.Dataset] += v.Bytes
+			bytes := v.Bytes
+			if v.Steps[0].Verb == Full {
+				bytes = max(bytes, p.Source.Referenced) // A clone has written less than it holds.
+			}
+			need[p.Root.Dataset] += bytes
 			if _, ok := first[p.Root.Dataset]; !ok {
 				first[p.Root.Dataset] = p
 			}
@@ -164,7 +159,8 @@ func noSpace(in Input, volumes []VolumePlan) []Refusal {
 			Volume: p.Volume, Kind: NoSpace,
 			Reason: fmt.Sprintf("about %s have to be sent, but %s on %s has only %s available",
 				size(need[root.Dataset]), root.Dataset, in.TargetName, size(root.Available)),
-			Hint: "free space on " + in.TargetName + " or raise the quota of " + root.Dataset,
+			Hint: "free space on " + in.TargetName + " or raise the quota of " + root.Dataset +
+				"; quotas and reservations are taken off what is available",
 		})
 	}
 	return out
@@ -184,49 +180,4 @@ func size(n uint64) string {
 		return strconv.FormatUint(n, 10) + " bytes"
 	}
 	return fmt.Sprintf("%.1f %s (%d bytes)", f, suffix, n)
-}
-
-// safeRaw says whether this ZFS is free of the bug by which sending encrypted
-// data damages snapshots (openzfs#12014): fixed in 2.2.8, 2.3.3 and 2.4.0.
-func safeRaw(version string) bool {
-	v, ok := release(version)
-	switch {
-	case !ok || v[0] < 2:
-		return false
-	case v[0] > 2 || v[1] > 3:
-		return true
-	case v[1] == 3:
-		return v[2] >= 3
-	default:
-		return v[1] == 2 && v[2] >= 8
-	}
-}
-
-// oldZFS warns of a ZFS that can read zeros where there is data (openzfs#15526):
-// fixed in 2.1.14 and 2.2.2.
-func oldZFS(in Input) string {
-	for _, side := range [][2]string{{"this node", in.SourceZFS}, {in.TargetName, in.TargetZFS}} {
-		v, ok := release(side[1])
-		if !ok || v[0] > 2 || v[0] == 2 && (v[1] > 2 || v[1] == 2 && v[2] >= 2 || v[1] == 1 && v[2] >= 14) {
-			continue
-		}
-		return fmt.Sprintf("ZFS %s on %s can read zeros where there is data (openzfs#15526): upgrade it to at least 2.1.14 or 2.2.2",
-			side[1], side[0])
-	}
-	return ""
-}
-
-func release(version string) (v [3]int, ok bool) {
-	fields := strings.FieldsFunc(version, func(r rune) bool { return r < '0' || r > '9' })
-	if len(fields) < 3 {
-		return v, false
-	}
-	for i := range v {
-		n, err := strconv.Atoi(fields[i])
-		if err != nil {
-			return v, false
-		}
-		v[i] = n
-	}
-	return v, true
 }

@@ -7,8 +7,8 @@ import (
 	"github.com/tandemd/tandem/pkg/guest"
 )
 
-// maxName is ZFS's limit for a full name, in bytes.
-const maxName = 255
+// MaxName is ZFS's limit for a full name, in bytes.
+const MaxName = 255
 
 // volume is the planning of one volume.
 type volume struct {
@@ -17,7 +17,9 @@ type volume struct {
 	source, target []Snapshot // in the order of their node
 	// atSource and atTarget are the places in them.
 	atSource, atTarget places
-	warnings           []Warning
+	// branch: target is what a clone of a copy set aside will have once it is promoted.
+	branch   bool
+	warnings []Warning
 }
 
 func (v *volume) warn(format string, args ...any) {
@@ -31,8 +33,11 @@ func (v *volume) plan() (VolumePlan, *Refusal) {
 	if r := v.checkEncryption(); r != nil {
 		return VolumePlan{}, r
 	}
+	if r := v.checkGates(); r != nil {
+		return VolumePlan{}, r
+	}
 	if !v.pair.Target.Exists {
-		return v.steps(nil)
+		return v.renew()
 	}
 	if v.pair.Target.Partial != nil {
 		return v.partial()
@@ -40,16 +45,23 @@ func (v *volume) plan() (VolumePlan, *Refusal) {
 	if r := v.checkTarget(); r != nil {
 		return VolumePlan{}, r
 	}
-	base, r := v.base()
-	if r != nil {
-		return VolumePlan{}, r
+	if out, ok := v.promote(); ok {
+		return out, nil
 	}
-	return v.steps(base)
+	base, d := v.base()
+	switch {
+	case d == nil:
+		return v.steps(base)
+	case d.refusal != nil:
+		return VolumePlan{}, d.refusal
+	default:
+		return v.setAside(*d), nil
+	}
 }
 
 // partial goes on with an interrupted receive, or drops it. A dataset without
-// marks and snapshots is one whose first full stream never ended: the marks come
-// with its end. It is known by the GUID of what was being sent.
+// marks and snapshots is one whose first stream never ended: the marks come with
+// its end. It is known by the GUID of what was being sent.
 func (v *volume) partial() (VolumePlan, *Refusal) {
 	t, p := v.pair.Target, v.pair.Target.Partial
 	unborn := t.Marks.None() && len(t.Snapshots) == 0
@@ -71,6 +83,8 @@ func (v *volume) partial() (VolumePlan, *Refusal) {
 		why = "it cannot be resumed: " + p.Problem
 	case p.Stuck:
 		why = "it was resumed again and again and did not move"
+	case !unborn && v.misfit(p.FromGUID) != "":
+		why = v.misfit(p.FromGUID)
 	default:
 		step := Step{Verb: Resume, To: v.source[i].ref(), Token: p.Token, Raw: v.pair.Source.Encrypted}
 		step.Bytes = max(v.source[i].Written, p.Bytes) - p.Bytes
@@ -86,34 +100,6 @@ func (v *volume) partial() (VolumePlan, *Refusal) {
 	out.Steps = []Step{{Verb: Abort, Token: p.Token, Reason: "drop an interrupted transfer: " + why}}
 	out.Reason = out.Steps[0].Reason
 	return out, nil
-}
-
-// base finds the newest state that both have, and refuses where the target has
-// data beyond it.
-func (v *volume) base() (*Base, *Refusal) {
-	b, at := v.newestCommon()
-	if b == nil {
-		return nil, v.refuse(NoBase,
-			fmt.Sprintf("on %s, rename the replica aside (`zfs rename %s …`) or destroy it; the next run then sends everything, about %s",
-				v.in.TargetName, v.pair.Target.Dataset, size(v.written(v.source))),
-			"no snapshot of the replica %s on %s is known to the source: there is nothing to start from", v.pair.Target.Dataset, v.in.TargetName)
-	}
-	hint := "nothing was touched; what is newer there is not on the owner: save what is needed, then rename the replica aside or destroy it"
-	for _, s := range v.target[at+1:] {
-		if s.Written > 0 {
-			return nil, v.refuse(Diverged, hint, "the replica on %s has diverged: snapshot %s there holds %s that are newer than the last common snapshot %s",
-				v.in.TargetName, s.Name, size(s.Written), b.Name)
-		}
-		if v.pair.Source.Encrypted {
-			return nil, v.refuse(Diverged, "remove that snapshot there, and keep the tool that made it off replicas",
-				"%s has a snapshot %s that is newer than the last common one; encrypted data cannot be received over it", v.in.TargetName, s.Name)
-		}
-	}
-	if w := v.pair.Target.Written; w > 0 {
-		return nil, v.refuse(Diverged, hint, "the replica %s on %s was written to: %s since its newest snapshot", v.pair.Target.Dataset,
-			v.in.TargetName, size(w))
-	}
-	return b, nil
 }
 
 // newestCommon is the newest by the source's order, and its place in the target's.
@@ -198,8 +184,8 @@ func (v *volume) after(b Base) int {
 
 // blocked tells why the target cannot take a snapshot under its name; empty if it can.
 func (v *volume) blocked(s Snapshot) string {
-	if n := len(v.pair.Target.Dataset) + 1 + len(s.Name); n > maxName {
-		return fmt.Sprintf("its full name there would have %d bytes, ZFS allows %d", n, maxName)
+	if n := len(v.pair.Target.Dataset) + 1 + len(s.Name); n > MaxName {
+		return fmt.Sprintf("its full name there would have %d bytes, ZFS allows %d", n, MaxName)
 	}
 	if i := indexName(v.target, s.Name); i >= 0 && v.target[i].GUID != s.GUID {
 		return "another snapshot has that name there"
@@ -219,7 +205,7 @@ func (v *volume) steps(base *Base) (VolumePlan, *Refusal) {
 	if r != nil {
 		return VolumePlan{}, r
 	}
-	w := walk{from: base, raw: v.pair.Source.Encrypted}
+	w := walk{from: base, raw: v.pair.Source.Encrypted, branch: v.branch}
 	for _, s := range candidates {
 		w.bytes += s.Written
 		if !v.wanted(s) {
@@ -248,9 +234,11 @@ type walk struct {
 	steps []Step
 	from  *Base // what the target has so far; nil: nothing
 	raw   bool
-	gap   bool   // something between from and here does not travel
-	open  bool   // the last step can be made to reach further
-	bytes uint64 // between from and here
+	gap   bool // something between from and here does not travel
+	// branch: the first step makes a clone of what was set aside
+	branch bool
+	open   bool   // the last step can be made to reach further
+	bytes  uint64 // between from and here
 }
 
 // reach adds a step to s or lets the last one reach to it.
@@ -262,6 +250,11 @@ func (w *walk) reach(s Snapshot) {
 		step.Verb, step.Reason = Full, "the target has nothing of it: the oldest snapshot that travels goes whole"
 		w.steps = append(w.steps, step)
 		w.open = false
+	case w.branch:
+		step.Verb, step.From = Branch, *w.from
+		step.Reason = "the replica begins anew at " + w.from.Name + " out of what was set aside: nothing older is sent again"
+		w.steps = append(w.steps, step, Step{Verb: Promote, To: s.ref(), Reason: "the new replica takes the shared snapshots over"})
+		w.branch, w.open = false, false
 	case w.open && !w.gap:
 		l := &w.steps[last]
 		l.Verb, l.Reason = Run, "all that is newer than "+l.From.Name
@@ -284,6 +277,8 @@ func (v *volume) reason(p VolumePlan) string {
 	switch {
 	case len(p.Steps) == 0:
 		return v.in.TargetName + " has it already"
+	case p.Base == nil && len(v.pair.Aside) > 0:
+		return fmt.Sprintf("what was set aside shares nothing with the source: everything is sent again, about %s", size(p.Bytes))
 	case p.Base == nil:
 		return fmt.Sprintf("first sync: everything, about %s", size(p.Bytes))
 	default:
@@ -305,7 +300,7 @@ func (v *volume) settle(p *VolumePlan) {
 			continue
 		}
 		at := v.atSource.of(s.GUID)
-		if s.GUID != 0 && at < 0 {
+		if s.GUID != 0 && at < 0 && !slices.Contains(v.pair.Sent, s.GUID) {
 			continue
 		}
 		if at >= 0 {
@@ -329,7 +324,7 @@ func (v *volume) gone(p *VolumePlan) {
 			continue
 		}
 		marked++
-		if v.atSource.of(s.GUID) < 0 {
+		if v.atSource.of(s.GUID) < 0 && !s.Held {
 			gone = append(gone, s.ref())
 		}
 	}

@@ -7,6 +7,7 @@ import (
 	"maps"
 	"slices"
 	"sync"
+	"time"
 
 	"github.com/tandemd/tandem/pkg/guest"
 	"github.com/tandemd/tandem/pkg/plan"
@@ -21,9 +22,24 @@ type holdings map[guest.Volume]plan.Held
 // was sent to it since. It decides what may be cleaned, and is a cache: where it
 // knows nothing of a target, nothing is cleaned until that target answers.
 type bases struct {
-	store  local.Store
-	mu     sync.Mutex
-	guests map[guest.ID]*known
+	store local.Store
+	// quorate is how long this node has been quorate in all, keep for how much of that
+	// a silent target's base stays a snapshot.
+	quorate func() time.Duration
+	keep    time.Duration
+	mu      sync.Mutex
+	guests  map[guest.ID]*known
+}
+
+// sentLists are, for each volume, what the last sync may have brought of
+// operators' snapshots.
+type sentLists map[guest.Volume]sentList
+
+type sentList struct {
+	// Point is the GUID of the point with which they were sent: as long as the source
+	// has it, it was not rolled back to before them.
+	Point uint64   `json:"point"`
+	GUIDs []uint64 `json:"guids"`
 }
 
 // known is the file of one guest. Of another term it says nothing: in between
@@ -31,12 +47,19 @@ type bases struct {
 type known struct {
 	Term    guest.Term                `json:"term"`
 	Targets map[guest.NodeID]holdings `json:"targets"`
+	// Seen is how long this node had been quorate, in seconds, when the target last
+	// answered, or when this owner first looked for it.
+	Seen map[guest.NodeID]int64 `json:"seen,omitempty"`
+	// Sent is by target.
+	Sent map[guest.NodeID]sentLists `json:"sent,omitempty"`
 	// broken is why the file could not be read. It is then left as it is, and what
 	// is learnt stays in memory.
 	broken error
 }
 
-func newBases(store local.Store) *bases { return &bases{store: store, guests: map[guest.ID]*known{}} }
+func newBases(o local.Options) *bases {
+	return &bases{store: o.Store, quorate: o.Quorate, keep: o.KeepBase, guests: map[guest.ID]*known{}}
+}
 
 func basesFile(id guest.ID) string { return "bases-" + id.String() }
 
@@ -54,7 +77,7 @@ func (b *bases) of(g guest.Guest) *known {
 		b.guests[g.ID] = k
 	}
 	if k.Term != g.Term || k.Targets == nil {
-		k.Term, k.Targets = g.Term, map[guest.NodeID]holdings{}
+		k.Term, k.Targets, k.Seen, k.Sent = g.Term, map[guest.NodeID]holdings{}, nil, nil
 	}
 	return k
 }
@@ -67,7 +90,7 @@ func (b *bases) targets(g guest.Guest, nodes []guest.NodeID) []plan.Holding {
 	var out []plan.Holding
 	for _, n := range nodes {
 		h, ok := k.Targets[n]
-		out = append(out, plan.Holding{Node: n, Known: ok, Volumes: maps.Clone(h)})
+		out = append(out, plan.Holding{Node: n, Known: ok, Away: b.away(k, n), Volumes: maps.Clone(h)})
 	}
 	return out
 }
@@ -77,7 +100,8 @@ func (b *bases) put(g guest.Guest, node guest.NodeID, h holdings) error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	k := b.of(g)
-	if old, ok := k.Targets[node]; ok && maps.EqualFunc(old, h, sameHeld) {
+	fresh := b.see(k, node)
+	if old, ok := k.Targets[node]; ok && maps.EqualFunc(old, h, sameHeld) && fresh {
 		return nil
 	}
 	k.Targets[node] = h
@@ -92,6 +116,8 @@ func (b *bases) forget(g guest.Guest, node guest.NodeID) error {
 	defer b.mu.Unlock()
 	k := b.of(g)
 	delete(k.Targets, node)
+	delete(k.Sent, node)
+	delete(k.Seen, node)
 	return b.write(g.ID, k)
 }
 
@@ -101,6 +127,30 @@ func (b *bases) write(id guest.ID, k *known) error {
 		err = b.store.Write(basesFile(id), k)
 	}
 	return fault.Wrap(err, "remember what the targets of guest %s hold", id)
+}
+
+// sent are the GUIDs of operators' snapshots that the last sync to the node may
+// have brought, if the source still has the point that it brought them with.
+func (b *bases) sent(g guest.Guest, node guest.NodeID, p plan.Pair) []uint64 {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	list := b.of(g).Sent[node][p.Volume]
+	if slices.ContainsFunc(p.Source.Snapshots, func(s plan.Snapshot) bool { return s.GUID == list.Point && list.Point != 0 }) {
+		return list.GUIDs
+	}
+	return nil
+}
+
+// sending puts what a sync is about to send beside what is known of its target.
+// It is on disk once put has returned.
+func (b *bases) sending(g guest.Guest, node guest.NodeID, lists sentLists) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	k := b.of(g)
+	if k.Sent == nil {
+		k.Sent = map[guest.NodeID]sentLists{}
+	}
+	k.Sent[node] = lists
 }
 
 // warning tells of a broken file.
@@ -119,23 +169,10 @@ func heldNow(pairs []plan.Pair) holdings {
 	out := holdings{}
 	target := map[guest.Volume][]plan.Snapshot{}
 	for _, p := range pairs {
-		source := make(map[uint64]plan.Snapshot, len(p.Source.Snapshots))
-		for _, s := range p.Source.Snapshots {
-			source[s.GUID] = s
+		out[p.Volume] = plan.Held{Has: points(p)}
+		for _, guid := range p.Bases() {
+			out.pin(p.Volume, guid)
 		}
-		var h plan.Held
-		var base plan.Snapshot // the newest at the source that the target has
-		for _, s := range p.Target.Snapshots {
-			at, shared := source[s.GUID]
-			if shared && at.TXG >= base.TXG {
-				base = at
-			}
-			if s.Tandem || at.Tandem {
-				h.Has = append(h.Has, s.GUID)
-			}
-		}
-		out[p.Volume] = h
-		out.pin(p.Volume, base.GUID)
 		if x := p.Target.Partial; x != nil {
 			out.pin(p.Volume, x.ToGUID)
 			out.pin(p.Volume, x.FromGUID)
@@ -150,6 +187,23 @@ func heldNow(pairs []plan.Pair) holdings {
 			out.pin(vol, s.GUID)
 		}
 		break
+	}
+	return out
+}
+
+// points are the GUIDs of Tandem's points that the target has, be it in what was
+// set aside there.
+func points(p plan.Pair) (out []uint64) {
+	own := make(map[uint64]bool, len(p.Source.Snapshots))
+	for _, s := range p.Source.Snapshots {
+		own[s.GUID] = s.Tandem
+	}
+	for _, side := range append([]plan.Side{p.Target}, p.Aside...) {
+		for _, s := range side.Snapshots {
+			if s.Tandem || own[s.GUID] {
+				out = append(out, s.GUID)
+			}
+		}
 	}
 	return out
 }

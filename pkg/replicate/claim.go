@@ -46,6 +46,9 @@ func (s *Source) Check(ctx context.Context, g guest.Guest) error {
 	if err != nil {
 		return err
 	}
+	if err := s.checkNew(g, namesOf(own)); err != nil {
+		return err
+	}
 	for i, v := range g.Volumes {
 		for _, p := range []string{zfs.PropGuest, zfs.PropRole, zfs.PropCluster} {
 			if value := own[i].Props[p]; value != "" {
@@ -63,7 +66,7 @@ func (s *Source) read(ctx context.Context, g guest.Guest) ([]zfs.Dataset, error)
 	if err != nil {
 		return nil, err
 	}
-	own, err := s.o.ZFS.List(ctx, names...)
+	own, err := s.o.Together.List(ctx, names...)
 	if err != nil {
 		return nil, fault.Wrap(err, "list the volumes of guest %s", g.ID)
 	}
@@ -87,7 +90,7 @@ func (s *Source) claim(ctx context.Context, cluster string, g guest.Guest, own [
 		if !own[i].Exists() || !local.Side("", own[i]).Marks.None() {
 			continue
 		}
-		props := local.Marks(cluster, g, v, zfs.RoleOwner)
+		props := stamp(cluster, g, v, own[i])
 		if err := s.o.ZFS.SetProps(ctx, props, own[i].Name); err != nil {
 			return nil, fault.WrapVolume(v, err, "mark it as the owner's")
 		}

@@ -1,10 +1,12 @@
 package replicate
 
 import (
+	"cmp"
 	"context"
 	"slices"
 	"time"
 
+	"github.com/tandemd/tandem/pkg/calendar"
 	"github.com/tandemd/tandem/pkg/guest"
 	"github.com/tandemd/tandem/pkg/plan"
 	"github.com/tandemd/tandem/pkg/replicate/fault"
@@ -42,7 +44,8 @@ func (r *run) commit(ctx context.Context, p plan.Plan, point string) error {
 		}
 		mark := slices.DeleteFunc(slices.Clone(v.Mark), func(m plan.Ref) bool { return m.GUID == guid })
 		req.Volumes = append(req.Volumes, wire.CommitVolume{
-			Volume: v.Volume, GUID: guid, Mark: mark, Delete: slices.Concat(v.Gone, spare[v.Volume]),
+			Volume: v.Volume, GUID: guid, Mark: mark, Delete: slices.Concat(v.Gone, spare.Spare[v.Volume]), Nature: r.changed(v),
+			CommitBookmarks: r.bookmarksAtTarget(v.Volume, spare),
 		})
 		after[v.Volume] = plan.Held{Pins: []uint64{guid}}
 	}
@@ -85,8 +88,8 @@ func (r *run) point(name string) (property string, guids map[guest.Volume]uint64
 }
 
 // spareAtTarget is what the target may delete once the point is complete.
-func (r *run) spareAtTarget(p plan.Plan, point string, guids map[guest.Volume]uint64) map[guest.Volume][]plan.Ref {
-	j := plan.Judged{Volumes: map[guest.Volume][]plan.Snapshot{}}
+func (r *run) spareAtTarget(p plan.Plan, point string, guids map[guest.Volume]uint64) plan.Verdict {
+	j := plan.Judged{Volumes: map[guest.Volume][]plan.Snapshot{}, Reading: r.s.o.Pins.Of(r.guest.ID)}
 	held := holdings{}
 	for _, v := range p.Volumes {
 		after := slices.Clone(v.After)
@@ -104,11 +107,42 @@ func (r *run) spareAtTarget(p plan.Plan, point string, guids map[guest.Volume]ui
 	}
 	for _, t := range r.s.bases.targets(r.guest, r.targets()) {
 		if t.Node == r.job.Target {
-			t.Known, t.Volumes = true, held
+			t.Known, t.Away, t.Volumes = true, false, held
 		}
 		j.Targets = append(j.Targets, t)
 	}
-	return plan.Keep(j).Spare
+	return plan.Keep(j)
+}
+
+// cleanWithin is how long own points that nobody needs may stay: where the next
+// sync comes as soon, it destroys them with the snapshot that it takes.
+const cleanWithin = 15 * time.Minute
+
+// tidy cleans unless the next sync will soon.
+func (r *run) tidy(ctx context.Context) {
+	if !r.soon() {
+		r.clean(ctx)
+	}
+}
+
+// soon says that the next sync of the job is due soon, and that nothing has waited
+// long for it: a guest that does nothing takes no more snapshots.
+func (r *run) soon() bool {
+	schedule, err := calendar.Parse(r.job.Schedule)
+	if err != nil || r.job.Disabled {
+		return false
+	}
+	now := r.s.o.Now()
+	next := schedule.Next(now, now.Location())
+	if next.IsZero() || next.Sub(now) > cleanWithin {
+		return false
+	}
+	for _, d := range r.own {
+		if n := len(d.Snapshots); n > 0 && now.Sub(d.Snapshots[n-1].Creation) > cleanWithin {
+			return false
+		}
+	}
+	return true
 }
 
 // clean destroys own points that nobody needs. What cannot go now goes later; the
@@ -121,33 +155,75 @@ func (r *run) clean(ctx context.Context) {
 		return
 	}
 	defer release()
-	j := plan.Judged{Volumes: map[guest.Volume][]plan.Snapshot{}, Targets: r.s.bases.targets(r.guest, r.targets())}
+	r.destroy(ctx, r.spare())
+}
+
+// spare are own points that nobody needs, by the list that this run has read: what
+// another run needs since then is pinned.
+func (r *run) spare() plan.Verdict {
+	j := plan.Judged{
+		Volumes: map[guest.Volume][]plan.Snapshot{}, Targets: r.s.bases.targets(r.guest, r.targets()), Reading: r.s.o.Pins.Of(r.guest.ID),
+	}
 	for i, d := range r.own {
 		j.Volumes[r.guest.Volumes[i]] = local.Side(r.names[i], d).Snapshots
 	}
-	r.destroy(ctx, plan.Keep(j).Spare)
+	return plan.Keep(j)
 }
 
-// destroy takes names from the list that this run has read: what another run
-// needs since then is pinned, and a name of Tandem's is used once.
-func (r *run) destroy(ctx context.Context, spare map[guest.Volume][]plan.Ref) {
+// destroy destroys own points.
+func (r *run) destroy(ctx context.Context, spare plan.Verdict) {
+	change := r.destroying(spare)
+	change.Volumes = slices.DeleteFunc(change.Volumes, func(v zfs.VolumeChange) bool { return len(v.Destroy) == 0 })
+	if len(change.Volumes) == 0 {
+		return
+	}
+	done, err := r.s.o.Together.Change(ctx, change)
+	if err = cmp.Or(err, done.Err); err != nil {
+		r.warn("old snapshots are left: %v", err)
+		return
+	}
+	r.destroyed(change, done)
+}
+
+// destroying is the change that destroys own points, by name, GUID and mark.
+func (r *run) destroying(spare plan.Verdict) zfs.Change {
+	var c zfs.Change
 	for i, v := range r.guest.Volumes {
-		refs := slices.DeleteFunc(slices.Clone(spare[v]), func(ref plan.Ref) bool { return r.held(i, ref.GUID) })
-		if len(refs) == 0 {
+		part := zfs.VolumeChange{
+			Dataset: r.names[i], GUID: r.own[i].GUID, Marks: []string{zfs.PropPoint, zfs.PropReceived, zfs.PropComplete},
+		}
+		for _, ref := range spare.Spare[v] {
+			s, ok := local.Spare(r.own[i], ref, spare.Bookmark[v][ref.GUID])
+			if ok && !r.held(i, ref.GUID) {
+				part.Destroy = append(part.Destroy, s)
+			}
+		}
+		c.Volumes = append(c.Volumes, part)
+	}
+	return c
+}
+
+// destroyed takes what was destroyed off what this run has read.
+func (r *run) destroyed(change zfs.Change, done zfs.Changed) {
+	for n, v := range change.Volumes {
+		i, gone := slices.Index(r.names, v.Dataset), map[uint64]bool{}
+		for _, s := range v.Destroy {
+			gone[s.GUID] = true
+		}
+		for _, left := range done.Volumes[n].Left {
+			delete(gone, left.GUID)
+			r.log("%s: the old snapshot %s is left: %v", r.guest.Volumes[i], left.Name, left.Err)
+		}
+		if len(gone) == 0 {
 			continue
 		}
-		var names []string
-		for _, ref := range refs {
-			names = append(names, ref.Name)
-		}
-		r.log("%s: remove %d old snapshots here", v, len(names))
-		if err := r.s.o.ZFS.DestroySnapshots(ctx, r.names[i], names); err != nil {
-			r.warn("volume %s: old snapshots are left: %v", v, err)
-		}
+		r.log("%s: removed %d old snapshots here", r.guest.Volumes[i], len(gone))
+		d := &r.own[i]
+		d.Snapshots = slices.DeleteFunc(slices.Clone(d.Snapshots), func(s zfs.Snapshot) bool { return gone[s.GUID] })
 	}
 }
 
-// held says whether a snapshot has a hold: one stops the destruction of all.
+// held says whether a snapshot has a hold.
 func (r *run) held(volume int, guid uint64) bool {
 	return slices.ContainsFunc(r.own[volume].Snapshots, func(s zfs.Snapshot) bool { return s.GUID == guid && s.UserRefs > 0 })
 }

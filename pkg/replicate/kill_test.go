@@ -2,115 +2,197 @@ package replicate_test
 
 import (
 	"errors"
+	"flag"
 	"fmt"
+	"math/rand/v2"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
+	"testing/synctest"
+	"time"
+)
 
-	"github.com/tandemd/tandem/pkg/guest"
-	"github.com/tandemd/tandem/pkg/replicate"
+var (
+	killPoints = flag.Int("kill-points", 240, "at how many of the kill points machines are ended, evenly over the scenarios; 0: at all")
+	killSeed   = flag.Uint64("kill-seed", uint64(time.Now().UnixNano()), "which ones") //nolint:gosec // any number will do
 )
 
 var errKilled = errors.New("killed")
 
-// killAt makes the daemons of the given nodes die at the nth thing they do: from
-// then on nothing that they try has an effect. It returns whether it came to that.
-func (w *world) killAt(nth int, nodes ...string) (died func() bool) {
+// moment is when a machine can end: before or after one of its effects.
+type moment struct {
+	node *node
+	what string
+	nth  int // of that name
+}
+
+// key says the same in another world.
+func (m moment) key() string { return fmt.Sprintf("%s: %s #%d", m.node.name, m.what, m.nth) }
+
+// kill is one way to end machines at a moment.
+type kill struct {
+	moment  string // the key
+	power   bool
+	victims []string
+}
+
+func (k kill) String() string {
+	how := "processes killed on"
+	if k.power {
+		how = "power cut of"
+	}
+	return fmt.Sprintf("%s n%s at %s", how, strings.Join(k.victims, ", n"), k.moment)
+}
+
+// reaper counts what the daemons of a world do and ends some of them at one moment: from then on nothing that they try has
+// an effect.
+type reaper struct {
+	w    *world
+	kill kill
+
+	mu     sync.Mutex
+	counts map[string]int
+	seen   []string
+	dead   map[*node]bool
+}
+
+// reap sets the reaper on all nodes. An empty kill only counts.
+func (w *world) reap(k kill) *reaper {
+	r := &reaper{w: w, kill: k, counts: map[string]int{}, dead: map[*node]bool{}}
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	count := 0
-	for _, n := range nodes {
-		w.node(n).trap = func(what string) error {
-			w.mu.Lock()
-			defer w.mu.Unlock()
-			if count++; count >= nth {
-				return fmt.Errorf("%w at %s", errKilled, what)
-			}
-			return nil
-		}
+	for _, n := range w.nodes {
+		n.reap = func(what string) error { return r.at(n, what) }
 	}
-	return func() bool {
-		w.mu.Lock()
-		defer w.mu.Unlock()
-		return count >= nth
-	}
+	w.reaper = r
+	return r
 }
 
-// TestSync_KilledAnywhereConverges kills the source's, the target's or both
-// daemons before and after each effect of a first sync and of an increment. The
-// next runs must converge without help, without a second full stream, and leave
-// nothing behind.
-func TestSync_KilledAnywhereConverges(t *testing.T) {
-	for _, sides := range [][]string{{"1"}, {"2"}, {"1", "2"}} {
-		for _, syncs := range []int{0, 1} {
-			nth := 1
-			for killedOnce(t, nth, syncs, sides) {
-				if nth++; nth > 1000 {
-					t.Fatal("a sync does not end")
-				}
-			}
-			if nth < 20 {
-				t.Errorf("killing %v came to only %d points", sides, nth)
-			}
-		}
-	}
-}
-
-// killedOnce kills the sync that comes after so many good ones. It says whether the sync was long enough for the kill.
-func killedOnce(t *testing.T, nth int, syncs int, sides []string) bool {
-	t.Helper()
-	w := newWorld(t)
-	n1, n2 := w.node("1"), w.node("2")
-	n1.snap(diskDS + "@early")
-	if syncs > 0 {
-		w.run(job)
-		n1.write(diskDS, 200, 64)
-		n1.snap(diskDS + "@late")
-		n1.write(rootDS, 30, 4)
-	}
-	died := w.killAt(nth, sides...)
-	_, err := n1.source.Run(t.Context(), replicate.Task{Job: job})
-	if !died() {
-		must(t, err)
+// died says whether the reaper has ended somebody.
+func (w *world) died() bool {
+	w.mu.Lock()
+	r := w.reaper
+	w.mu.Unlock()
+	if r == nil {
 		return false
 	}
-	n1.restart()
-	n2.restart()
-	had := map[string]bool{}
-	for _, d := range []string{diskDS, rootDS} {
-		x := n2.dataset(d)
-		had[d] = x.Exists() && (len(x.Snapshots) > 0 || x.ResumeToken != "")
-	}
-	where := fmt.Sprintf("killed %v after %d syncs at %d", sides, syncs, nth)
-	r := w.run(job)
-	for _, v := range r.Volumes {
-		name := map[guest.Volume]string{disk: diskDS, root: rootDS}[v.Volume]
-		if had[name] && v.Kind == replicate.KindFull {
-			t.Errorf("%s: %s was sent whole again", where, v.Volume)
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return len(r.dead) > 0
+}
+
+func (r *reaper) at(n *node, what string) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	name := string(n.name) + ": " + what
+	if !r.dead[n] {
+		r.counts[name]++
+		key := moment{node: n, what: what, nth: r.counts[name]}.key()
+		r.seen = append(r.seen, key)
+		if key == r.kill.moment {
+			r.end()
 		}
 	}
-	w.same("2")
-	n1.write(diskDS, 300, 1)
-	last := w.run(job)
-	w.same("2")
-	for _, n := range []*node{n1, n2} {
-		for _, d := range []string{diskDS, rootDS} {
-			if got := n.points(d); got != 1 {
-				t.Errorf("%s: %s has %d points of %s, want 1", where, n.name, got, d)
+	if r.dead[n] {
+		return fmt.Errorf("%w at %s", errKilled, what)
+	}
+	return nil
+}
+
+func (r *reaper) end() {
+	for _, name := range r.kill.victims {
+		n := r.w.node(name)
+		r.dead[n] = true
+		if r.kill.power {
+			n.pool.PowerCut()
+			n.files.powerCut()
+		}
+	}
+}
+
+// revive takes the reaper away and starts again what it ended. It says whether it came to that.
+func (r *reaper) revive() bool {
+	r.w.mu.Lock()
+	for _, n := range r.w.nodes {
+		n.reap = nil
+	}
+	r.w.reaper = nil
+	r.w.mu.Unlock()
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for n := range r.dead {
+		n.restart()
+	}
+	return len(r.dead) > 0
+}
+
+// TestKill_AnywhereConverges ends processes and machines before and after each effect of each scenario: ZFS operations, file
+// writes, calls, frames of streams. The next runs must converge without help, send nothing again that has arrived, and leave
+// nothing behind.
+func TestKill_AnywhereConverges(t *testing.T) {
+	t.Logf("seed %d", *killSeed)
+	all := scenarios()
+	var total, done atomic.Int64
+	t.Cleanup(func() { t.Logf("%d of %d kill points covered", done.Load(), total.Load()) })
+	for i, s := range all {
+		t.Run(s.name, func(t *testing.T) {
+			t.Parallel()
+			kills := s.kills(t)
+			total.Add(int64(len(kills)))
+			if *killPoints > 0 {
+				rnd := rand.New(rand.NewPCG(*killSeed, uint64(i)))
+				rnd.Shuffle(len(kills), func(a, b int) { kills[a], kills[b] = kills[b], kills[a] })
+				kills = kills[:min(len(kills), *killPoints/len(all))]
 			}
-			if x := n.dataset(d); x.ResumeToken != "" {
-				t.Errorf("%s: %s still has a partial receive of %s", where, n.name, d)
+			for _, k := range kills {
+				s.survive(t, k)
+				done.Add(1)
+				if t.Failed() {
+					t.Fatalf("%s; -kill-seed %d", k, *killSeed)
+				}
+			}
+		})
+	}
+}
+
+// kills are all that can be done to the scenario.
+func (s scenario) kills(t *testing.T) []kill {
+	t.Helper()
+	var seen []string
+	synctest.Test(t, func(t *testing.T) { // What is done together depends on no machine's pace.
+		w := s.world(t)
+		r := w.reap(kill{})
+		must(t, s.act(w))
+		r.revive()
+		seen = r.seen
+	})
+	if len(seen) < 10 {
+		t.Errorf("only %d moments: %s", len(seen), strings.Join(seen, ", "))
+	}
+	var out []kill
+	for _, key := range slices.Sorted(slices.Values(seen)) {
+		for _, victims := range s.victims() {
+			for _, power := range []bool{false, true} {
+				out = append(out, kill{moment: key, power: power, victims: victims})
 			}
 		}
 	}
-	list, err := n2.target.Replicas(t.Context())
-	must(t, err)
-	if len(list) != 1 || list[0].Point == nil || list[0].Point.Name != last.Point {
-		t.Errorf("%s: replicas %+v, want the point %s", where, list, last.Point)
-	}
-	// A copy of an operator's snapshot is known as such: it goes when it goes at the source.
-	if syncs > 0 {
-		must(t, n1.pool.DestroySnapshots(t.Context(), diskDS, []string{"early"}))
-		w.run(job)
-		equal(t, n2.operators(diskDS), []string{"late"})
-	}
-	return !t.Failed()
+	return out
+}
+
+// survive does the scenario once, with one kill.
+func (s scenario) survive(t *testing.T, k kill) {
+	t.Helper()
+	synctest.Test(t, func(t *testing.T) {
+		w := s.world(t)
+		r := w.reap(k)
+		err := s.act(w)
+		if !r.revive() {
+			t.Errorf("it did not come to it: %v", err)
+			return
+		}
+		s.converge(w)
+	})
 }

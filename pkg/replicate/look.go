@@ -18,7 +18,7 @@ func (r *run) look(ctx context.Context) error {
 	r.inv = wire.Inventory{}
 	asked := make(chan error, 1)
 	go func() {
-		asked <- r.s.call(ctx, r.job.Target, wire.PathInventory, wire.InventoryRequest{Request: r.request()}, &r.inv)
+		asked <- r.s.call(ctx, r.job.Target, wire.PathInventory, r.inventory(), &r.inv)
 	}()
 	listed := r.list(ctx)
 	if err := <-asked; err != nil {
@@ -40,12 +40,15 @@ func (r *run) look(ctx context.Context) error {
 	if err := r.pair(ctx); err != nil {
 		return err
 	}
-	return r.s.bases.put(r.guest, r.job.Target, heldNow(r.pairs))
+	if err := r.s.bases.put(r.guest, r.job.Target, heldNow(r.pairs)); err != nil {
+		return err
+	}
+	return r.s.bases.meet(r.guest, r.targets(), r.pairs)
 }
 
-// list reads this node's volumes, in one process.
+// list reads this node's volumes, with those of others that are due.
 func (r *run) list(ctx context.Context) error {
-	own, err := r.s.o.ZFS.List(ctx, r.names...)
+	own, err := r.s.o.Together.List(ctx, r.names...)
 	if err != nil {
 		return fault.Wrap(err, "list the volumes of guest %s", r.guest.ID)
 	}
@@ -65,8 +68,11 @@ func (r *run) pair(ctx context.Context) error {
 		told := r.inv.Volumes[i]
 		p := plan.Pair{
 			Volume: v, Source: local.Side(r.names[i], r.own[i]), Target: told.Side(),
-			Root: plan.Root{Dataset: told.Root, Available: told.Available, Encrypted: told.RootEncrypted},
+			Root:  plan.Root{Dataset: told.Root, Available: told.Available, Encrypted: told.RootEncrypted},
+			Aside: told.Copies(r.view.Cluster, r.guest.ID),
 		}
+		r.facts(ctx, &p, told)
+		p.Sent = r.s.bases.sent(r.guest, r.job.Target, p)
 		if told.Token != "" {
 			partial, err := r.partial(ctx, v, r.names[i], told)
 			if err != nil {

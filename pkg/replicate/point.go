@@ -1,7 +1,9 @@
 package replicate
 
 import (
+	"cmp"
 	"context"
+	"slices"
 	"time"
 
 	"github.com/tandemd/tandem/pkg/guest"
@@ -26,7 +28,8 @@ func (r *run) nextName() guest.SnapshotName {
 	return name
 }
 
-// take snapshots all volumes at once and lists them with it.
+// take takes a point of all volumes at one moment, and with it destroys what nobody
+// needs any more since the last sync: that takes no process of its own.
 func (r *run) take(ctx context.Context) (string, error) {
 	next, now := r.nextName(), r.s.o.Now()
 	property, err := guest.Point{Volumes: r.guest.Volumes, Consistency: guest.Crash, Taken: now.Unix()}.Property()
@@ -37,15 +40,37 @@ func (r *run) take(ctx context.Context) (string, error) {
 	r.s.seqs[r.guest.ID] = next.Seq
 	r.s.mu.Unlock()
 	name := next.String()
-	var snaps []string
-	for _, d := range r.names {
-		snaps = append(snaps, d+"@"+name)
-	}
-	if err := r.s.o.ZFS.Snapshot(ctx, snaps, map[string]string{zfs.PropPoint: property}); err != nil {
+	change := r.destroying(r.spare())
+	change.Take, change.Props = name, map[string]string{zfs.PropPoint: property}
+	done, err := r.s.o.Together.Change(ctx, change)
+	if err = cmp.Or(err, done.Err); err != nil {
 		return "", fault.Wrap(err, "snapshot guest %s", r.guest.ID)
 	}
 	r.note(func() { r.result.Point, r.result.Taken = name, time.Unix(now.Unix(), 0) })
+	same := r.taken(done)
+	r.destroyed(change, done)
+	if same {
+		return name, nil
+	}
 	return name, r.list(ctx)
+}
+
+// taken adds the new snapshots to what this run has read. It is false where somebody
+// made or destroyed others since: then it is read again, because what lies between
+// two points travels with them.
+func (r *run) taken(done zfs.Changed) bool {
+	same := true
+	for i, got := range done.Volumes {
+		d := &r.own[i]
+		var before uint64
+		if n := len(d.Snapshots); n > 0 {
+			before = d.Snapshots[n-1].GUID
+		}
+		same = same && (before == got.Before || before == 0 && d.Origin != "")
+		d.Snapshots = append(slices.Clone(d.Snapshots), got.Taken)
+		d.Written = 0
+	}
+	return same
 }
 
 // newest is the newest point if it needs no new one, or empty. It is looked at
@@ -110,5 +135,6 @@ func (r *run) pin(p plan.Plan) error {
 			}
 		}
 	}
+	r.s.bases.sending(r.guest, r.job.Target, r.operators(p))
 	return r.s.bases.put(r.guest, r.job.Target, held)
 }

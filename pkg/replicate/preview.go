@@ -24,6 +24,8 @@ type Preview struct {
 	Bytes    uint64
 	Volumes  []PreviewVolume
 	Warnings []string
+	// Cleans are what goes once the point has arrived.
+	Cleans []PreviewClean
 	// Refusals are why it would refuse, each with its volume and hint.
 	Refusals []*Error
 	// Silent is why the target did not tell what it has; nil: it did. What it has
@@ -87,7 +89,7 @@ func (r *run) marked() []zfs.Dataset {
 	own := slices.Clone(r.own)
 	for i, v := range r.guest.Volumes {
 		if own[i].Exists() && local.Side("", own[i]).Marks.None() {
-			own[i].Props = local.Marks(r.view.Cluster, r.guest, v, zfs.RoleOwner)
+			own[i].Props = stamp(r.view.Cluster, r.guest, v, own[i])
 		}
 	}
 	return own
@@ -98,7 +100,7 @@ func (r *run) ask(ctx context.Context, patience time.Duration) error {
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	r.inv = wire.Inventory{}
-	err := r.s.call(ctx, r.job.Target, wire.PathInventory, wire.InventoryRequest{Request: r.request()}, &r.inv)
+	err := r.s.call(ctx, r.job.Target, wire.PathInventory, r.inventory(), &r.inv)
 	if err != nil {
 		return fault.Wrap(err, "ask %s what it has", r.target)
 	}
@@ -138,7 +140,7 @@ func (r *run) remember() bool {
 func (r *run) outlook() Preview {
 	point, unwritten := plan.Unchanged(r.pairs)
 	if !unwritten {
-		point = r.nextName().String()
+		point = r.pointAhead()
 	}
 	p := plan.Make(r.input(point))
 	r.warnings(p)
@@ -151,13 +153,19 @@ func (r *run) outlook() Preview {
 	if len(out.Refusals) > 0 {
 		return out
 	}
+	name, current := plan.Current(r.pairs)
+	if current {
+		point, p = name, plan.Make(r.input(name))
+	}
 	if p.Again() {
 		p = p.First()
+	} else {
+		out.Cleans = r.cleans(p, point)
 	}
 	for _, v := range p.Volumes {
 		out.add(v)
 	}
-	if name, ok := plan.Current(r.pairs); ok {
+	if current {
 		out.Kind, out.Base, out.Bytes = KindNothing, name, 0
 	}
 	return out
@@ -175,7 +183,7 @@ func (p *Preview) add(v plan.VolumePlan) {
 	}
 	switch {
 	case len(v.Steps) == 0:
-	case v.Steps[0].Verb == plan.Abort:
+	case v.Steps[0].Verb == plan.Abort, v.Steps[0].Verb == plan.SetAside, v.Steps[0].Verb == plan.Promote:
 		pv.Kind = "" // What follows is planned then.
 	default:
 		pv.Kind = kindOf(v, KindNothing)

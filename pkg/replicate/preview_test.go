@@ -3,6 +3,7 @@ package replicate_test
 import (
 	"errors"
 	"maps"
+	"regexp"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -168,3 +169,84 @@ func TestPreview_TellsRefusals(t *testing.T) {
 		t.Error("of no job: no error")
 	}
 }
+
+// snapshots are the names of all snapshots of a node's volumes.
+func (n *node) snapshots() map[string]bool {
+	out := map[string]bool{}
+	for _, d := range []string{diskDS, rootDS} {
+		for _, s := range n.dataset(d).Snapshots {
+			out[d+"@"+s.Name] = true
+		}
+	}
+	return out
+}
+
+// TestPreview_IsWhatTheRunDoes compares what is printed ahead with the log of the
+// run that follows, and with what is gone after it.
+func TestPreview_IsWhatTheRunDoes(t *testing.T) {
+	w := newWorld(t)
+	w.change(func(s *ledger.State) {
+		other := guest.JobID{Guest: 100, Number: 1}
+		s.Jobs = maps.Clone(s.Jobs)
+		s.Jobs[other] = guest.Job{ID: other, Target: id("3"), Schedule: "*/1", Snapshots: guest.Keep}
+	})
+	n1 := w.node("1")
+	names := map[string]string{disk.String(): diskDS, root.String(): rootDS}
+	for round := range 8 {
+		n1.write(diskDS, int64(round), 8)
+		switch round {
+		case 1:
+			n1.snap(diskDS + "@one")
+			n1.snap(diskDS + "@two")
+			n1.snap(diskDS + "@three")
+		case 3:
+			must(t, n1.pool.DestroySnapshots(t.Context(), diskDS, []string{"two"}))
+		case 2, 5:
+			w.run(guest.JobID{Guest: 100, Number: 1})
+		case 6:
+			must(t, n1.pool.Hold(t.Context(), "mine", n1.newest(diskDS)))
+		}
+		before := map[string]map[string]bool{"n1": n1.snapshots(), "n2": w.node("2").snapshots()}
+		p := w.preview()
+		var lines []string
+		w.pass(time.Minute)
+		r, err := n1.source.Run(t.Context(), replicate.Task{Job: job, Log: func(l string) { lines = append(lines, l) }})
+		must(t, err)
+		log := strings.ReplaceAll(strings.Join(lines, "\n"), r.Point, "POINT")
+		for _, v := range p.Volumes {
+			for _, step := range v.Steps {
+				said := v.Volume.String() + ": " + predicted.ReplaceAllStringFunc(step, func(name string) string {
+					if name != r.Point && before["n1"][names[v.Volume.String()]+"@"+name] {
+						return name
+					}
+					return "POINT"
+				})
+				if !strings.Contains(log, said) {
+					t.Errorf("round %d: the plan said %q, the run did\n%s", round, said, log)
+				}
+			}
+			if p.Kind == replicate.KindNothing && len(v.Steps) > 0 {
+				t.Errorf("round %d: nothing, with steps %q", round, v.Steps)
+			}
+		}
+		told := map[string]bool{}
+		for _, c := range p.Cleans {
+			for _, s := range c.Snapshots {
+				told[c.Node+" "+names[c.Volume.String()]+"@"+s] = true
+			}
+		}
+		for _, n := range []string{"1", "2"} {
+			now := w.node(n).snapshots()
+			for name := range before["n"+n] {
+				switch key := "n" + n + " " + name; {
+				case !now[name] && !told[key]:
+					t.Errorf("round %d: %s went, which was not told", round, key)
+				case now[name] && told[key] && n == "2":
+					t.Errorf("round %d: %s stays, which was to go", round, key)
+				}
+			}
+		}
+	}
+}
+
+var predicted = regexp.MustCompile(`tandem_[0-9a-zA-Z_-]+`)

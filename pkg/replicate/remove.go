@@ -61,6 +61,7 @@ func (s *Source) remove(ctx context.Context, task Task) (RemoveResult, error) {
 	} else if err := r.cleanAll(ctx); err != nil {
 		return RemoveResult{}, err
 	}
+	r.dropBookmarks(ctx)
 	return RemoveResult{Destroyed: reply.Destroyed, Left: reply.Left, Warnings: r.finish().Warnings}, nil
 }
 
@@ -80,6 +81,6 @@ func (r *run) cleanAll(ctx context.Context) error {
 			}
 		}
 	}
-	r.destroy(ctx, all)
+	r.destroy(ctx, plan.Verdict{Spare: all})
 	return nil
 }

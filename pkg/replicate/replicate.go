@@ -88,6 +88,10 @@ type (
 	RemoveRequest = wire.RemoveRequest
 	// RemoveReply says what went and what is left.
 	RemoveReply = wire.RemoveReply
+	// AsideRequest asks to set a diverged replica aside.
+	AsideRequest = wire.AsideRequest
+	// AsideReply says where it is.
+	AsideReply = wire.AsideReply
 )
 
 // The classes of errors, and the paths of the calls that a target answers.
@@ -102,6 +106,7 @@ const (
 	PathAbort     = wire.PathAbort
 	PathCommit    = wire.PathCommit
 	PathRemove    = wire.PathRemove
+	PathAside     = wire.PathAside
 )
 
 // NewTarget makes the target side of a node.

@@ -63,7 +63,7 @@ func kindOf(v plan.VolumePlan, before Kind) Kind {
 		return before
 	case v.Steps[0].Verb == plan.Resume:
 		return KindResumed
-	case v.Steps[0].Verb == plan.Abort:
+	case v.Steps[0].Verb == plan.Abort, v.Steps[0].Verb == plan.SetAside, v.Steps[0].Verb == plan.Promote:
 		return before
 	case v.Base == nil:
 		return KindFull
@@ -78,13 +78,18 @@ func describe(s plan.Step) string {
 		return fmt.Sprintf("send %s whole: %s", s.To.Name, s.Reason)
 	case plan.Single, plan.Run:
 		return fmt.Sprintf("send %s to %s (%d snapshots): %s", s.From.Name, s.To.Name, len(s.Arrivals), s.Reason)
-	case plan.Resume, plan.Abort:
+	case plan.Branch:
+		return fmt.Sprintf("send %s to %s: %s", s.From.Name, s.To.Name, s.Reason)
+	case plan.Resume, plan.Abort, plan.SetAside, plan.Promote:
 		return s.Reason
 	}
 	return s.Reason
 }
 
 func (r *run) step(ctx context.Context, v guest.Volume, step plan.Step) error {
+	if step.Verb == plan.SetAside || step.Verb == plan.Promote {
+		return r.aside(ctx, v, step)
+	}
 	if step.Verb == plan.Abort {
 		req := wire.AbortRequest{Request: r.request(), Volume: v, Token: step.Token}
 		return r.s.call(ctx, r.job.Target, wire.PathAbort, req, &wire.AbortReply{})
@@ -92,11 +97,14 @@ func (r *run) step(ctx context.Context, v guest.Volume, step plan.Step) error {
 	i := slices.Index(r.guest.Volumes, v)
 	header := wire.ReceiveHeader{
 		Request: r.request(), Volume: v, Kind: r.pairs[i].Source.Kind, Verb: step.Verb,
-		From: step.From.GUID, To: step.To, Token: step.Token,
+		From: step.From.GUID, To: step.To, Token: step.Token, Nature: r.nature(i),
 	}
 	reply, err := r.stream(ctx, v, header, sendSpec(r.names[i], step))
 	if err != nil {
 		return err
+	}
+	if reply.Warning != "" {
+		r.warn("%s: %s", r.target, reply.Warning)
 	}
 	if reply.Newest.GUID != step.To.GUID {
 		return fault.Retry("the next run finds out what the target has", "%s was sent with GUID %d, but the target's newest snapshot is %s with %d",
@@ -133,7 +141,9 @@ func (r *run) stream(ctx context.Context, v guest.Volume, header wire.ReceiveHea
 		sink.Abort(err)
 		return reply, err
 	}
-	in := &counted{r: out, add: func(n int) { r.sent(v, n) }}
+	pace := r.watch(v)
+	defer pace.stop(r)
+	in := &counted{r: out, add: func(n int) { r.sent(v, n) }, at: func(reading bool, n int) { pace.at(r, v, reading, n) }}
 	_, err = io.Copy(sink, in)
 	_ = out.Close()
 	switch {
@@ -158,11 +168,14 @@ func (r *run) stream(ctx context.Context, v guest.Volume, header wire.ReceiveHea
 type counted struct {
 	r      io.Reader
 	add    func(int)
+	at     func(reading bool, n int)
 	failed error
 }
 
 func (c *counted) Read(p []byte) (int, error) {
+	c.at(true, 0)
 	n, err := c.r.Read(p)
+	c.at(false, n)
 	if n > 0 {
 		c.add(n)
 	}

@@ -70,7 +70,7 @@ func TestSync_OneSnapshotOfAGuestAtATime(t *testing.T) {
 	second := twoTargets(w)
 	taking := newGate()
 	w.node("1").setTrap(func(what string) error {
-		if strings.HasPrefix(what, "n1 Snapshot ") {
+		if strings.HasPrefix(what, "n1 Change ") {
 			taking.pass()
 		}
 		return nil

@@ -24,8 +24,11 @@ type Source struct {
 	locks   *local.Locks
 	bases   *bases
 	version local.Version
+	pools   local.Pools
 
 	mu sync.Mutex
+	// doubts are jobs whose last run failed.
+	doubts map[guest.JobID]bool
 	// tokens counts how often a partial receive was met unchanged.
 	tokens map[tokenKey]tokenSeen
 	// seqs are the numbers of the newest points taken by this process.
@@ -52,8 +55,8 @@ func NewSource(o Options, link Link) (*Source, error) {
 		return nil, errors.New("replicate: a source needs a link to the other nodes")
 	}
 	return &Source{
-		o: o, link: link, locks: o.Locks, bases: newBases(o.Store),
-		tokens: map[tokenKey]tokenSeen{}, seqs: map[guest.ID]uint64{},
+		o: o, link: link, locks: o.Locks, bases: newBases(o),
+		tokens: map[tokenKey]tokenSeen{}, seqs: map[guest.ID]uint64{}, doubts: map[guest.JobID]bool{},
 	}, nil
 }
 
@@ -85,6 +88,8 @@ type Progress struct {
 	Phase Phase  `json:"phase"`
 	Bytes uint64 `json:"bytes"`
 	Total uint64 `json:"total"`
+	// Slow says that a transfer stands still although the other side is alive, and who is waited for; else empty.
+	Slow string `json:"slow,omitempty"`
 }
 
 // Kind says what a sync was.
@@ -136,7 +141,9 @@ func (s *Source) Run(ctx context.Context, task Task) (Result, error) {
 		return Result{}, fault.Final(ctx, err)
 	}
 	defer release()
+	defer s.o.Together.Enter()()
 	err = r.rounds(ctx)
+	s.doubt(task.Job, err)
 	if w := s.bases.warning(r.guest); w != "" {
 		r.warn("%s", w)
 	}
@@ -186,6 +193,8 @@ type run struct {
 	zfs    string   // version
 	// preview: nothing is counted, because nothing follows.
 	preview bool
+	// ahead: job and volumes need not be on the ledger yet.
+	ahead bool
 
 	own []zfs.Dataset
 	// unwritten: the point is an older one, and nothing was written since.
@@ -234,8 +243,12 @@ func (r *run) request() wire.Request {
 // rounds repeats "after a resume, plan again", at most as often as each volume
 // can need it.
 func (r *run) rounds(ctx context.Context) error {
-	for range 3 + 2*len(r.guest.Volumes) {
+	for range 3 + 4*len(r.guest.Volumes) {
 		again, err := r.round(ctx)
+		if err != nil && ctx.Err() == nil && fault.ClassOf(err) == fault.ClassAgain {
+			r.log("%v: looking again", err)
+			continue
+		}
 		if err != nil || !again {
 			return err
 		}
@@ -267,7 +280,8 @@ func (r *run) round(ctx context.Context) (again bool, err error) {
 	return false, r.send(ctx)
 }
 
-// send is the body of a sync: snapshot, send, commit, clean.
+// send is the body of a sync: snapshot, send, commit, and clean where that does not
+// wait for the next one's snapshot.
 func (r *run) send(ctx context.Context) error {
 	p, point, err := r.snapshot(ctx)
 	if err != nil {
@@ -283,7 +297,8 @@ func (r *run) send(ctx context.Context) error {
 	if err := r.commit(ctx, p, point); err != nil {
 		return err
 	}
-	r.clean(ctx)
+	r.dropBookmarks(ctx)
+	r.tidy(ctx)
 	return nil
 }
 
@@ -309,7 +324,8 @@ func (r *run) nothing(ctx context.Context, name string) error {
 	if err := r.commit(ctx, p, name); err != nil {
 		return err
 	}
-	r.clean(ctx)
+	r.dropBookmarks(ctx)
+	r.tidy(ctx)
 	return nil
 }
 

@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"math/rand/v2"
 	"strings"
 	"sync"
@@ -20,6 +19,8 @@ import (
 	"github.com/tandemd/tandem/pkg/guest"
 	"github.com/tandemd/tandem/pkg/ledger"
 	"github.com/tandemd/tandem/pkg/replicate"
+	"github.com/tandemd/tandem/pkg/replicate/aside"
+	"github.com/tandemd/tandem/pkg/replicate/local"
 	"github.com/tandemd/tandem/pkg/zfs"
 	"github.com/tandemd/tandem/pkg/zfs/zfstest"
 )
@@ -32,6 +33,12 @@ type world struct {
 	state ledger.State
 	now   time.Time
 	nodes map[guest.NodeID]*node
+	// lost is what n2 had that the owner never had.
+	lost []byte
+	// trees is what n1 and n2 had.
+	trees [2]string
+	// reaper is at work, if there is one.
+	reaper *reaper
 }
 
 // node is one machine: its pool and files live on when its daemon is restarted.
@@ -44,8 +51,16 @@ type node struct {
 	dir    string
 	source *replicate.Source
 	target *replicate.Target
+	reader
+	keeper *aside.Keeper
+	// quorate is Options.Quorate.
+	quorate func() time.Duration
 	// trap is called before and after each thing that the daemon does.
 	trap func(what string) error
+	// reap is called with it, and told what it is about as well.
+	reap func(what string) error
+	// counted is how many of the pool's calls processes has told of.
+	counted int
 }
 
 var (
@@ -72,12 +87,12 @@ func newWorld(t *testing.T) *world {
 		Guests: map[guest.ID]guest.Guest{100: {
 			ID: 100, Type: guest.VM, Name: "web", Owner: id("1"), Term: term, Volumes: []guest.Volume{disk, root},
 		}},
-		Jobs: map[guest.JobID]guest.Job{job: {ID: job, Target: id("2"), Schedule: "*/1", Snapshots: guest.Mirror}},
+		Jobs: map[guest.JobID]guest.Job{job: {ID: job, Target: id("2"), Schedule: "4:00", Snapshots: guest.Mirror}},
 	}
 	for _, n := range []string{"1", "2", "3"} {
 		name := guest.NodeName("n" + n)
-		x := &node{w: w, id: id(n), name: name, files: &files{m: map[string][]byte{}}, dir: t.TempDir()}
-		x.pool = zfstest.New(zfstest.Options{Node: string(name), Now: w.clock, Hook: func(e zfstest.Event) error {
+		x := &node{w: w, id: id(n), name: name, files: newFiles(), dir: t.TempDir()}
+		x.pool = zfstest.New(zfstest.Options{Node: string(name), Now: w.clock, Volatile: true, Hook: func(e zfstest.Event) error {
 			return x.touch(fmt.Sprintf("%s %s %s after=%v", x.name, e.Op, e.Name, e.After))
 		}})
 		must(t, x.pool.Create("tank/g", 0, map[string]string{"canmount": "off"}))
@@ -90,6 +105,9 @@ func newWorld(t *testing.T) *world {
 	must(t, n1.pool.Create(rootDS, 0, nil))
 	n1.write(diskDS, 0, 64)
 	n1.write(rootDS, 0, 16)
+	for _, n := range w.nodes {
+		n.pool.Sync()
+	}
 	return w
 }
 
@@ -129,19 +147,28 @@ func (n *node) restart() {
 	n.trap = nil
 	o := replicate.Options{
 		Node: n.id, Name: n.name, Storages: map[string]string{"local-zfs": "tank/g"}, ZFS: n.pool, Ledger: n.w,
-		Store: store{n}, LockDir: n.dir, Now: n.w.clock, LockWait: time.Second,
+		Store: store{n}, LockDir: n.dir, Now: n.w.clock, LockWait: time.Second, Quorate: n.quorate,
+		Locks: local.NewLocks(n.dir), Pins: local.NewPins(),
 	}
 	var err error
 	n.source, err = replicate.NewSource(o, link{n})
 	must(n.w.t, err)
 	n.target, err = replicate.NewTarget(o)
 	must(n.w.t, err)
+	n.read(o)
+	n.keeper, err = aside.New(o)
+	must(n.w.t, err)
 }
 
-func (n *node) touch(what string) error {
+func (n *node) touch(what string, about ...string) error {
 	n.w.mu.Lock()
-	trap := n.trap
+	trap, reap := n.trap, n.reap
 	n.w.mu.Unlock()
+	if reap != nil {
+		if err := reap(strings.Join(append([]string{what}, about...), " ")); err != nil {
+			return err
+		}
+	}
 	if trap == nil {
 		return nil
 	}
@@ -225,38 +252,6 @@ func (w *world) same(target string) {
 	}
 }
 
-// files is the folder of one node.
-type files struct {
-	mu sync.Mutex
-	m  map[string][]byte
-}
-
-type store struct{ n *node }
-
-func (s store) Read(name string, v any) error {
-	s.n.files.mu.Lock()
-	defer s.n.files.mu.Unlock()
-	b, ok := s.n.files.m[name]
-	if !ok {
-		return fs.ErrNotExist
-	}
-	return json.Unmarshal(b, v)
-}
-
-func (s store) Write(name string, v any) error {
-	if err := s.n.touch("write " + name); err != nil {
-		return err
-	}
-	b, err := json.Marshal(v)
-	if err != nil {
-		return err
-	}
-	s.n.files.mu.Lock()
-	s.n.files.m[name] = b
-	s.n.files.mu.Unlock()
-	return s.n.touch("written " + name)
-}
-
 // remote is an error as it comes over the wire.
 type remote struct{ code, text, hint string }
 
@@ -311,10 +306,12 @@ func (l link) Call(ctx context.Context, to guest.NodeID, path string, req, resp 
 		out, err = handle(ctx, l.from.id, req, n.target.Abort)
 	case replicate.PathCommit:
 		out, err = handle(ctx, l.from.id, req, n.target.Commit)
+	case replicate.PathAside:
+		out, err = handle(ctx, l.from.id, req, n.target.Aside)
 	case replicate.PathRemove:
 		out, err = handle(ctx, l.from.id, req, n.target.Remove)
 	default:
-		err = errors.New("no such path")
+		out, err = n.serve(ctx, l.from.id, path, req)
 	}
 	if err != nil {
 		return overWire(err)
@@ -329,27 +326,28 @@ func (l link) Call(ctx context.Context, to guest.NodeID, path string, req, resp 
 }
 
 type sink struct {
-	l    link
-	to   *node
-	w    *io.PipeWriter
-	done chan struct{}
-	out  replicate.ReceiveReply
-	err  error
+	l      link
+	to     *node
+	w      *io.PipeWriter
+	volume string
+	done   chan struct{}
+	out    replicate.ReceiveReply
+	err    error
 }
 
 func (l link) Open(ctx context.Context, to guest.NodeID, header any, _ *rate.Limiter) (replicate.Sink, error) {
-	if err := l.from.touch("open"); err != nil {
-		return nil, err
-	}
 	var h replicate.ReceiveHeader
 	if err := convert(header, &h); err != nil {
 		return nil, err
 	}
+	if err := l.from.touch("open", h.Volume.Name); err != nil {
+		return nil, err
+	}
 	r, w := io.Pipe()
-	s := &sink{l: l, to: l.from.w.nodes[to], w: w, done: make(chan struct{})}
+	s := &sink{l: l, to: l.from.w.nodes[to], w: w, volume: h.Volume.Name, done: make(chan struct{})}
 	go func() {
 		defer close(s.done)
-		if s.err = s.to.touch("opened"); s.err == nil {
+		if s.err = s.to.touch("opened", s.volume); s.err == nil {
 			s.out, s.err = s.to.target.Receive(ctx, l.from.id, h, r)
 		}
 		_ = r.CloseWithError(overWire(s.err))
@@ -358,10 +356,10 @@ func (l link) Open(ctx context.Context, to guest.NodeID, header any, _ *rate.Lim
 }
 
 func (s *sink) Write(p []byte) (int, error) {
-	if err := s.l.from.touch("send"); err != nil {
+	if err := s.l.from.touch("send", s.volume); err != nil {
 		return 0, err
 	}
-	if err := s.to.touch("got"); err != nil {
+	if err := s.to.touch("got", s.volume); err != nil {
 		_ = s.w.CloseWithError(io.ErrUnexpectedEOF)
 		return 0, err
 	}
@@ -374,7 +372,7 @@ func (s *sink) Finish(result any) error {
 	if s.err != nil {
 		return overWire(s.err)
 	}
-	if err := s.l.from.touch("finished"); err != nil {
+	if err := s.l.from.touch("finished", s.volume); err != nil {
 		return err
 	}
 	return convert(s.out, result)

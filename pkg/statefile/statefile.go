@@ -77,7 +77,7 @@ func Read(path string, v any) error {
 // returns nil the content is on disk; otherwise the old content or the new one is.
 // There is at most one writer of a path at a time.
 func Write(path string, v any) error {
-	body, err := json.MarshalIndent(v, "", "  ")
+	body, err := json.Marshal(v)
 	if err != nil {
 		return fmt.Errorf("encode state file %s: %w", path, err)
 	}

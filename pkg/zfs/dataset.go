@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/tandemd/tandem/pkg/zfs/zname"
@@ -347,8 +348,14 @@ func (s DestroySpec) Check(d Dataset) error {
 	return nil
 }
 
-// DestroyDataset destroys a replica: it reads the dataset again, refuses if anything is not as the caller says, destroys the
-// snapshots by their names and then the dataset alone.
+// Removing says that a [ZFS.DestroyDataset] was cut after it had destroyed the snapshots: all that is left counts as written,
+// and none of it is.
+func (d Dataset) Removing() bool {
+	return d.Exists() && len(d.Snapshots) == 0 && d.Props[PropRemoving] == strconv.FormatUint(d.GUID, 10)
+}
+
+// DestroyDataset destroys a replica: it reads the dataset again, refuses if anything is not as the caller says, notes that it
+// begins, destroys the snapshots by their names and then the dataset alone.
 func (z *ZFS) DestroyDataset(ctx context.Context, spec DestroySpec) error {
 	list, err := z.List(ctx, spec.Dataset)
 	if err != nil {
@@ -360,6 +367,9 @@ func (z *ZFS) DestroyDataset(ctx context.Context, spec DestroySpec) error {
 	var names []string
 	for _, snap := range list[0].Snapshots {
 		names = append(names, snap.Name)
+	}
+	if err := z.SetProps(ctx, map[string]string{PropRemoving: strconv.FormatUint(spec.GUID, 10)}, spec.Dataset); err != nil {
+		return err
 	}
 	if err := z.DestroySnapshots(ctx, spec.Dataset, names); err != nil {
 		return err

@@ -24,12 +24,14 @@ const (
 	ClassKey        = zerr.Key
 	ClassPool       = zerr.Pool
 	ClassPoolAbsent = zerr.PoolAbsent
-	ClassBadArg     = zerr.BadArg
-	ClassPeer       = zerr.Peer
-	ClassHung       = zerr.Hung
-	ClassCanceled   = zerr.Canceled
-	ClassRefused    = zerr.Refused
-	ClassUnknown    = zerr.Unknown
+	// ClassPoolReadOnly: see zerr.
+	ClassPoolReadOnly = zerr.PoolReadOnly
+	ClassBadArg       = zerr.BadArg
+	ClassPeer         = zerr.Peer
+	ClassHung         = zerr.Hung
+	ClassCanceled     = zerr.Canceled
+	ClassRefused      = zerr.Refused
+	ClassUnknown      = zerr.Unknown
 )
 
 // ClassOf returns the class of err: empty for nil, ClassUnknown for an error that is none of this package.

@@ -10,14 +10,11 @@ import (
 	"maps"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/tandemd/tandem/pkg/zfs/child"
 	"github.com/tandemd/tandem/pkg/zfs/zerr"
-	"github.com/tandemd/tandem/pkg/zfs/zname"
 )
 
 // call is one process to run.
@@ -84,9 +81,15 @@ func (z *ZFS) start(ctx context.Context, c call, stdin *os.File, stdout io.Write
 
 // await waits for the child's end and classifies it.
 func (z *ZFS) await(ctx context.Context, ch *child.Child, c call) error {
-	err := z.runner.Await(ctx, ch, c.timeout)
+	watched, stop := z.watched(ctx, c)
+	defer stop()
+	err := z.runner.Await(watched, ch, c.timeout)
 	if err == nil {
 		return nil
+	}
+	if e := suspended(watched); e != nil && ctx.Err() == nil {
+		e.Err = fmt.Errorf("%w (%w)", e.Err, err)
+		return e
 	}
 	e := c.fail(ClassUnknown, err)
 	e.Stderr = zerr.Normalise(ch.Stderr())
@@ -112,22 +115,6 @@ func (z *ZFS) absentOrGone(e *Error) error {
 		e.Class = ClassPoolAbsent
 	}
 	return e
-}
-
-// poolReady looks at the kernel's own view of the pool, which needs no lock and no process: a zfs command on a suspended pool
-// may never end, and on an exported one says that volumes do not exist.
-func (z *ZFS) poolReady(op, name string) error {
-	pool := zname.PoolOf(name)
-	state, err := os.ReadFile(filepath.Join(z.opt.KStat, pool, "state"))
-	switch {
-	case errors.Is(err, os.ErrNotExist):
-		return zerr.New(op, name, -1, fmt.Sprintf("cannot open '%s': no such pool", pool))
-	case err != nil:
-		return &Error{Op: op, Dataset: name, Class: ClassUnknown, Exit: -1, Err: fmt.Errorf("state of pool %s: %w", pool, err)}
-	case strings.TrimSpace(string(state)) == "SUSPENDED":
-		return zerr.New(op, name, -1, fmt.Sprintf("cannot open '%s': pool I/O is currently suspended", pool))
-	}
-	return nil
 }
 
 func sortedKeys(m map[string]string) []string { return slices.Sorted(maps.Keys(m)) }

@@ -45,6 +45,8 @@ type Dataset struct {
 	// Props are its own user properties: set here or received, never inherited (every snapshot and child would seem to carry the
 	// parent's). Full names as keys.
 	Props map[string]string
+	// Native are those of [NativeProps] that apply to it, with their source.
+	Native map[string]Property
 	// Snapshots and Bookmarks are in createtxg order.
 	Snapshots []Snapshot
 	Bookmarks []Bookmark
@@ -94,7 +96,7 @@ func (p Property) Own() bool { return p.Source == "local" || p.Source == "receiv
 func nativeProps() []string {
 	return []string{
 		"type", "guid", "createtxg", "creation", "userrefs", "used", "available", "referenced", "written", "volsize",
-		"readonly", "mounted", "canmount", "mountpoint", "encryption", "encryptionroot", "keystatus", "origin", "receive_resume_token",
+		"readonly", "mounted", "encryption", "encryptionroot", "keystatus", "origin", "receive_resume_token",
 	}
 }
 
@@ -163,7 +165,7 @@ func (z *ZFS) Children(ctx context.Context, root string) ([]Dataset, error) {
 }
 
 func (z *ZFS) getArgs(scope []string, names ...string) []string {
-	props := slices.Concat(nativeProps(), UserProps(), z.opt.UserProps)
+	props := slices.Concat(nativeProps(), NativeProps(), UserProps(), z.opt.UserProps)
 	args := []string{"get", "-Hp", "-o", "name,property,value,source"}
 	return slices.Concat(args, scope, []string{strings.Join(props, ",")}, names)
 }
@@ -262,12 +264,11 @@ func (d *Dataset) set(prop string, p Property) error {
 		d.Type = Type(text)
 	case "readonly":
 		d.ReadOnly = text == "on"
+		d.addNative(prop, p)
 	case "mounted":
 		d.Mounted = text == "yes"
-	case "canmount":
-		d.CanMount = text
-	case "mountpoint":
-		d.Mountpoint = text
+	case "canmount", "mountpoint":
+		d.addNative(prop, p)
 	case "encryption":
 		d.Encryption = text
 	case "encryptionroot":
@@ -293,6 +294,9 @@ func (d *Dataset) set(prop string, p Property) error {
 	case "volsize":
 		return number(&d.VolSize, prop, text)
 	default:
+		if !strings.Contains(prop, ":") {
+			d.addNative(prop, p)
+		}
 		d.Props = addUserProp(d.Props, prop, p)
 	}
 	return nil

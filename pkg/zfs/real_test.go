@@ -36,6 +36,10 @@ func TestZFS_KeepsTheContract(t *testing.T) {
 	if err := os.Truncate(file, 2<<30); err != nil {
 		t.Fatal(err)
 	}
+	key := filepath.Join(dir, "key")
+	if err := os.WriteFile(key, bytes.Repeat([]byte("k"), 32), 0o600); err != nil {
+		t.Fatal(err)
+	}
 	must(t, "zpool", "create", "-O", "mountpoint="+dir+"/mnt", "-O", "atime=off", pool, file)
 	t.Cleanup(func() {
 		must(t, "zpool", "destroy", "-f", pool)
@@ -56,6 +60,20 @@ func TestZFS_KeepsTheContract(t *testing.T) {
 			Rollback: func(snap string) error { return m.run("zfs", "rollback", "-r", snap) },
 			Destroy:  func(name string) error { return m.run("zfs", "destroy", "-r", name) },
 			Settle:   func() { _ = m.run("udevadm", "settle") },
+			Cipher: contract.Cipher{
+				Encrypt: map[string]string{"encryption": "aes-256-gcm", "keyformat": "raw", "keylocation": "file://" + key},
+				Key: func(name string, loaded bool) error {
+					if loaded {
+						return m.run("zfs", "load-key", "-L", "file://"+key, name)
+					}
+					return m.run("zfs", "unload-key", name)
+				},
+				Device: func(name string) bool {
+					_ = m.run("udevadm", "settle")
+					_, err := os.Stat("/dev/zvol/" + name)
+					return err == nil
+				},
+			},
 		}
 	})
 	if c := z.Counters(); c.Running != 0 || c.Abandoned != 0 || c.Started == 0 {

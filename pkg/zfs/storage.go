@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
+	"strings"
 	"time"
 
 	"github.com/tandemd/tandem/pkg/zfs/zname"
@@ -53,4 +55,22 @@ func (z *ZFS) Storage(ctx context.Context, dataset string) (Storage, error) {
 		z.runner.Abandoned.Add(-1)
 	}()
 	return Storage{}, failed
+}
+
+// Mounted tells whether the filesystem is mounted, without a process: it asks the kernel's list.
+func (z *ZFS) Mounted(dataset string) (bool, error) {
+	if err := zname.Dataset(dataset); err != nil {
+		return false, refuse("mounted", dataset, err)
+	}
+	list, err := os.ReadFile(z.opt.Mounts)
+	if err != nil {
+		return false, &Error{Op: "mounted", Dataset: dataset, Class: ClassUnknown, Exit: -1, Err: err}
+	}
+	for line := range strings.Lines(string(list)) {
+		// What, where, type. Names that zname allows need none of the list's escapes.
+		if f := strings.Fields(line); len(f) > 2 && f[0] == dataset && f[2] == "zfs" {
+			return true, nil
+		}
+	}
+	return false, nil
 }

@@ -103,11 +103,19 @@ func (z *ZFS) Send(ctx context.Context, spec SendSpec) (Stream, error) {
 	if err := spec.Check(); err != nil {
 		return nil, err
 	}
+	s, err := z.stream(ctx, call{op: "send", names: spec.Names(), args: append([]string{"send"}, spec.args()...)})
+	if err != nil {
+		return nil, err
+	}
+	return s, nil
+}
+
+// stream starts a process that prints a stream. It ends with ctx.
+func (z *ZFS) stream(ctx context.Context, c call) (*sendStream, error) {
 	r, w, err := child.Pipe()
 	if err != nil {
-		return nil, &Error{Op: "send", Dataset: spec.Snapshot, Class: ClassUnknown, Exit: -1, Err: err}
+		return nil, c.fail(ClassUnknown, err)
 	}
-	c := call{op: "send", names: spec.Names(), args: append([]string{"send"}, spec.args()...)}
 	ctx, cancel := context.WithCancelCause(ctx)
 	ch, err := z.start(ctx, c, nil, w)
 	_ = w.Close() // The child has its own.
@@ -119,7 +127,7 @@ func (z *ZFS) Send(ctx context.Context, spec SendSpec) (Stream, error) {
 	s := &sendStream{r: r, cancel: cancel, done: make(chan struct{})}
 	go func() {
 		defer close(s.done)
-		if s.err = z.await(ctx, ch, c); ctx.Err() != nil {
+		if s.err = z.await(ctx, ch, c); ctx.Err() != nil || ClassOf(s.err) == ClassPool {
 			_ = r.Close() // A child that was given up may hold the other end open for ever.
 		}
 	}()
@@ -259,7 +267,7 @@ func (z *ZFS) Receive(ctx context.Context, spec ReceiveSpec, r io.Reader) (Recei
 	case <-wait.Done():
 	}
 	got := Received{Bytes: in.n.Load()}
-	if broken == nil || ClassOf(failed) == ClassCanceled || ClassOf(failed) == ClassHung {
+	if broken == nil || ClassOf(failed) == ClassCanceled || ClassOf(failed) == ClassHung || ClassOf(failed) == ClassPool {
 		return got, failed
 	}
 	e := &Error{Op: "receive", Dataset: spec.Dataset, Class: ClassPeer, Exit: -1, Err: *broken}

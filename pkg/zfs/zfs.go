@@ -35,17 +35,33 @@ const (
 	PropComplete = "tandem:complete"
 	PropArrived  = "tandem:arrived"
 	PropReceived = "tandem:received"
+	// PropRemoving is set by [ZFS.DestroyDataset] to the dataset's GUID once it begins.
+	PropRemoving = "tandem:removing"
+	// PropMode is how the volume's streams are made: "raw" or "plain".
+	PropMode = "tandem:mode"
+	// PropManifest is what a replica's owner has set on its volume; see pkg/plan/manifest.
+	PropManifest = "tandem:manifest"
 )
 
 // Values of [PropRole].
 const (
 	RoleOwner   = "owner"
 	RoleReplica = "replica"
+	// RoleDiverged is diverged data of a guest that was set aside, or is about to be.
+	RoleDiverged = "diverged"
+	// RoleFolder is a filesystem that holds such data and nothing of its own.
+	RoleFolder = "folder"
 )
+
+// PropDiverged says of data set aside why, when and by whom. Only who looks at such data reads it.
+const PropDiverged = "tandem:diverged"
 
 // UserProps returns the names of all of Tandem's user properties: what [ZFS.List] asks for.
 func UserProps() []string {
-	return []string{PropCluster, PropGuest, PropRole, PropTerm, PropVolume, PropPoint, PropComplete, PropArrived, PropReceived}
+	return []string{
+		PropCluster, PropGuest, PropRole, PropTerm, PropVolume, PropPoint, PropComplete, PropArrived, PropReceived, PropRemoving,
+		PropMode, PropManifest,
+	}
 }
 
 // Options are what [New] needs; the zero value is what a daemon uses.
@@ -54,10 +70,14 @@ type Options struct {
 	ZFS, ZPool string
 	// KStat is the folder in which the kernel module shows its pools; default /proc/spl/kstat/zfs.
 	KStat string
+	// Mounts is where the kernel lists what is mounted; default /proc/self/mounts.
+	Mounts string
 	// QueryTimeout is the deadline of what only reads; default 5 minutes (a snapshot of a zvol takes 1 ms to list, 20 in emulation).
 	QueryTimeout time.Duration
 	// ChangeTimeout is the deadline of what changes something, streams excepted (they end with their context); default 5 minutes.
 	ChangeTimeout time.Duration
+	// PoolPoll is how often it is looked whether a pool that a process works on is suspended; default 5 s.
+	PoolPoll time.Duration
 	// Grace is the time between SIGTERM and SIGKILL, and again between SIGKILL and giving the child up; default 10 s.
 	Grace time.Duration
 	// UserProps are more user properties for List to report beside [UserProps].
@@ -88,9 +108,11 @@ func New(opt Options) (*ZFS, error) {
 		return nil, err
 	}
 	opt.KStat = cmp.Or(opt.KStat, "/proc/spl/kstat/zfs")
+	opt.Mounts = cmp.Or(opt.Mounts, "/proc/self/mounts")
 	opt.QueryTimeout = cmp.Or(opt.QueryTimeout, 5*time.Minute)
 	opt.ChangeTimeout = cmp.Or(opt.ChangeTimeout, 5*time.Minute)
 	opt.Grace = cmp.Or(opt.Grace, 10*time.Second)
+	opt.PoolPoll = cmp.Or(opt.PoolPoll, 5*time.Second)
 	for _, p := range opt.UserProps {
 		if err := zname.Prop(p); err != nil {
 			return nil, err
@@ -163,26 +185,4 @@ func (z *ZFS) Version(ctx context.Context) (Version, error) {
 		return Version{}, &Error{Op: "version", Class: ClassUnknown, Stderr: out, Err: errors.New("no version of tools and module in the answer")}
 	}
 	return v, nil
-}
-
-// Features returns the pool's features: name (without "feature@") to disabled, enabled or active.
-func (z *ZFS) Features(ctx context.Context, pool string) (map[string]string, error) {
-	if err := zname.Dataset(pool); err != nil {
-		return nil, refuse("zpool get", pool, err)
-	}
-	out, _, err := z.outputs(ctx, call{
-		op: "zpool get", bin: z.opt.ZPool, names: []string{pool}, timeout: z.opt.QueryTimeout,
-		args: []string{"get", "-Hp", "-o", "property,value", "all", pool},
-	})
-	if err != nil {
-		return nil, err
-	}
-	features := make(map[string]string)
-	for line := range strings.Lines(out) {
-		prop, value, _ := strings.Cut(strings.TrimSuffix(line, "\n"), "\t")
-		if name, ok := strings.CutPrefix(prop, "feature@"); ok {
-			features[name] = value
-		}
-	}
-	return features, nil
 }

@@ -38,7 +38,7 @@ func tools(t *testing.T, zfsScript string) (z *zfs.ZFS, calls func() []string) {
 	}
 	z, err := zfs.New(zfs.Options{
 		ZFS: filepath.Join(dir, "zfs"), ZPool: filepath.Join(dir, "zpool"), KStat: filepath.Join(dir, "kstat"),
-		Grace: 300 * time.Millisecond,
+		Grace: 300 * time.Millisecond, PoolPoll: 20 * time.Millisecond,
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -177,6 +177,7 @@ func TestZFS_ListReadsManyInOneProcess(t *testing.T) {
 		"tank/ct@a c\ttandem:point\tx\tinherited from tank/ct", "tank/ct@a c\ttandem:received\tyes\treceived",
 		"tank/ct#m\tguid\t12\t-", "tank/ct#m\tcreatetxg\t20\t-", "tank/ct#m\tuserrefs\t-\t-",
 		"tank/vm\ttype\tvolume\t-", "tank/vm\tguid\t21\t-", "tank/vm\tvolsize\t1048576\tlocal", "tank/vm\twritten\t-\t-",
+		"tank/vm\tcompression\tlz4\tinherited from tank", "tank/vm\tvolblocksize\t16384\t-", "tank/vm\trecordsize\t-\t-",
 		"tank/vm\treceive_resume_token\t1-a-b-c\t-", "tank/vm\ttandem:role\treplica\tlocal",
 		"tank/odd\tguid\t31\t-", "tank/odd\tused\tmuch\t-", "",
 	}, "\n")
@@ -191,10 +192,15 @@ func TestZFS_ListReadsManyInOneProcess(t *testing.T) {
 	}
 	diff(t, list[0], zfs.Dataset{
 		Name: "tank/vm", Type: zfs.TypeVolume, GUID: 21, VolSize: 1 << 20, ResumeToken: "1-a-b-c",
-		Props: map[string]string{zfs.PropRole: zfs.RoleReplica},
+		Props: map[string]string{zfs.PropRole: zfs.RoleReplica}, Native: map[string]zfs.Property{
+			"compression": {Value: "lz4", Source: "inherited from tank"}, "volblocksize": {Value: "16384", Source: "-"},
+		},
 	})
 	diff(t, list[2], zfs.Dataset{
 		Name: "tank/ct", Type: zfs.TypeFilesystem, GUID: 11, Mounted: true, ReadOnly: true, CanMount: "noauto",
+		Native: map[string]zfs.Property{
+			"readonly": {Value: "on", Source: "inherited from tank"}, "canmount": {Value: "noauto", Source: "local"},
+		},
 		Snapshots: []zfs.Snapshot{
 			{Name: "a c", GUID: 12, CreateTXG: 20, Creation: time.Unix(1700000000, 0).UTC(), UserRefs: 2, Props: map[string]string{zfs.PropReceived: "yes"}},
 			{Name: "b", GUID: 13, CreateTXG: 30, Props: map[string]string{zfs.PropPoint: "a\ttab"}},
@@ -299,7 +305,7 @@ func TestZFS_ReadsTokensAndEstimates(t *testing.T) {
 }
 
 func TestZFS_VersionsAndFeatures(t *testing.T) {
-	z, _ := tools(t, `if [ "$1" = version ]; then printf 'zfs-2.3.2-2~bpo12+1\nzfs-kmod-2.2.10-1\n'; else printf 'size\t1\nfeature@bookmark_v2\tenabled\n'; fi`)
+	z, _ := tools(t, `if [ "$1" = version ]; then printf 'zfs-2.3.2-2~bpo12+1\nzfs-kmod-2.2.10-1\n'; else printf 'size\t1\nreadonly\ton\nfeature@bookmark_v2\tenabled\n'; fi`)
 	v, err := z.Version(t.Context())
 	if err != nil {
 		t.Fatal(err)
@@ -312,11 +318,11 @@ func TestZFS_VersionsAndFeatures(t *testing.T) {
 			}
 		}
 	}
-	features, err := z.Features(t.Context(), "tank")
+	facts, err := z.PoolFacts(t.Context(), "tank")
 	if err != nil {
 		t.Fatal(err)
 	}
-	diff(t, features, map[string]string{"bookmark_v2": "enabled"})
+	diff(t, facts, zfs.PoolFacts{ReadOnly: true, Features: map[string]string{"bookmark_v2": "enabled"}})
 }
 
 func TestNew_NeedsTheTools(t *testing.T) {
@@ -335,4 +341,38 @@ func FuzzList(f *testing.F) {
 			t.Errorf("in pieces it reads otherwise:\n%s", d)
 		}
 	})
+}
+
+// A pool that is suspended under a process is told at once, without waiting for a child that the kernel does not let go; other
+// pools go on.
+func TestZFS_APoolThatIsSuspendedUnderAProcess(t *testing.T) {
+	z, _ := tools(t, `
+		case "$*" in *other*) exit 0 ;; esac
+		echo SUSPENDED >"$(dirname "$0")/kstat/tank/state"
+		trap '' TERM
+		exec sleep 1000`)
+	ctx := t.Context()
+	s, err := z.Send(ctx, zfs.SendSpec{Snapshot: snapA})
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = io.Copy(io.Discard, s)
+	wantClass(t, err, zfs.ClassPool)
+	_ = s.Close()
+	if err == nil || !strings.Contains(err.Error(), "pool tank is suspended") {
+		t.Errorf("got %v, want the pool's name", err)
+	}
+	wantClass(t, z.SetProps(ctx, map[string]string{"tandem:a": "1"}, "tank/vm"), zfs.ClassPool) // not even begun
+	if err := z.SetProps(ctx, map[string]string{"tandem:a": "1"}, "tank2/other"); !errors.Is(err, zfs.ClassPoolAbsent) {
+		t.Errorf("another pool: %v", err)
+	}
+	diff(t, z.Counters(), zfs.Counters{Started: 1})
+}
+
+func TestZFS_AReceiveOnAPoolThatIsSuspended(t *testing.T) {
+	z, _ := tools(t, `echo SUSPENDED >"$(dirname "$0")/kstat/tank/state"; trap '' TERM; exec sleep 1000`)
+	r, w := io.Pipe()
+	defer w.Close()
+	_, err := z.Receive(t.Context(), zfs.ReceiveSpec{Dataset: "tank/vm", Type: zfs.TypeVolume}, r)
+	wantClass(t, err, zfs.ClassPool)
 }

@@ -142,8 +142,9 @@ func fourAtOnce(t *testing.T) {
 	onFailure(t)
 	const bad, foreign = "520-0", "tank/guests/vm-520-disk-0"
 	newDisk(t, "n2", "520", 8)
+	n("n2").sh(t, "tandem create-local-job %s n1 --schedule '*/1' --disable", bad)
 	n("n1").sh(t, "zfs create -V 8M %s && zfs snapshot %s@mine", foreign, foreign)
-	n("n2").sh(t, "tandem create-local-job %s n1 --schedule '*/1' && tandem schedule-now %s", bad, bad)
+	n("n2").sh(t, "tandem enable %s && tandem schedule-now %s", bad, bad)
 
 	var guests []*slow
 	for i, id := range []string{"511", "512", "513", "514"} {

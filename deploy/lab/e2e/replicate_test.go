@@ -301,7 +301,17 @@ func refuseForeign(t *testing.T) {
 		"; zfs get -Hp -s local,received all " + dataset
 	before := n("n2").sh(t, "sync; sleep 6; zpool sync; %s", look) // until the figures have settled
 	n("n1").sh(t, "tandem guest add 300 --type vm --name other --volume local-zfs:vm-300-disk-0")
-	n("n1").sh(t, "tandem create-local-job 300-0 n2 --schedule '*/1'")
+	const create = "tandem create-local-job 300-0 n2 --schedule '*/1' --disable"
+	out := n("n1").sh(t, "if %s 2>&1; then echo made; fi", create)
+	t.Logf("the job is refused: %s", out)
+	if strings.Contains(out, "made") || !strings.Contains(out, dataset) || !strings.Contains(out, "n2") {
+		t.Errorf("a job onto a foreign volume: %s", out)
+	}
+	// One that is put in the job's way later is refused by the sync.
+	n("n2").sh(t, "zfs rename %s tank/elsewhere", dataset)
+	n("n1").sh(t, "%s", create)
+	n("n2").sh(t, "zfs rename tank/elsewhere %s", dataset)
+	n("n1").sh(t, "tandem enable 300-0")
 	var job api.JobStatus
 	eventually(t, "job 300-0 is refused", 2*time.Minute, 2*time.Second, func() (bool, string) {
 		job = n("n1").job(t, "300-0")

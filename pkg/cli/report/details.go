@@ -73,6 +73,7 @@ func (p Printer) details(s api.Status, j api.JobStatus) [][]string {
 		add("next sync", p.second(j.NextSync)+", pending")
 	}
 	add("on "+string(j.Target), p.replica(s, j))
+	add("verified", p.verified(s, j))
 	add("error", j.Error)
 	add("hint", j.Hint)
 	add("waiting", strings.TrimPrefix(j.Waiting, "waiting "))

@@ -2,6 +2,7 @@ package report
 
 import (
 	"fmt"
+	"strings"
 
 	"github.com/tandemd/tandem/pkg/api"
 )
@@ -66,10 +67,33 @@ func plan(s api.PlannedSync) []string {
 			lines = append(lines, volume(v)...)
 		}
 	}
+	for _, c := range s.Cleans {
+		lines = append(lines, fmt.Sprintf("  removed then on %s: %s: %s", c.Node, c.Volume, some(c.Snapshots)))
+	}
 	for _, w := range s.Warnings {
 		lines = append(lines, "  warning: "+OneLine(w))
 	}
 	return lines
+}
+
+// some are names, of many only the first ones.
+func some(names []string) string {
+	const most = 4
+	var left string
+	if n := len(names) - most; n > 0 {
+		names, left = names[:most], fmt.Sprintf(" and %d more", n)
+	}
+	return OneLine(strings.Join(names, ", ")) + left
+}
+
+// Plan is the text of `run --dry-run`.
+func (p Printer) Plan(e api.Explanation) []string {
+	j := e.Job
+	lines := []string{fmt.Sprintf("job %s, %s to %s, as planned by %s at %s; nothing was changed:", j.ID, j.Source, j.Target, e.Node, p.Time(e.Time))}
+	if e.Plan == nil {
+		return append(lines, "  cannot be told: "+Printable(e.NoPlan))
+	}
+	return append(lines, plan(*e.Plan)...)
 }
 
 func planLine(s api.PlannedSync) string {

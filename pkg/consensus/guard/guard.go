@@ -15,6 +15,7 @@ import (
 	"maps"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -70,7 +71,9 @@ type Options struct {
 	Mute func(muted bool)
 	// Reserve is given up when the disk is full; nil: none.
 	Reserve *statefile.Reserve
-	Logger  *zap.Logger
+	// Snapshot is where the newest snapshot ends; zero: there is none.
+	Snapshot Entry
+	Logger   *zap.Logger
 }
 
 // Guard carries raft's writes to its stores.
@@ -78,10 +81,13 @@ type Guard struct {
 	Options
 	stopped chan struct{}
 	stop    sync.Once
+	raft    atomic.Pointer[Raft] // nil before it runs
 
 	mu    sync.Mutex
 	calls map[*call]bool // those under way that failed once, or are stuck
 	muted int            // how many of them are stuck
+	// newest is where the newest snapshot ends that is on disk.
+	newest Entry
 
 	// snapshot is why the last snapshot failed, since when; raft tries again by itself.
 	snapshot      error
@@ -99,7 +105,7 @@ type call struct {
 
 // New makes a guard.
 func New(o Options) *Guard {
-	return &Guard{Options: o, stopped: make(chan struct{}), calls: map[*call]bool{}}
+	return &Guard{Options: o, stopped: make(chan struct{}), calls: map[*call]bool{}, newest: o.Snapshot}
 }
 
 // Close lets go of those who wait; what they get is ErrStopped. Raft must be mute

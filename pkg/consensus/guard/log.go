@@ -14,17 +14,15 @@ import (
 // log, confirmed or not.
 type Log struct {
 	raft.LogStore
-	snaps raft.SnapshotStore
 	guard *Guard
 
 	mu      sync.Mutex
 	command Entry
 }
 
-// Log puts the guard before raft's log, in which command is the last one, and
-// which goes on from the newest of the snapshots.
-func (g *Guard) Log(s raft.LogStore, snaps raft.SnapshotStore, command Entry) *Log {
-	return &Log{LogStore: s, snaps: snaps, guard: g, command: command}
+// Log puts the guard before raft's log, in which command is the last one.
+func (g *Guard) Log(s raft.LogStore, command Entry) *Log {
+	return &Log{LogStore: s, guard: g, command: command}
 }
 
 // Entry is where an entry stands in the log; zero for none.
@@ -140,15 +138,25 @@ func (l *Log) GetLog(index uint64, out *raft.Log) error {
 
 // endsAt answers for the entry at which the newest snapshot ends. A leader that
 // goes on from there asks for its term, and where raft 1.8 does not find it in the
-// log it is sent the snapshot once more, though it has it (see Wire.overtaken).
-// Raft begins with the entry after it in all else, but for the very first.
+// log it is sent the snapshot once more, though it has it. What raft applies, or sends
+// to others, comes after it, but for the very first.
 func (l *Log) endsAt(index uint64, out *raft.Log) bool {
-	newest, err := l.snaps.List()
-	if err != nil || len(newest) == 0 || newest[0].Index != index || index <= 1 {
+	covered := l.guard.covered()
+	if covered.Index != index || index <= 1 {
 		return false
 	}
-	*out = raft.Log{Index: index, Term: newest[0].Term, Type: raft.LogNoop}
+	*out = raft.Log{Index: index, Term: covered.Term, Type: raft.LogNoop}
 	return true
+}
+
+// has says whether an entry stands in the log, and so all that a leader had before it.
+func (l *Log) has(e Entry) (bool, error) {
+	var found raft.Log
+	err := l.read(e.Index, &found)
+	if errors.Is(err, raft.ErrLogNotFound) {
+		return false, nil
+	}
+	return found.Term == e.Term, err
 }
 
 func (l *Log) read(index uint64, out *raft.Log) error {

@@ -22,8 +22,8 @@ func sound(call any) error {
 			}
 		}
 	case *raft.InstallSnapshotRequest:
-		if c.Size < 0 || c.SnapshotVersion < raft.SnapshotVersionMax {
-			return errors.New("unsound call: a snapshot of no size, or of a version that we never wrote")
+		if c.Size < 0 || c.LastLogIndex == 0 || c.SnapshotVersion < raft.SnapshotVersionMax {
+			return errors.New("unsound call: a snapshot of no size, of no entry, or of a version that we never wrote")
 		}
 		return readable(c.Configuration)
 	}

@@ -15,7 +15,7 @@ func TestSound(t *testing.T) {
 	for name, call := range map[string]any{
 		"heartbeat": entries(),
 		"entries":   entries(&raft.Log{Index: 8}, &raft.Log{Index: 9, Type: raft.LogConfiguration, Data: conf}, &raft.Log{Index: 10, Type: raft.LogNoop}),
-		"snapshot":  &raft.InstallSnapshotRequest{SnapshotVersion: 1, Size: 5, Configuration: conf},
+		"snapshot":  &raft.InstallSnapshotRequest{SnapshotVersion: 1, LastLogIndex: 1, Size: 5, Configuration: conf},
 		"vote":      &raft.RequestVoteRequest{},
 	} {
 		if err := sound(call); err != nil {
@@ -30,8 +30,8 @@ func TestSound(t *testing.T) {
 		"old type":              entries(&raft.Log{Index: 8, Type: raft.LogAddPeerDeprecated}),
 		"no such type":          entries(&raft.Log{Index: 8, Type: 99}),
 		"snapshot's version":    &raft.InstallSnapshotRequest{Configuration: conf},
-		"snapshot's size":       &raft.InstallSnapshotRequest{SnapshotVersion: 1, Size: -1, Configuration: conf},
-		"snapshot's membership": &raft.InstallSnapshotRequest{SnapshotVersion: 1, Configuration: []byte{0xff, 0xff}},
+		"snapshot's size":       &raft.InstallSnapshotRequest{SnapshotVersion: 1, LastLogIndex: 1, Size: -1, Configuration: conf},
+		"snapshot's membership": &raft.InstallSnapshotRequest{SnapshotVersion: 1, LastLogIndex: 1, Configuration: []byte{0xff, 0xff}},
 	} {
 		if err := sound(call); err == nil || !strings.Contains(err.Error(), "unsound call") {
 			t.Errorf("%s: got %v, want a refusal", name, err)
@@ -48,7 +48,7 @@ func FuzzSound(f *testing.F) {
 		if sound(&raft.AppendEntriesRequest{PrevLogEntry: before, Entries: []*raft.Log{e}}) == nil && e.Type == raft.LogConfiguration {
 			raft.DecodeConfiguration(e.Data)
 		}
-		if sound(&raft.InstallSnapshotRequest{SnapshotVersion: 1, Size: size, Configuration: data}) == nil {
+		if sound(&raft.InstallSnapshotRequest{SnapshotVersion: 1, LastLogIndex: 1, Size: size, Configuration: data}) == nil {
 			raft.DecodeConfiguration(data)
 		}
 	})

@@ -61,12 +61,13 @@ func (s snapshots) Create(version raft.SnapshotVersion, index, term uint64, serv
 	if err != nil {
 		return nil, err
 	}
-	return &sink{made, s.guard}, nil
+	return &sink{made, s.guard, Entry{term, index}}, nil
 }
 
 type sink struct {
 	raft.SnapshotSink
 	guard *Guard
+	end   Entry
 }
 
 // Write implements raft.SnapshotSink.
@@ -83,6 +84,7 @@ func (k *sink) Close() error {
 	err := k.guard.once(k.SnapshotSink.Close)
 	if err == nil {
 		k.guard.noteSnapshot(nil)
+		k.guard.madeSnapshot(k.end)
 	}
 	return err
 }

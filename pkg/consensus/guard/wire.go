@@ -31,16 +31,16 @@ type Wire struct {
 	// Commit is the highest commit index that a leader told.
 	Commit atomic.Uint64
 
-	// Last is where the log ends; Anew is called once raft must be started anew. Both
-	// are set before raft is started.
-	Last func() (uint64, error)
-	Anew func()
+	raft Raft
+	log  *Log
+	anew func()
 
 	done chan struct{}
 	wg   sync.WaitGroup
 }
 
 // NewWire wraps a transport, which must know pre-votes: raft would do without them.
+// It carries no calls to raft before Start.
 func NewWire(t raft.Transport) (*Wire, error) {
 	p, ok := t.(raft.WithPreVote)
 	if !ok {
@@ -50,8 +50,15 @@ func NewWire(t raft.Transport) (*Wire, error) {
 		Transport: t, prevote: p, calls: make(chan raft.RPC),
 		changed: make(chan struct{}), done: make(chan struct{}),
 	}
-	w.wg.Go(w.pump)
 	return w, nil
+}
+
+// Start lets the calls of others come to raft, which runs on log. anew is called when
+// raft must be started anew: it is told nothing more, and must be stopped.
+func (w *Wire) Start(r Raft, log *Log, anew func()) {
+	w.raft, w.log, w.anew = r, log, anew
+	log.guard.raft.Store(&r)
+	w.wg.Go(w.pump)
 }
 
 // SetMuted turns the switch.
@@ -111,41 +118,13 @@ func (w *Wire) deliver(rpc raft.RPC) {
 		refuse(rpc, err)
 		return
 	}
-	if w.overtaken(rpc) {
-		w.replace(rpc)
-		return
-	}
-	w.hand(rpc)
-}
-
-// overtaken says whether the log goes on beyond the end of a snapshot that a leader
-// sends. Raft 1.8 empties the log then and still believes that it ends where it
-// did, so that it takes the snapshot again and again, or panics
-// (https://github.com/hashicorp/raft/issues/697).
-func (w *Wire) overtaken(rpc raft.RPC) bool {
-	c, ok := rpc.Command.(*raft.InstallSnapshotRequest)
-	if !ok || w.Last == nil {
-		return false
-	}
-	last, err := w.Last()
-	return err == nil && last > c.LastLogIndex
-}
-
-// replace lets raft take such a snapshot, and nothing else before it was started anew.
-func (w *Wire) replace(rpc raft.RPC) {
-	answered := make(chan raft.RPCResponse, 1)
-	inner := rpc
-	inner.RespChan = answered
-	w.hand(inner)
-	select {
-	case a := <-answered:
-		if r, ok := a.Response.(*raft.InstallSnapshotResponse); a.Error == nil && ok && r.Success {
-			w.Finish()
-			w.Anew()
-		}
-		rpc.Respond(a.Response, a.Error)
-	case <-w.done:
-		refuse(rpc, errMute)
+	switch c := rpc.Command.(type) {
+	case *raft.AppendEntriesRequest:
+		w.append(rpc, c)
+	case *raft.InstallSnapshotRequest:
+		w.install(rpc, c)
+	default:
+		w.hand(rpc)
 	}
 }
 
@@ -200,12 +179,7 @@ func refuse(rpc raft.RPC, err error) {
 		answer = &raft.RequestPreVoteResponse{}
 	case *raft.InstallSnapshotRequest:
 		answer = &raft.InstallSnapshotResponse{}
-		// The snapshot follows on the same connection: it must be read before the
-		// next call can be. This ends with the connection.
-		go func() {
-			_, _ = io.Copy(io.Discard, rpc.Reader)
-			rpc.Respond(answer, err)
-		}()
+		read(rpc, func() { rpc.Respond(answer, err) })
 		return
 	case *raft.TimeoutNowRequest:
 		answer = &raft.TimeoutNowResponse{}

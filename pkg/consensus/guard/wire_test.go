@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/hashicorp/raft"
+	"go.uber.org/zap"
 
 	"github.com/tandemd/tandem/pkg/consensus/guard"
 )
@@ -23,9 +24,18 @@ func mute(t *testing.T) (*raft.InmemTransport, *guard.Wire) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	g := guard.New(guard.Options{Logger: zap.NewNop()})
+	w.Start(idle{}, g.Log(raft.NewInmemStore(), guard.Entry{}), func() {})
 	w.SetMuted(true)
 	return a, w
 }
+
+// idle is a raft that was never told anything.
+type idle struct{}
+
+func (idle) CurrentTerm() uint64  { return 0 }
+func (idle) AppliedIndex() uint64 { return 0 }
+func (idle) LastIndex() uint64    { return 0 }
 
 // TestWire_MuteRefusesAtOnceBothWays: nobody waits for a mute node, and a snapshot
 // that is sent to it is read to its end, because more follows on that connection.
@@ -36,7 +46,7 @@ func TestWire_MuteRefusesAtOnceBothWays(t *testing.T) {
 		began := time.Now()
 		snapshot := strings.NewReader("a snapshot")
 		install := raft.InstallSnapshotRequest{
-			SnapshotVersion: 1, Size: snapshot.Size(), Configuration: raft.EncodeConfiguration(raft.Configuration{}),
+			SnapshotVersion: 1, LastLogIndex: 1, Size: snapshot.Size(), Configuration: raft.EncodeConfiguration(raft.Configuration{}),
 		}
 		in := errors.Join(
 			a.AppendEntries("b", "b", &raft.AppendEntriesRequest{}, &raft.AppendEntriesResponse{}),

@@ -25,7 +25,9 @@ import (
 	"github.com/tandemd/tandem/pkg/member"
 	"github.com/tandemd/tandem/pkg/node"
 	"github.com/tandemd/tandem/pkg/replicate"
+	"github.com/tandemd/tandem/pkg/replicate/aside"
 	"github.com/tandemd/tandem/pkg/replicate/release"
+	"github.com/tandemd/tandem/pkg/replicate/verify"
 	"github.com/tandemd/tandem/pkg/zfs"
 )
 
@@ -70,7 +72,11 @@ type Cluster struct {
 	Node     *node.Node
 	Source   *replicate.Source
 	Releaser *release.Releaser
-	Members  Members
+	Verifier *verify.Verifier
+	// Unread ends what is read of a guest's volumes on this node.
+	Unread  func(id guest.ID)
+	Aside   *aside.Keeper
+	Members Members
 	// Propose carries a command to the ledger and has the book learn of it.
 	Propose func(ctx context.Context, by string, op ledger.Op) error
 	// History is the ledger's last changes, oldest first.

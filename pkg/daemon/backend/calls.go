@@ -21,6 +21,8 @@ const (
 	pathExplain    = "/node/explain"
 	pathRelease    = "/node/release"
 	pathLook       = "/node/look-for-volumes"
+	pathDiverged   = "/node/diverged"
+	pathDiscard    = "/node/discard-diverged"
 )
 
 type runsRequest struct {
@@ -44,6 +46,8 @@ func (b *Backend) Handle(mux *http.ServeMux) {
 	})
 	peer.Handle(mux, pathRelease, b.releaseHere)
 	peer.Handle(mux, pathLook, b.lookHere)
+	peer.Handle(mux, pathDiverged, b.divergedHere)
+	peer.Handle(mux, pathDiscard, b.discardHere)
 	peer.Handle(mux, pathRuns, func(_ context.Context, r runsRequest) ([]history.Run, error) {
 		return b.runs(r.Job, r.N)
 	})
@@ -52,4 +56,6 @@ func (b *Backend) Handle(mux *http.ServeMux) {
 		return struct{}{}, b.scheduleNow(ctx, r.Job)
 	})
 	b.handleRuns(mux)
+	b.handleForesee(mux)
+	b.handleVerify(mux)
 }

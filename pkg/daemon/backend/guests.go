@@ -196,6 +196,10 @@ func (b *Backend) checkAdded(ctx context.Context, s *ledger.State, g guest.Guest
 			return nil, err
 		}
 		warnings = append(warnings, w...)
+		if w, err = b.foresee(ctx, "guest "+g.ID.String(), foreseeRequest{Guest: g, Job: j}, added); err != nil {
+			return nil, err
+		}
+		warnings = append(warnings, w...)
 	}
 	return warnings, nil
 }

@@ -80,6 +80,11 @@ func (b *Backend) CreateJob(ctx context.Context, r api.CreateJobRequest) (api.Jo
 	if err != nil {
 		return api.Job{}, err
 	}
+	more, err := b.foresee(ctx, what, foreseeRequest{Guest: b.Book.Current().Guests[j.ID.Guest], Job: j}, nil)
+	if err != nil {
+		return api.Job{}, err
+	}
+	warnings = append(warnings, more...)
 	if err := b.edit(ctx, ledger.CreateJob{Job: j}); err != nil {
 		return api.Job{}, err
 	}

@@ -37,6 +37,9 @@ func (b *Backend) releaseHere(ctx context.Context, r release.Request) ([]release
 	if err != nil {
 		return nil, err
 	}
+	if !r.Check {
+		c.Unread(r.Guest)
+	}
 	return c.Releaser.Release(ctx, r)
 }
 

@@ -29,6 +29,7 @@ func (o *Overview) Explain(ctx context.Context, s *ledger.State, conf guest.Job)
 		Version: api.Version, Node: o.Name, Time: now, Status: o.jobStatus(s, j),
 		Why: st.why(), Next: st.next(), Silent: []guest.NodeName{},
 	}
+	out.Why = append(out.Why, whyVerified(out.Status.Verified, st.zone)...)
 	if out.NoPlan = st.noPlan(); out.NoPlan != "" {
 		return out
 	}
@@ -95,6 +96,9 @@ func planned(s *ledger.State, p replicate.Preview) *api.PlannedSync {
 	}
 	for _, w := range p.Warnings {
 		out.Warnings = append(out.Warnings, s.Named(w))
+	}
+	for _, c := range p.Cleans {
+		out.Cleans = append(out.Cleans, api.PlannedClean{Node: guest.NodeName(c.Node), Volume: c.Volume, Snapshots: c.Snapshots})
 	}
 	for _, r := range p.Refusals {
 		text := r.Error()

@@ -25,6 +25,7 @@ import (
 	"github.com/tandemd/tandem/pkg/member"
 	"github.com/tandemd/tandem/pkg/node"
 	"github.com/tandemd/tandem/pkg/replicate"
+	"github.com/tandemd/tandem/pkg/replicate/aside"
 	"github.com/tandemd/tandem/pkg/zfs"
 )
 
@@ -51,8 +52,14 @@ type Overview struct {
 	Spread func() time.Duration
 	// Now is the node's clock.
 	Now func() time.Time
+	// Aside finds diverged data that was set aside on this node.
+	Aside interface {
+		All(ctx context.Context, cluster string) ([]aside.Copy, error)
+	}
 	// Troubles are sentences on what of this node's own is not in order.
 	Troubles func() []string
+	// Verified is what comparing a job's replica with its source has found.
+	Verified func(j guest.Job) *api.Verified
 }
 
 // Storages are the storages of a node's configuration.
@@ -89,7 +96,11 @@ func (o *Overview) Report(ctx context.Context) Report {
 	r := Report{Copies: map[guest.ID]Copy{}, Storages: o.Storages.Look(ctx)}
 	st := o.Node.Status()
 	for _, j := range st.Jobs {
-		r.Jobs = append(r.Jobs, o.jobStatus(st.Ledger, j))
+		js := o.jobStatus(st.Ledger, j)
+		r.Jobs = append(r.Jobs, js)
+		if js.Verified != nil && js.Verified.Alarm {
+			r.Warnings = append(r.Warnings, differs(js))
+		}
 	}
 	for _, s := range r.Storages {
 		if s.Error != "" {
@@ -115,6 +126,7 @@ func (o *Overview) Report(ctx context.Context) Report {
 		lag := rep.Point.Lag(now).Seconds()
 		r.Copies[rep.Guest] = Copy{Point: rep.Point.Name, Lag: &lag}
 	}
+	r.Warnings = append(r.Warnings, o.setAside(ctx)...)
 	for _, t := range o.Troubles() {
 		r.Warnings = append(r.Warnings, fmt.Sprintf("node %s: %s", o.Name, t))
 	}
@@ -138,6 +150,7 @@ func (o *Overview) jobStatus(s *ledger.State, j node.JobStatus) api.JobStatus {
 		return out
 	}
 	now := o.Now()
+	out.Verified = o.Verified(j.Conf)
 	out.State = stateName(j.Job.State)
 	out.FailCount = j.Job.Facts.Fails
 	out.LastSync, out.LastTry = j.Job.Facts.LastSync, j.Job.Facts.LastTry
@@ -157,6 +170,9 @@ func (o *Overview) jobStatus(s *ledger.State, j node.JobStatus) api.JobStatus {
 	}
 	if !j.Job.DownSince.IsZero() {
 		out.Waiting = fmt.Sprintf("waiting for %s (down since %s)", out.Target, j.Job.DownSince.Format(time.RFC3339))
+	}
+	if out.Waiting == "" {
+		out.Waiting = waiting(s, j, now)
 	}
 	if started, p, ok := j.Running(); ok {
 		out.Progress = &api.Progress{

@@ -29,6 +29,9 @@ const (
 	// ClassBusy: it could not begin, which is no failure and passes soon: the guest
 	// is locked (it is migrating), or the target's ledger is behind.
 	ClassBusy Class = "busy"
+	// ClassAgain: what the target has is not what the plan was made for: the same run
+	// looks and plans again. It does not leave a run.
+	ClassAgain Class = "again"
 )
 
 // Error is a failed sync or request.
@@ -77,13 +80,16 @@ func ClassOf(err error) Class {
 		}
 		return ClassPerson
 	}
+	if z, ok := errors.AsType[*zfs.Error](err); ok && (z.Class == zfs.ClassPool || z.Class == zfs.ClassPoolAbsent) {
+		return ClassBusy // It is told as the pool's trouble, and what waits for the pool has not failed.
+	}
 	if z, ok := errors.AsType[*zfs.Error](err); ok && z.Class.Outlook() == zerr.OutlookPerson {
 		return ClassPerson
 	}
 	var coded interface{ ErrorCode() string }
 	if errors.As(err, &coded) {
 		switch c := Class(coded.ErrorCode()); c {
-		case ClassPerson, ClassNever, ClassRetry, ClassBusy:
+		case ClassPerson, ClassNever, ClassRetry, ClassBusy, ClassAgain:
 			return c
 		}
 	}
@@ -152,6 +158,11 @@ func Busy(hint, format string, args ...any) error {
 	return &Error{Class: ClassBusy, Text: fmt.Sprintf(format, args...), Hint: hint}
 }
 
+// Again makes the error of a target that is not as the plan saw it.
+func Again(format string, args ...any) error {
+	return &Error{Class: ClassAgain, Text: fmt.Sprintf(format, args...)}
+}
+
 // Never makes the error of a request that is wrong.
 func Never(hint, format string, args ...any) error {
 	return &Error{Class: ClassNever, Text: fmt.Sprintf(format, args...), Hint: hint}
@@ -184,7 +195,7 @@ func (c Class) severity() int {
 		return 2
 	case ClassRetry:
 		return 1
-	case ClassBusy:
+	case ClassBusy, ClassAgain:
 	}
 	return 0
 }

@@ -24,22 +24,45 @@ type ZFS interface {
 	Reader
 	Changer
 	Streamer
+	Keeper
+	Mover
 }
 
 // Reader asks and changes nothing.
 type Reader interface {
 	Version(ctx context.Context) (zfs.Version, error)
+	PoolFacts(ctx context.Context, pool string) (zfs.PoolFacts, error)
 	List(ctx context.Context, names ...string) ([]zfs.Dataset, error)
 	Children(ctx context.Context, root string) ([]zfs.Dataset, error)
 	TokenInfo(ctx context.Context, token string) (zfs.Token, error)
+	Mounted(dataset string) (bool, error)
+	Properties(ctx context.Context, props []string, names ...string) (map[string]map[string]zfs.Property, error)
+	Holds(ctx context.Context, snaps ...string) ([]zfs.Hold, error)
 }
 
 // Changer changes snapshots and properties, and destroys replicas under guard.
 type Changer interface {
+	Change(ctx context.Context, changes ...zfs.Change) ([]zfs.Changed, error)
 	Snapshot(ctx context.Context, snaps []string, props map[string]string) error
-	DestroySnapshots(ctx context.Context, dataset string, names []string) error
 	SetProps(ctx context.Context, props map[string]string, names ...string) error
+	Inherit(ctx context.Context, prop string, names ...string) error
 	DestroyDataset(ctx context.Context, spec zfs.DestroySpec) error
+}
+
+// Keeper keeps what may not go: by holds, and by bookmarks of what goes.
+type Keeper interface {
+	Hold(ctx context.Context, tag string, snaps ...string) error
+	Release(ctx context.Context, tag string, snaps ...string) error
+	Bookmark(ctx context.Context, snap, bookmark string) error
+	DestroyBookmark(ctx context.Context, bookmark string) error
+}
+
+// Mover takes datasets out of the way and puts others in their place.
+type Mover interface {
+	CreateFilesystem(ctx context.Context, name string, props map[string]string) error
+	Unmount(ctx context.Context, dataset string) error
+	Rename(ctx context.Context, from, to string) error
+	Promote(ctx context.Context, dataset string) error
 }
 
 // Streamer sends and receives.
@@ -75,7 +98,18 @@ type Options struct {
 	LockDir string
 	// Locks are those of LockDir; the sides of one node must share them. Default: new ones.
 	Locks *Locks
-	Now   func() time.Time
+	// Together is that of ZFS; the sides of one node should share it. Default: a new one.
+	Together *Together
+	// Pins are snapshots that are being read; who reads must share them with the
+	// source. Default: none.
+	Pins *Pins
+	Now  func() time.Time
+	// Quorate is how long this node has been quorate in all, as far as it knows; it
+	// may begin anew. Default: as if it had always been.
+	Quorate func() time.Duration
+	// KeepBase is for how much of that the base of a target that does not answer stays
+	// a snapshot; then it becomes a bookmark. Default: 7 days.
+	KeepBase time.Duration
 	// Streams is how many volumes of one sync travel side by side; default 2.
 	Streams int
 	// CatchUp is how long a target waits for its ledger to reach the sender's; default 5 s.
@@ -106,6 +140,19 @@ func (o Options) WithDefaults() (Options, error) {
 	}
 	if o.Locks == nil {
 		o.Locks = NewLocks(o.LockDir)
+	}
+	if o.Together == nil {
+		o.Together = NewTogether(o.ZFS)
+	}
+	if o.Pins == nil {
+		o.Pins = NewPins()
+	}
+	if o.Quorate == nil {
+		now := o.Now
+		o.Quorate = func() time.Duration { return time.Duration(now().Unix()) * time.Second }
+	}
+	if o.KeepBase == 0 {
+		o.KeepBase = 7 * 24 * time.Hour
 	}
 	if o.Streams == 0 {
 		o.Streams = 2
@@ -188,7 +235,8 @@ func Side(name string, d zfs.Dataset) plan.Side {
 		return s
 	}
 	s.Exists, s.Kind, s.Mounted, s.Written = true, plan.Kind(d.Type), d.Mounted, d.Written
-	s.Encrypted = Encrypted(d)
+	s.GUID, s.Origin = d.GUID, d.Origin
+	s.Encrypted, s.Facts = Encrypted(d), Facts(d)
 	s.Marks = plan.Marks{
 		Cluster: d.Props[zfs.PropCluster], Guest: d.Props[zfs.PropGuest], Role: d.Props[zfs.PropRole],
 		Term: d.Props[zfs.PropTerm], Volume: d.Props[zfs.PropVolume],
@@ -212,6 +260,7 @@ func Snapshot(x zfs.Snapshot, role string) plan.Snapshot {
 	s := plan.Snapshot{Name: x.Name, GUID: x.GUID, TXG: x.CreateTXG, Written: x.Written}
 	s.Received = x.Props[zfs.PropReceived] != ""
 	s.Complete = x.Props[zfs.PropComplete] != ""
+	s.Held = x.UserRefs > 0
 	s.Tandem = x.Props[zfs.PropReceived] == ReceivedPoint
 	if p, err := guest.ParsePoint(x.Props[zfs.PropPoint]); err == nil {
 		s.Tandem, s.Volumes = true, p.Volumes

@@ -22,6 +22,8 @@ type Locks struct {
 	// turns holds a channel of capacity 1 for each name ever locked; a value in it
 	// means locked.
 	turns map[string]chan struct{}
+	// uses counts how often each was locked.
+	uses map[string]uint64
 }
 
 // GuestLock is the name of the lock under which a guest's snapshots are made and
@@ -32,7 +34,9 @@ func GuestLock(id guest.ID) string { return "guest-" + id.String() }
 func VolumeLock(v guest.Volume) string { return "volume-" + v.Storage + "." + v.Name }
 
 // NewLocks keeps its files in dir, which exists.
-func NewLocks(dir string) *Locks { return &Locks{dir: dir, turns: map[string]chan struct{}{}} }
+func NewLocks(dir string) *Locks {
+	return &Locks{dir: dir, turns: map[string]chan struct{}{}, uses: map[string]uint64{}}
+}
 
 // Turn is the lock in this process only: a value in it means locked.
 func (l *Locks) Turn(name string) chan struct{} {
@@ -60,10 +64,21 @@ func (l *Locks) Lock(ctx context.Context, name string) (release func(), err erro
 		<-turn
 		return nil, err
 	}
+	l.mu.Lock()
+	l.uses[name]++
+	l.mu.Unlock()
 	return func() {
 		_ = f.Close() // Closing releases the lock; the file holds nothing.
 		<-turn
 	}, nil
+}
+
+// Uses is how often the lock was taken: who finds one more than at his own last
+// time, and has it, knows that nobody else had it since.
+func (l *Locks) Uses(name string) uint64 {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.uses[name]
 }
 
 func (l *Locks) file(name string) (*os.File, error) {

@@ -25,6 +25,7 @@ type ZFS interface {
 	List(ctx context.Context, names ...string) ([]zfs.Dataset, error)
 	Inherit(ctx context.Context, prop string, names ...string) error
 	DestroySnapshots(ctx context.Context, dataset string, names []string) error
+	DestroyBookmark(ctx context.Context, bookmark string) error
 	DestroyDataset(ctx context.Context, spec zfs.DestroySpec) error
 }
 
@@ -210,7 +211,7 @@ func obstacle(d zfs.Dataset, side plan.Side) string {
 	switch {
 	case d.Mounted:
 		return "it is mounted"
-	case replica && d.Written > 0:
+	case replica && d.Written > 0 && !d.Removing():
 		return "it was written to since its newest snapshot"
 	case d.ResumeToken != "":
 		return "a receive into it was interrupted, or is running"
@@ -249,8 +250,16 @@ func (r *Releaser) unmark(ctx context.Context, d zfs.Dataset, side plan.Side) er
 			failed = fmt.Errorf("snapshots of Tandem's are left: %w", err)
 		}
 	}
+	for _, b := range side.Bookmarks {
+		if !b.Ours() {
+			continue
+		}
+		if err := r.zfs.DestroyBookmark(ctx, d.Name+"#"+b.Name); err != nil && zfs.ClassOf(err) != zfs.ClassGone {
+			failed = errors.Join(failed, fmt.Errorf("a bookmark of Tandem's is left: %w", err))
+		}
+	}
 	// The cluster's mark goes last: Clear knows by it what was begun here.
-	for _, p := range []string{zfs.PropTerm, zfs.PropVolume, zfs.PropGuest, zfs.PropRole, zfs.PropCluster} {
+	for _, p := range []string{zfs.PropMode, zfs.PropTerm, zfs.PropVolume, zfs.PropGuest, zfs.PropRole, zfs.PropCluster} {
 		if err := r.zfs.Inherit(ctx, p, d.Name); err != nil {
 			return errors.Join(failed, fmt.Errorf("take the property %s off: %w", p, err))
 		}

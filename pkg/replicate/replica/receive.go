@@ -30,14 +30,33 @@ func (t *Target) Receive(ctx context.Context, from guest.NodeID, h wire.ReceiveH
 		return wire.ReceiveReply{}, err
 	}
 	defer release()
-	l, err := t.one(ctx, h.Volume)
+	defer t.o.Together.Enter()()
+	list, err := t.seen(ctx, []guest.Volume{h.Volume})
 	if err != nil {
 		return wire.ReceiveReply{}, err
 	}
+	l := list[0]
 	if err := t.fits(view.Cluster, g, h, l); err != nil {
 		return wire.ReceiveReply{}, err
 	}
-	if h.Verb == plan.Full {
+	origin, err := t.origin(ctx, view.Cluster, g, h)
+	if err != nil {
+		return wire.ReceiveReply{}, err
+	}
+	if err := t.unmount(ctx, h.Volume, l); err != nil {
+		return wire.ReceiveReply{}, err
+	}
+	props, err := t.properties(local.Marks(view.Cluster, g, h.Volume, zfs.RoleReplica), h, l)
+	if err != nil {
+		return wire.ReceiveReply{}, err
+	}
+	var warning string
+	if l.replica(view.Cluster, g.ID) {
+		if warning, err = t.adopt(ctx, l, h.Nature); err != nil {
+			return wire.ReceiveReply{}, err
+		}
+	}
+	if h.Verb == plan.Full || h.Verb == plan.Branch {
 		if err := t.annotate(g.ID, func(n *notes) { n.Begun[h.Volume] = begun{Dataset: l.name, To: h.To.GUID} }); err != nil {
 			return wire.ReceiveReply{}, err
 		}
@@ -45,26 +64,26 @@ func (t *Target) Receive(ctx context.Context, from guest.NodeID, h wire.ReceiveH
 	ctx, done := t.running(ctx, from, g)
 	defer done()
 	got, err := t.o.ZFS.Receive(ctx, zfs.ReceiveSpec{
-		Dataset: l.name, Type: zfs.Type(h.Kind), Props: local.Marks(view.Cluster, g, h.Volume, zfs.RoleReplica),
+		Dataset: l.name, Type: zfs.Type(h.Kind), Props: props, Origin: origin,
 	}, r)
 	if err != nil {
 		if cause := context.Cause(ctx); cause != nil {
 			return wire.ReceiveReply{}, fault.WrapVolume(h.Volume, cause, "receive")
 		}
-		return wire.ReceiveReply{}, fault.WrapVolume(h.Volume, err, "receive")
+		return wire.ReceiveReply{}, t.refused(ctx, g.ID, h.Volume, fault.WrapVolume(h.Volume, t.lift(ctx, l, err), "receive"))
 	}
 	// zfs ends at the last record; the sender's own end comes after it.
 	if _, err := io.Copy(io.Discard, r); err != nil {
 		return wire.ReceiveReply{}, fault.WrapVolume(h.Volume, err, "receive")
 	}
-	newest, err := t.received(ctx, view.Cluster, g, h)
+	newest, err := t.received(ctx, view.Cluster, g, h, l)
 	if err != nil {
 		return wire.ReceiveReply{}, err
 	}
 	if _, err := t.owned(t.o.Ledger.View(), from, h.Request); err != nil {
 		return wire.ReceiveReply{}, err
 	}
-	return wire.ReceiveReply{Bytes: got.Bytes, Newest: newest}, nil
+	return wire.ReceiveReply{Bytes: got.Bytes, Newest: newest, Warning: warning}, nil
 }
 
 // running notes the receive, so that EndStale finds it.
@@ -87,12 +106,12 @@ func (t *Target) running(ctx context.Context, from guest.NodeID, g guest.Guest) 
 // data; here it is about whose dataset it is.
 func (t *Target) fits(cluster string, g guest.Guest, h wire.ReceiveHeader, l found) error {
 	switch {
-	case h.Verb == plan.Full && l.data.Exists():
+	case (h.Verb == plan.Full || h.Verb == plan.Branch) && l.data.Exists():
 		if !l.replica(cluster, g.ID) {
 			return t.foreign(g, l)
 		}
 		return fault.Retry("", "volume %s: %s has a replica by now", h.Volume, t.o.Name)
-	case h.Verb == plan.Full:
+	case h.Verb == plan.Full || h.Verb == plan.Branch:
 		return nil
 	case !l.data.Exists():
 		return fault.Retry("", "volume %s: the replica on %s is gone", h.Volume, t.o.Name)
@@ -107,8 +126,6 @@ func (t *Target) fits(cluster string, g guest.Guest, h wire.ReceiveHeader, l fou
 		return nil
 	case !l.replica(cluster, g.ID):
 		return t.foreign(g, l)
-	case l.data.Mounted:
-		return fault.Retry("run `zfs unmount "+l.name+"` there", "volume %s: the replica is mounted on %s", h.Volume, t.o.Name)
 	}
 	if _, ok := l.snapshot(h.From); !ok {
 		return fault.Retry("", "volume %s: the base of the stream is not on %s", h.Volume, t.o.Name)
@@ -116,8 +133,14 @@ func (t *Target) fits(cluster string, g guest.Guest, h wire.ReceiveHeader, l fou
 	return nil
 }
 
-// received looks at what is there now: "trust GUIDs, not exit codes".
-func (t *Target) received(ctx context.Context, cluster string, g guest.Guest, h wire.ReceiveHeader) (plan.Ref, error) {
+// received is the newest snapshot now. An increment's commit looks at all that it
+// brought; what a first or resumed stream made is looked at here: "trust GUIDs, not
+// exit codes".
+func (t *Target) received(ctx context.Context, cluster string, g guest.Guest, h wire.ReceiveHeader, before found) (plan.Ref, error) {
+	if h.Verb == plan.Single || h.Verb == plan.Run {
+		t.saw([]found{before.with(h.To)})
+		return plan.Ref{Name: h.To.Name, GUID: h.To.GUID}, nil
+	}
 	l, err := t.one(ctx, h.Volume)
 	if err != nil {
 		return plan.Ref{}, err
@@ -129,14 +152,12 @@ func (t *Target) received(ctx context.Context, cluster string, g guest.Guest, h 
 	if !ok {
 		return plan.Ref{}, fault.Retry("", "volume %s: after the receive, %s has no snapshot with GUID %d", h.Volume, t.o.Name, h.To.GUID)
 	}
-	if l.data.Mounted || !l.data.ReadOnly {
-		return plan.Ref{}, fault.Person(h.Volume, "run `zfs set readonly=on "+l.name+"` and unmount it",
-			"after the receive, %s on %s is mounted or not read-only", l.name, t.o.Name)
+	if err := t.guarded(ctx, l); err != nil {
+		return plan.Ref{}, err
 	}
-	if h.Verb == plan.Full || h.Verb == plan.Resume {
-		if _, noted := t.note(g.ID).Begun[h.Volume]; noted {
-			err = t.annotate(g.ID, func(n *notes) { delete(n.Begun, h.Volume) })
-		}
+	t.saw([]found{l})
+	if _, noted := t.note(g.ID).Begun[h.Volume]; noted {
+		err = t.annotate(g.ID, func(n *notes) { delete(n.Begun, h.Volume) })
 	}
 	return plan.Ref{Name: s.Name, GUID: s.GUID}, err
 }

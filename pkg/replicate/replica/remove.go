@@ -50,6 +50,9 @@ func (t *Target) Remove(ctx context.Context, from guest.NodeID, req wire.RemoveR
 			out.Destroyed = append(out.Destroyed, l.name)
 		}
 	}
+	if len(out.Left) == 0 {
+		return out, t.forget(g.ID)
+	}
 	return out, nil
 }
 
@@ -62,7 +65,7 @@ func (t *Target) removeOne(ctx context.Context, cluster string, g guest.Guest, r
 		return "it is no replica of this guest", nil
 	case req.Keep:
 		return "kept, as asked", nil
-	case l.data.Written > 0:
+	case l.data.Written > 0 && !l.data.Removing():
 		return "it was written to since its newest snapshot", nil
 	}
 	if l.data.ResumeToken != "" {
@@ -77,6 +80,9 @@ func (t *Target) removeOne(ctx context.Context, cluster string, g guest.Guest, r
 	for _, s := range local.Side(l.name, l.data).Snapshots {
 		if !s.Received && !s.Complete && !req.Copied(l.volume, s.GUID) {
 			return "snapshot " + s.Name + " was not brought by Tandem", nil
+		}
+		if s.Held {
+			return "snapshot " + s.Name + " has a hold; where diverged data depends on it, see `tandem diverged list`", nil
 		}
 		spec.Snapshots = append(spec.Snapshots, s.GUID)
 	}

@@ -16,6 +16,7 @@ import (
 
 	"github.com/tandemd/tandem/pkg/guest"
 	"github.com/tandemd/tandem/pkg/ledger"
+	"github.com/tandemd/tandem/pkg/replicate/aside"
 	"github.com/tandemd/tandem/pkg/replicate/fault"
 	"github.com/tandemd/tandem/pkg/replicate/local"
 	"github.com/tandemd/tandem/pkg/replicate/wire"
@@ -26,12 +27,16 @@ import (
 type Target struct {
 	o       local.Options
 	locks   *local.Locks
+	aside   *aside.Keeper
 	version local.Version
+	pools   local.Pools
 
 	mu sync.Mutex
 	// receives are those that run, to be ended when their owner is none any more.
 	receives map[*receiving]struct{}
 	notes    map[guest.ID]*notes
+	// sights are what was last seen of volumes that a sync is about.
+	sights map[guest.Volume]sight
 }
 
 type receiving struct {
@@ -48,6 +53,8 @@ type notes struct {
 	// Begun are first full receives that this node began: until they end their
 	// datasets carry no marks.
 	Begun map[guest.Volume]begun `json:"begun,omitempty"`
+	// Modified are replicas that refused an increment because data in them was changed.
+	Modified map[guest.Volume]modified `json:"modified,omitempty"`
 }
 
 type current struct {
@@ -71,7 +78,13 @@ func New(o local.Options) (*Target, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Target{o: o, locks: o.Locks, receives: map[*receiving]struct{}{}, notes: map[guest.ID]*notes{}}, nil
+	keeper, err := aside.New(o)
+	if err != nil {
+		return nil, err
+	}
+	return &Target{
+		o: o, locks: o.Locks, aside: keeper, receives: map[*receiving]struct{}{}, notes: map[guest.ID]*notes{}, sights: map[guest.Volume]sight{},
+	}, nil
 }
 
 // admit checks a request against the ledger: the sender owns the guest at exactly
@@ -127,10 +140,11 @@ func (t *Target) admitJob(ctx context.Context, from guest.NodeID, req wire.Reque
 
 // Inventory tells what this node has of the guest's volumes.
 func (t *Target) Inventory(ctx context.Context, from guest.NodeID, req wire.InventoryRequest) (wire.Inventory, error) {
-	_, g, err := t.admitJob(ctx, from, req.Request)
+	view, g, err := t.admitInventory(ctx, from, req)
 	if err != nil {
 		return wire.Inventory{}, err
 	}
+	defer t.o.Together.Enter()()
 	out := wire.Inventory{Version: wire.Version}
 	if out.ZFS, err = t.version.Get(ctx, t.o.ZFS); err != nil {
 		return wire.Inventory{}, err
@@ -144,14 +158,16 @@ func (t *Target) Inventory(ctx context.Context, from guest.NodeID, req wire.Inve
 	if err != nil {
 		return wire.Inventory{}, err
 	}
+	t.saw(volumes)
 	for _, v := range volumes {
 		told := inventory(v.volume, v.root, v.data, v.name)
+		told.InventoryFacts = t.facts(ctx, v, req.Anew)
 		if told.Token != "" {
 			told.Ours = t.begun(ctx, g.ID, v)
 		}
 		out.Volumes = append(out.Volumes, told)
 	}
-	return out, nil
+	return out, t.tellAside(ctx, view.Cluster, g.ID, volumes, out.Volumes)
 }
 
 // found is one volume as this node has it.
@@ -161,7 +177,7 @@ type found struct {
 	root, data zfs.Dataset
 }
 
-// list reads volumes and the roots of their storages in one process. A dataset
+// list reads volumes and the roots of their storages, with those of other syncs. A dataset
 // may be missing; a root may not, and nothing is ever made in a pool that is away.
 func (t *Target) list(ctx context.Context, volumes []guest.Volume) ([]found, error) {
 	names, err := t.o.Datasets(volumes)
@@ -174,7 +190,7 @@ func (t *Target) list(ctx context.Context, volumes []guest.Volume) ([]found, err
 			ask = append(ask, root)
 		}
 	}
-	list, err := t.o.ZFS.List(ctx, ask...)
+	list, err := t.o.Together.List(ctx, ask...)
 	if err != nil {
 		return nil, fault.Wrap(err, "list volumes on %s", t.o.Name)
 	}
@@ -206,10 +222,12 @@ func (t *Target) one(ctx context.Context, v guest.Volume) (found, error) {
 }
 
 // replica says whether the dataset carries the marks of the guest's replica.
-func (l found) replica(cluster string, g guest.ID) bool {
+func (l found) replica(cluster string, g guest.ID) bool { return l.marked(cluster, g, zfs.RoleReplica) }
+
+func (l found) marked(cluster string, g guest.ID, role string) bool {
 	p := l.data.Props
 	return l.data.Exists() && p[zfs.PropCluster] == cluster && p[zfs.PropGuest] == g.String() &&
-		p[zfs.PropRole] == zfs.RoleReplica && p[zfs.PropVolume] == l.volume.String()
+		p[zfs.PropRole] == role && p[zfs.PropVolume] == l.volume.String()
 }
 
 // unborn says that a first full receive was interrupted: no marks and no snapshots yet.
@@ -270,6 +288,9 @@ func (t *Target) annotate(id guest.ID, change func(*notes)) error {
 	old := n.Begun
 	n.Begun = map[guest.Volume]begun{}
 	maps.Copy(n.Begun, old)
+	oldModified := n.Modified
+	n.Modified = map[guest.Volume]modified{}
+	maps.Copy(n.Modified, oldModified)
 	change(&n)
 	if err := t.o.Store.Write(notesFile(id), n); err != nil {
 		return fault.Wrap(err, "note the state of guest %s", id)
@@ -324,7 +345,7 @@ func (t *Target) Abort(ctx context.Context, from guest.NodeID, req wire.AbortReq
 		return wire.AbortReply{}, nil
 	case l.data.ResumeToken != req.Token:
 		return wire.AbortReply{}, fault.Retry("", "volume %s: the interrupted receive is not the one that was seen", req.Volume)
-	case !l.replica(view.Cluster, g.ID) && (!l.unborn() || !t.begun(ctx, g.ID, l)):
+	case !t.mayAbort(ctx, view.Cluster, g.ID, l):
 		return wire.AbortReply{}, t.foreign(g, l)
 	}
 	if err := t.o.ZFS.AbortReceive(ctx, l.name); err != nil {
@@ -361,10 +382,14 @@ func inventory(v guest.Volume, root, d zfs.Dataset, name string) wire.InventoryV
 		Cluster: s.Marks.Cluster, Guest: s.Marks.Guest, Role: s.Marks.Role, Term: s.Marks.Term, Marked: s.Marks.Volume,
 		Token: d.ResumeToken,
 	}
+	out.GUID, out.Origin = s.GUID, s.Origin
 	for _, x := range s.Snapshots {
-		out.Snapshots = append(out.Snapshots, wire.InventorySnapshot{
-			Name: x.Name, GUID: x.GUID, TXG: x.TXG, Written: x.Written, Tandem: x.Tandem, Received: x.Received, Complete: x.Complete,
-		})
+		out.Snapshots = append(out.Snapshots, wire.Told(x))
+	}
+	for _, b := range s.Bookmarks {
+		if b.Ours() {
+			out.Bookmarks = append(out.Bookmarks, wire.InventoryBookmark{Name: b.Name, GUID: b.GUID, TXG: b.TXG})
+		}
 	}
 	return out
 }

@@ -4,6 +4,7 @@
 package wire
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 
@@ -23,6 +24,7 @@ const (
 	PathAbort     = "/replicate/abort"
 	PathCommit    = "/replicate/commit"
 	PathRemove    = "/replicate/remove"
+	PathAside     = "/replicate/aside"
 )
 
 // Bounds of what a peer may tell.
@@ -45,6 +47,7 @@ type Request struct {
 // InventoryRequest asks for all that the target has of the guest's volumes.
 type InventoryRequest struct {
 	Request
+	Ahead
 }
 
 // Inventory is the answer.
@@ -76,6 +79,9 @@ type InventoryVolume struct {
 	// Token is that of an interrupted receive; Ours says that this node began it for the guest.
 	Token string `json:"token,omitempty"`
 	Ours  bool   `json:"ours,omitempty"`
+	InventoryFacts
+	InventoryAside
+	InventoryBookmarks
 }
 
 // InventorySnapshot is one snapshot at the target.
@@ -87,6 +93,7 @@ type InventorySnapshot struct {
 	Tandem   bool   `json:"tandem,omitempty"`
 	Received bool   `json:"received,omitempty"`
 	Complete bool   `json:"complete,omitempty"`
+	Held     bool   `json:"held,omitempty"`
 }
 
 // AbortRequest asks to drop an interrupted receive.
@@ -112,12 +119,15 @@ type ReceiveHeader struct {
 	To plan.Ref `json:"to"`
 	// Token is what a resumed stream goes on from.
 	Token string `json:"token,omitempty"`
+	Nature
 }
 
 // ReceiveReply says what has arrived.
 type ReceiveReply struct {
 	Bytes  int64    `json:"bytes"`
 	Newest plan.Ref `json:"newest"`
+	// Warning is what an operator should know of the replica.
+	Warning string `json:"warning,omitempty"`
 }
 
 // CommitRequest ends a sync: the point is complete if its volumes are all there.
@@ -143,6 +153,9 @@ type CommitVolume struct {
 	Mark []plan.Ref `json:"mark,omitempty"`
 	// Delete are snapshots that nobody needs, or copies of what is gone at the source.
 	Delete []plan.Ref `json:"delete,omitempty"`
+	CommitBookmarks
+	// Nature is set where the replica's properties are to be changed and no stream did it.
+	Nature *Nature `json:"nature,omitempty"`
 }
 
 // CommitReply says what the target has now.
@@ -206,16 +219,16 @@ func (h ReceiveHeader) Validate() error {
 	if err := h.Request.Validate(); err != nil {
 		return err
 	}
-	err := validRefs([]plan.Ref{h.To})
+	err := cmp.Or(validRefs([]plan.Ref{h.To}), h.Nature.Validate())
 	switch {
 	case err != nil:
 	case h.Kind != plan.Filesystem && h.Kind != plan.Zvol:
 		err = fmt.Errorf("kind %q", h.Kind)
 	case h.Verb == plan.Resume:
 		err = zname.Token(h.Token)
-	case h.Verb == plan.Full && h.From != 0, (h.Verb == plan.Single || h.Verb == plan.Run) && h.From == 0:
+	case h.Verb == plan.Full && h.From != 0, (h.Verb == plan.Single || h.Verb == plan.Run || h.Verb == plan.Branch) && h.From == 0:
 		err = fmt.Errorf("%s stream from GUID %d", h.Verb, h.From)
-	case h.Verb != plan.Full && h.Verb != plan.Single && h.Verb != plan.Run:
+	case h.Verb != plan.Full && h.Verb != plan.Single && h.Verb != plan.Run && h.Verb != plan.Branch:
 		err = fmt.Errorf("verb %q", h.Verb)
 	}
 	if err != nil {
@@ -240,6 +253,9 @@ func (c CommitRequest) Validate() error {
 		err = fmt.Errorf("age %d s, %d volumes", c.Age, len(c.Volumes))
 	}
 	for _, v := range c.Volumes {
+		if err == nil && v.Nature != nil {
+			err = v.Nature.Validate()
+		}
 		if err == nil {
 			err = validRefs(append(append([]plan.Ref{{Name: c.Point, GUID: v.GUID}}, v.Mark...), v.Delete...))
 		}
@@ -252,7 +268,7 @@ func (c CommitRequest) Validate() error {
 
 // Idle says that nothing was sent and nothing is to be changed.
 func (c CommitRequest) Idle() bool {
-	return c.Current && !slices.ContainsFunc(c.Volumes, func(v CommitVolume) bool { return len(v.Mark)+len(v.Delete) > 0 })
+	return c.Current && !slices.ContainsFunc(c.Volumes, func(v CommitVolume) bool { return len(v.Mark)+len(v.Delete)+len(v.Unbookmark) > 0 || v.Nature != nil })
 }
 
 // Copied says that the source has the snapshot too: an arrival of a sync that was
@@ -294,21 +310,32 @@ func (v InventoryVolume) Validate() error {
 		}
 	}
 	if v.Token != "" {
-		return zname.Token(v.Token)
+		if err := zname.Token(v.Token); err != nil {
+			return err
+		}
 	}
-	return nil
+	if err := v.InventoryBookmarks.validate(); err != nil {
+		return err
+	}
+	return v.InventoryAside.validate()
 }
 
 // Side is the volume as the planner wants it.
 func (v InventoryVolume) Side() plan.Side {
 	s := plan.Side{
 		Dataset: v.Dataset, Exists: v.Exists, Kind: v.Kind, Mounted: v.Mounted, Encrypted: v.Encrypted, Written: v.Written,
-		Marks: plan.Marks{Cluster: v.Cluster, Guest: v.Guest, Role: v.Role, Term: v.Term, Volume: v.Marked},
+		Marks: plan.Marks{Cluster: v.Cluster, Guest: v.Guest, Role: v.Role, Term: v.Term, Volume: v.Marked}, Facts: v.Facts(),
 	}
+	s.GUID, s.Origin, s.Modified = v.GUID, v.Origin, v.Modified
+	s.Bookmarks = v.planned()
 	for _, x := range v.Snapshots {
-		s.Snapshots = append(s.Snapshots, plan.Snapshot{
-			Name: x.Name, GUID: x.GUID, TXG: x.TXG, Written: x.Written, Tandem: x.Tandem, Received: x.Received, Complete: x.Complete,
-		})
+		s.Snapshots = append(s.Snapshots, x.planned())
 	}
 	return s
+}
+
+func (x InventorySnapshot) planned() plan.Snapshot {
+	return plan.Snapshot{
+		Name: x.Name, GUID: x.GUID, TXG: x.TXG, Written: x.Written, Tandem: x.Tandem, Received: x.Received, Complete: x.Complete, Held: x.Held,
+	}
 }

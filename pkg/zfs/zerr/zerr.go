@@ -37,8 +37,10 @@ const (
 	Feature Class = "feature"
 	// Key: an encryption key is not loaded or not the same.
 	Key Class = "key"
-	// Pool: the pool is suspended or read-only.
+	// Pool: the pool is suspended. What is wrong with a pool as a whole is a Pool too.
 	Pool Class = "pool"
+	// PoolReadOnly: the pool is imported read-only. It is also a Pool.
+	PoolReadOnly Class = "pool readonly"
 	// PoolAbsent: the pool is not imported. It is also a Pool, and never a Gone: nothing is known of the volumes.
 	PoolAbsent Class = "pool absent"
 	// BadArg: zfs refused the arguments or the fit of stream and target.
@@ -74,7 +76,7 @@ const (
 // Outlook of a failure of this class.
 func (c Class) Outlook() Outlook {
 	switch c {
-	case Busy, Space, Peer, Hung, Canceled, Pool, PoolAbsent:
+	case Busy, Space, Peer, Hung, Canceled, Pool, PoolAbsent, PoolReadOnly:
 		return OutlookLater
 	case Partial, Token, Gone, Exists, Stream, Diverged, Held, Clones:
 		return OutlookReplan
@@ -91,7 +93,8 @@ type Error struct {
 	// Dataset is the first name it was about; empty if none.
 	Dataset string
 	Class   Class
-	// Stderr is what zfs said, whitespace normalised, at most the last 4 KiB; may be empty.
+	// Stderr is what zfs said, whitespace normalised, at most 4 KiB of it: the beginning, which says what is the matter, and the
+	// end; may be empty.
 	Stderr string
 	// Exit is the exit code; -1 where no process ended with one.
 	Exit int
@@ -101,8 +104,7 @@ type Error struct {
 
 // New classifies what a process said on stderr. The in-memory pool makes its errors by it too.
 func New(op, dataset string, exit int, stderr string) *Error {
-	text := Normalise(stderr)
-	return &Error{Op: op, Dataset: dataset, Class: Classify(text), Stderr: text, Exit: exit}
+	return &Error{Op: op, Dataset: dataset, Class: Classify(stderr), Stderr: Normalise(stderr), Exit: exit}
 }
 
 func (e *Error) Error() string {
@@ -132,7 +134,7 @@ func (e *Error) Is(target error) bool {
 	if !errors.As(target, &class) {
 		return false
 	}
-	return e.Class == class || class == Pool && e.Class == PoolAbsent
+	return e.Class == class || class == Pool && (e.Class == PoolAbsent || e.Class == PoolReadOnly)
 }
 
 // Of returns the class of err: empty for nil, Unknown for an error that is none of this package.
@@ -173,6 +175,8 @@ func (e *Error) Hint() string {
 		return "load the key with `zfs load-key`"
 	case Pool:
 		return "see `zpool status`; once the disks are back: `zpool clear`"
+	case PoolReadOnly:
+		return "export the pool and import it without readonly=on"
 	case PoolAbsent:
 		return "import the pool: `zpool import`; see `zpool status`"
 	case BadArg:
@@ -192,12 +196,23 @@ func Refuse(op, dataset string, err error) *Error {
 	return &Error{Op: op, Dataset: dataset, Class: Refused, Exit: -1, Err: err}
 }
 
-// Normalise joins the lines and keeps the last 4 KiB.
+// Suspended makes the error of a pool that answers nothing.
+func Suspended(op, dataset, pool string) *Error {
+	return &Error{Op: op, Dataset: dataset, Class: Pool, Exit: -1, Err: fmt.Errorf("pool %s is suspended: its disks do not answer", pool)}
+}
+
+// Absent makes the error of a pool that is not imported. Nothing is known of its datasets then.
+func Absent(op, dataset, pool string) *Error {
+	return &Error{Op: op, Dataset: dataset, Class: PoolAbsent, Exit: -1, Err: fmt.Errorf("pool %s is not imported", pool)}
+}
+
+// Normalise joins the lines and keeps at most 4 KiB: the first line says what is the matter, and a list of what is concerned
+// or of how the command is used may follow it.
 func Normalise(stderr string) string {
-	const limit = 4 << 10
+	const head, tail = 1 << 10, 3 << 10
 	text := strings.Join(strings.Fields(strings.ToValidUTF8(stderr, "?")), " ")
-	if len(text) > limit {
-		text = strings.ToValidUTF8("… "+text[len(text)-limit:], "")
+	if len(text) > head+tail {
+		text = strings.ToValidUTF8(text[:head], "") + " … " + strings.ToValidUTF8(text[len(text)-tail:], "")
 	}
 	return text
 }
@@ -213,7 +228,7 @@ type phrase struct {
 func phrases() []phrase {
 	p := func(c Class, parts ...string) phrase { return phrase{c, parts} }
 	return []phrase{
-		p(Pool, "pool I/O is currently suspended"), p(Pool, "pool is read-only"),
+		p(Pool, "pool I/O is currently suspended"), p(PoolReadOnly, "pool is read-only"),
 		p(PoolAbsent, "no such pool"), p(PoolAbsent, "modules are not loaded"),
 		p(Partial, "contains partially-complete state"),
 		p(Token, "used in the initial send no longer exists"), p(Token, "is no longer the same snapshot"),
@@ -224,9 +239,10 @@ func phrases() []phrase {
 		p(Diverged, "IV set guid mismatch"),
 		p(Feature, "pool must be upgraded to receive"), p(Feature, "unsupported feature"), p(Feature, "requires -L"),
 		p(Feature, "incompatible embedded data stream"), p(Feature, "crypto parameters not compatible"),
-		p(Key, "key must be loaded"), p(Key, "encryption key does not match"),
+		p(Feature, "cannot perform raw receive on top of"), p(Feature, "IV set guid missing"), p(Feature, "Spill block flag missing"),
+		p(Key, "key must be loaded"), p(Key, "encryption key does not match"), p(Key, "failed to create encryption key"),
 		p(Exists, "must specify -F to overwrite it"), p(Exists, "destination has snapshots (eg."),
-		p(Exists, "destination already exists"), p(Exists, "dataset already exists"), p(Exists, "bookmark exists"),
+		p(Exists, "is a clone must destroy it"), p(Exists, "destination already exists"), p(Exists, "dataset already exists"), p(Exists, "bookmark exists"),
 		p(Exists, "tag already exists"),
 		p(Space, "out of space"), p(Space, "space quota exceeded"),
 		p(Held, "it's being held"),
@@ -235,11 +251,12 @@ func phrases() []phrase {
 		p(Peer, "signal received"), p(Peer, "Broken pipe"),
 		p(Stream, "checksum mismatch"), p(Stream, "incomplete stream"), p(Stream, "failed to read from stream"),
 		p(Stream, "bad magic number"), p(Stream, "invalid backup stream"),
-		p(Gone, "dataset does not exist"), p(Gone, "destination '", "' does not exist"),
+		p(Gone, "dataset does not exist"), p(Gone, "parent does not exist"), p(Gone, "destination '", "' does not exist"),
 		p(Gone, "incremental source (", ") does not exist"), p(Gone, "bookmark '", "' does not exist"),
 		p(Gone, "could not find any snapshots to destroy"),
 		p(BadArg, "kernel modules must be upgraded"), p(BadArg, "invalid name"), p(BadArg, "is not a filesystem"),
 		p(BadArg, "multiple snapshots of same"), p(BadArg, "invalid parent dataset"), p(BadArg, "value too long"),
+		p(BadArg, "invalid property '"),
 		p(BadArg, "cannot be sent from a bookmark"), p(BadArg, "name is too long"), p(BadArg, "not an earlier snapshot"),
 		p(BadArg, "is not earlier than it"),
 		// A dry run where the base is gone: "Invalid cross-device link".

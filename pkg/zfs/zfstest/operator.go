@@ -121,6 +121,9 @@ func (p *Pool) SetKey(name string, loaded bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if d := p.datasets[name]; d != nil {
+		if root := p.keyRoot(d); root != nil {
+			d = root
+		}
 		d.Keyless = !loaded
 	}
 }
@@ -129,6 +132,10 @@ func (p *Pool) SetKey(name string, loaded bool) {
 type PoolState struct {
 	// Exported: the pool is not imported. Suspended: its disks are gone.
 	Exported, Suspended bool
+	// ReadOnly: it is imported so, and takes no change.
+	ReadOnly bool
+	// Features are told instead of the usual ones; nil leaves them.
+	Features map[string]string
 	// Size in bytes; 0 leaves it.
 	Size uint64
 }
@@ -139,6 +146,9 @@ func (p *Pool) SetPool(pool string, state PoolState) {
 	defer p.mu.Unlock()
 	if v, ok := p.pools[pool]; ok {
 		state.Size = cmp.Or(state.Size, v.Size)
+		if state.Features == nil {
+			state.Features = v.Features
+		}
 		p.pools[pool] = state
 	}
 }

@@ -56,18 +56,8 @@ func (p *Pool) export(d *disk.Dataset) zfs.Dataset {
 		Name: d.Name, Type: d.Type, GUID: d.GUID, CreateTXG: d.CreateTXG, Used: d.Used(), Available: p.available(d.Name),
 		Referenced: d.Live.Referenced(), Written: d.Live.Born, VolSize: d.Live.VolSize, Mounted: d.Mounted, Props: userProps(d.Props),
 	}
-	readonly, _ := p.effective(d, "readonly")
-	out.ReadOnly = readonly == "on"
-	if d.Type == zfs.TypeFilesystem {
-		out.CanMount, _ = p.effective(d, "canmount")
-		out.Mountpoint, _ = p.effective(d, "mountpoint")
-	}
-	if out.Encryption, _ = p.effective(d, "encryption"); out.Encryption != "off" {
-		out.EncryptionRoot, out.KeyStatus = d.Name, "available"
-		if d.Keyless {
-			out.KeyStatus = "unavailable"
-		}
-	}
+	p.native(d, &out)
+	p.encryption(d, &out)
 	if d.Origin != nil {
 		out.Origin = d.Origin.Full()
 	}
@@ -224,7 +214,7 @@ func (p *Pool) Bookmark(ctx context.Context, snap, bookmark string) error {
 		if d.Marks[own] != nil {
 			return zerr.New("bookmark", snap, 1, fmt.Sprintf("cannot create bookmark '%s': bookmark exists", bookmark))
 		}
-		d.Marks[own] = &disk.Snapshot{Of: d, Name: own, GUID: s.GUID, CreateTXG: s.CreateTXG, Creation: s.Creation}
+		d.Marks[own] = &disk.Snapshot{Of: d, Name: own, GUID: s.GUID, CreateTXG: s.CreateTXG, Creation: s.Creation, IVSet: s.IVSet}
 		return nil
 	})
 }

@@ -42,6 +42,11 @@ type Options struct {
 	// Hook is called before and after each operation's effect, without locks held; an error is what the operation returns. It
 	// numbers kill points. May be nil.
 	Hook func(Event) error
+	// Volatile: what is in no synced transaction group is lost at a [Pool.PowerCut].
+	Volatile bool
+	// SyncEvery is after how many records of a stream a Volatile machine syncs a transaction group; default 16. Every operation
+	// but a List syncs one too.
+	SyncEvery int
 }
 
 // Fault is what a test injects.
@@ -60,6 +65,7 @@ type Pool struct {
 	datasets map[string]*disk.Dataset
 	txg      uint64
 	guids    uint64
+	power    power
 }
 
 // New makes a machine with empty pools.
@@ -70,6 +76,7 @@ func New(opt Options) *Pool {
 	opt.Size = cmp.Or(opt.Size, 1<<30)
 	opt.Version = cmp.Or(opt.Version, "2.3.2")
 	opt.Timeout = cmp.Or(opt.Timeout, 2*time.Minute)
+	opt.SyncEvery = cmp.Or(opt.SyncEvery, 16)
 	if opt.Now == nil {
 		opt.Now = time.Now
 	}
@@ -110,15 +117,28 @@ func (p *Pool) Counters() zfs.Counters {
 
 // do runs an operation's effect under the lock, between its two moments.
 func (p *Pool) do(ctx context.Context, op string, names []string, effect func() error) error {
-	name := strings.Join(names[:min(1, len(names))], "")
+	return p.about(ctx, op, strings.Join(names[:min(1, len(names))], ""), names, effect)
+}
+
+// all is do for an operation that is about all the names in the same way: faults find each.
+func (p *Pool) all(ctx context.Context, op string, names []string, effect func() error) error {
+	return p.about(ctx, op, strings.Join(names, " "), names, effect)
+}
+
+func (p *Pool) about(ctx context.Context, op, name string, names []string, effect func() error) error {
+	life := p.life()
 	if err := p.At(ctx, Event{Op: op, Name: name}); err != nil {
 		return err
 	}
 	p.mu.Lock()
-	err := p.ready(op, names)
+	err := p.alive(life, op, name)
+	if err == nil {
+		err = p.ready(op, names)
+	}
 	if err == nil {
 		p.txg++
 		err = effect()
+		p.synced()
 	}
 	p.mu.Unlock()
 	if err != nil {
@@ -132,9 +152,11 @@ func (p *Pool) ready(op string, names []string) error {
 		pool := zname.PoolOf(name)
 		switch v, ok := p.pools[pool]; {
 		case !ok || v.Exported:
-			return zerr.New(op, name, 1, fmt.Sprintf("cannot open '%s': no such pool", pool))
+			return zerr.Absent(op, name, pool)
 		case v.Suspended:
-			return zerr.New(op, name, 1, fmt.Sprintf("cannot open '%s': pool I/O is currently suspended", pool))
+			return zerr.Suspended(op, name, pool)
+		case v.ReadOnly && !reads(op):
+			return zerr.New(op, name, 1, fmt.Sprintf("cannot change '%s': pool is read-only", name))
 		}
 	}
 	return nil
@@ -225,12 +247,6 @@ func parentOf(name string) string {
 func (p *Pool) Version(ctx context.Context) (zfs.Version, error) {
 	v := zfs.Version{Userland: p.opt.Version, Kernel: p.opt.Version}
 	return v, p.do(ctx, "Version", nil, func() error { return nil })
-}
-
-// Features answers with some of those that matter to streams.
-func (p *Pool) Features(ctx context.Context, pool string) (map[string]string, error) {
-	features := map[string]string{"bookmark_v2": "enabled", "large_blocks": "enabled", "embedded_data": "active", "encryption": "enabled"}
-	return features, p.do(ctx, "Features", []string{pool}, func() error { return nil })
 }
 
 // Storage answers for a storage's root.

@@ -21,7 +21,7 @@ func (p *Pool) Receive(ctx context.Context, spec zfs.ReceiveSpec, r io.Reader) (
 	if err != nil {
 		return zfs.Received{}, err
 	}
-	in := &input{ctx: ctx, r: r, left: -1}
+	in := &input{ctx: ctx, r: r, left: -1, life: p.life()}
 	if cut := p.Cut("Receive", spec.Dataset); cut > 0 {
 		in.left = cut
 	}
@@ -52,6 +52,7 @@ type input struct {
 	r      io.Reader
 	n      int64
 	left   int64 // -1: no limit
+	life   int   // in which the receive began
 	failed error
 }
 
@@ -89,12 +90,15 @@ func (p *Pool) receiveOne(spec zfs.ReceiveSpec, props map[string]string, in *inp
 		return false, fail("cannot receive: checksum mismatch or incomplete stream")
 	}
 	p.mu.Lock()
-	err = p.ready("receive", []string{spec.Dataset})
+	if err = p.alive(in.life, "receive", spec.Dataset); err == nil {
+		err = p.ready("receive", []string{spec.Dataset})
+	}
 	var d *disk.Dataset
 	skip := false
 	if err == nil {
 		p.txg++
 		d, skip, err = p.accept(spec, h)
+		p.synced()
 	}
 	if err == nil && !skip {
 		d.Receiving = true
@@ -111,7 +115,11 @@ func (p *Pool) receiveOne(spec zfs.ReceiveSpec, props map[string]string, in *inp
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	if err := p.alive(in.life, "receive", spec.Dataset); err != nil {
+		return false, err
+	}
 	p.commit(d, props)
+	p.synced()
 	return h.More, nil
 }
 
@@ -155,6 +163,9 @@ func (p *Pool) accept(spec zfs.ReceiveSpec, h wire.Header) (d *disk.Dataset, ski
 	if base == nil {
 		return nil, false, fail("cannot receive incremental stream: most recent snapshot of %s does not match incremental source", spec.Dataset)
 	}
+	if err := p.fitsCrypt(d, base, h); err != nil {
+		return nil, false, err
+	}
 	modified := d.Live.Born > 0
 	for _, s := range d.Snaps {
 		modified = modified || s.CreateTXG > base.CreateTXG && (s.Written > 0 || h.Raw)
@@ -183,7 +194,9 @@ func (p *Pool) acceptNew(spec zfs.ReceiveSpec, h wire.Header) (*disk.Dataset, er
 	if parent := p.datasets[parentOf(spec.Dataset)]; parent == nil {
 		return nil, fail("cannot open '%s': dataset does not exist", parentOf(spec.Dataset))
 	} else if parent.Type != zfs.TypeFilesystem {
-		return nil, fail("cannot open '%s': parent is not a filesystem", parentOf(spec.Dataset))
+		return nil, fail("parent '%s' is not a filesystem", parentOf(spec.Dataset))
+	} else if err := p.fitsParent(parent, spec.Dataset, h); err != nil {
+		return nil, err
 	}
 	var origin *disk.Snapshot
 	if h.FromGUID != 0 {
@@ -214,7 +227,7 @@ func (p *Pool) acceptNew(spec zfs.ReceiveSpec, h wire.Header) (*disk.Dataset, er
 
 // begin opens the hidden dataset that takes the stream.
 func (p *Pool) begin(d *disk.Dataset, part *disk.Partial) error {
-	if encryption, _ := p.effective(d, "encryption"); !part.Created && encryption != "off" && !part.Raw && d.Keyless {
+	if encryption, _ := p.effective(d, "encryption"); !part.Created && encryption != "off" && !part.Raw && p.keyless(d) {
 		return zerr.New("receive", d.Name, 1, "cannot receive incremental stream: inherited key must be loaded")
 	}
 	if why := p.room(d.Name, 1); why != "" {
@@ -244,8 +257,15 @@ func (p *Pool) fill(d *disk.Dataset, name string, in *input) error {
 	for {
 		rec, err := wire.ReadRecord(in)
 		p.mu.Lock()
+		if dead := p.alive(in.life, "receive", name); dead != nil {
+			p.mu.Unlock()
+			return dead
+		}
+		gone := p.ready("receive", []string{name})
 		switch {
 		case err != nil:
+		case gone != nil:
+			err = gone
 		case p.datasets[name] != d:
 			err = zerr.New("receive", name, 1, fmt.Sprintf("cannot receive: destination '%s' does not exist", name))
 		case rec.Index != wire.End:
@@ -278,6 +298,9 @@ func (p *Pool) apply(d *disk.Dataset, rec wire.Record) error {
 	d.Partial.Work.Put(rec.Index, rec.Data, d.Partial.TXG, d.Since())
 	d.Partial.Records++
 	d.Partial.Bytes += uint64(rec.Len)
+	if d.Partial.Records%p.opt.SyncEvery == 0 {
+		p.synced()
+	}
 	return nil
 }
 
@@ -289,6 +312,7 @@ func (p *Pool) commit(d *disk.Dataset, props map[string]string) {
 	s := d.Take(own, d.Partial.ToGUID, p.txg, p.opt.Now())
 	// Blocks carry the txg in which they were written here, which for a resumed receive is before others' snapshots of today.
 	s.CreateTXG = p.txg
+	p.received(s, d.Partial.Header)
 	d.Partial = nil
 	maps.Copy(d.Props, props)
 }

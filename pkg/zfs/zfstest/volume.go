@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"maps"
+	"strconv"
 	"strings"
 
 	"github.com/tandemd/tandem/pkg/zfs"
@@ -146,6 +147,9 @@ func (p *Pool) DestroyDataset(ctx context.Context, spec zfs.DestroySpec) error {
 	var snaps []string
 	for _, s := range list[0].Snapshots {
 		snaps = append(snaps, s.Name)
+	}
+	if err := p.SetProps(ctx, map[string]string{zfs.PropRemoving: strconv.FormatUint(spec.GUID, 10)}, spec.Dataset); err != nil {
+		return err
 	}
 	if err := p.DestroySnapshots(ctx, spec.Dataset, snaps); err != nil {
 		return err

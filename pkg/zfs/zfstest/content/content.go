@@ -31,6 +31,13 @@ func (c *Content) Share() Content {
 	return Content{blocks: c.blocks, shared: true, VolSize: c.VolSize}
 }
 
+// Copy is Share with what was written since the last snapshot: the same dataset at another time.
+func (c *Content) Copy() Content {
+	out := c.Share()
+	out.Born = c.Born
+	return out
+}
+
 // Put writes one block in txg; since is the last snapshot's.
 func (c *Content) Put(i int64, data []byte, txg, since uint64) {
 	if c.shared || c.blocks == nil {

@@ -11,13 +11,16 @@ import (
 // Backend is what real and in-memory ZFS both are. Consumers declare the few methods that they need.
 type Backend interface {
 	Version(ctx context.Context) (zfs.Version, error)
-	Features(ctx context.Context, pool string) (map[string]string, error)
+	PoolFacts(ctx context.Context, pool string) (zfs.PoolFacts, error)
+	PoolTrouble(pool string) (zfs.PoolTrouble, error)
 	Storage(ctx context.Context, dataset string) (zfs.Storage, error)
 	List(ctx context.Context, names ...string) ([]zfs.Dataset, error)
 	Children(ctx context.Context, root string) ([]zfs.Dataset, error)
 	Properties(ctx context.Context, props []string, names ...string) (map[string]map[string]zfs.Property, error)
 	Snapshot(ctx context.Context, snaps []string, props map[string]string) error
 	DestroySnapshots(ctx context.Context, dataset string, names []string) error
+	Change(ctx context.Context, changes ...zfs.Change) ([]zfs.Changed, error)
+	Mounted(dataset string) (bool, error)
 	Bookmark(ctx context.Context, snap, bookmark string) error
 	DestroyBookmark(ctx context.Context, bookmark string) error
 	Hold(ctx context.Context, tag string, snaps ...string) error
@@ -25,6 +28,7 @@ type Backend interface {
 	Holds(ctx context.Context, snaps ...string) ([]zfs.Hold, error)
 	SetProps(ctx context.Context, props map[string]string, names ...string) error
 	Inherit(ctx context.Context, prop string, names ...string) error
+	CreateFilesystem(ctx context.Context, name string, props map[string]string) error
 	Rename(ctx context.Context, from, to string) error
 	Promote(ctx context.Context, dataset string) error
 	Clone(ctx context.Context, snap, dataset string, props map[string]string) error
@@ -36,6 +40,8 @@ type Backend interface {
 	TokenInfo(ctx context.Context, token string) (zfs.Token, error)
 	Send(ctx context.Context, spec zfs.SendSpec) (zfs.Stream, error)
 	Receive(ctx context.Context, spec zfs.ReceiveSpec, r io.Reader) (zfs.Received, error)
+	Contents(ctx context.Context, spec zfs.ContentsSpec) (zfs.Stream, error)
+	DropContents(ctx context.Context, spec zfs.ContentsSpec) error
 	Counters() zfs.Counters
 }
 

@@ -32,6 +32,7 @@ type Env struct {
 	Destroy  func(name string) error
 	// Settle waits until nothing but the test has the volumes open (udev looks into new ones); may be nil.
 	Settle func()
+	Cipher
 }
 
 const block = 4096
@@ -39,7 +40,7 @@ const block = 4096
 // Run runs the suite. newEnv is called for each test.
 func Run(t *testing.T, newEnv func(t *testing.T) Env) {
 	t.Helper()
-	for name, test := range map[string]func(*suite){
+	for name, test := range withAside(map[string]func(*suite){
 		"ListTellsTypesPropertiesAndOrder":   (*suite).list,
 		"ListTellsWhatIsAbsent":              (*suite).listAbsent,
 		"PropertiesAreNeverInherited":        (*suite).ownProps,
@@ -64,7 +65,22 @@ func Run(t *testing.T, newEnv func(t *testing.T) Env) {
 		"SendSaysWhatIsMissing":              (*suite).sendMissing,
 		"FailedReadOfTheStreamBlamesThePeer": (*suite).peer,
 		"VolumeGrowsWithTheIncrement":        (*suite).resize,
-	} {
+		"EncryptedGoesRaw":                   (*suite).raw,
+		"RawAndPlainDoNotMix":                (*suite).mixed,
+		"RawNeedsAnEncryptedReplica":         (*suite).rawOntoPlain,
+		"PropertiesComeWithTheReceive":       (*suite).properties,
+		"ZvolWithoutADeviceNode":             (*suite).device,
+		"PoolTellsItsFeatures":               (*suite).poolFacts,
+		"ChangeTakesAllOrNothing":            (*suite).changeTakes,
+		"ChangesAreIndependent":              (*suite).changesApart,
+		"ChangeMarksWhatIsStillThere":        (*suite).changeMarks,
+		"ChangeDestroysWhatIsMarked":         (*suite).changeDestroys,
+		"ChangeRefusesWhatIsNotAsExpected":   (*suite).changeRefuses,
+		"ChangeOfManyIsOneProcess":           (*suite).changeMany,
+		"ReadsAVolumeThatGoesOn":             (*suite).readVolume,
+		"ReadsAFilesystemUnmounted":          (*suite).readFilesystem,
+		"DropsWhatAReadingLeft":              (*suite).dropContents,
+	}) {
 		t.Run(name, func(t *testing.T) {
 			s := &suite{T: t, env: newEnv(t), ctx: t.Context()}
 			test(s)

@@ -1,0 +1,87 @@
+package daemon
+
+import (
+	"context"
+	"net/http"
+	"sync"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/tandemd/tandem/pkg/api"
+	"github.com/tandemd/tandem/pkg/daemon/backend"
+	"github.com/tandemd/tandem/pkg/guest"
+	"github.com/tandemd/tandem/pkg/ledger"
+	"github.com/tandemd/tandem/pkg/peer"
+	"github.com/tandemd/tandem/pkg/replicate"
+	"github.com/tandemd/tandem/pkg/replicate/verify"
+	"github.com/tandemd/tandem/pkg/replicate/verify/reading"
+)
+
+// verification is what compares replicas on this node: as a guest's owner, and as
+// a target.
+type verification struct {
+	reader   *reading.Reader
+	verifier *verify.Verifier
+	server   *verify.Server
+}
+
+func (c *cluster) newVerification(o replicate.Options) (verification, error) {
+	o, err := o.WithDefaults()
+	if err != nil {
+		return verification{}, err
+	}
+	r := reading.New(o, c.d.zfs, c.d.state.path(readingFolder))
+	return verification{
+		reader: r, verifier: verify.New(o, link{c.d.peer, c.d.rate}, r, c.log.Named("verify")), server: verify.NewServer(o, c.target, r),
+	}, nil
+}
+
+// sweepEvery is between two looks for what ended verifications have left.
+const sweepEvery = 10 * time.Minute
+
+// verifying keeps what compares tidy until ctx ends, and then ends it.
+func (c *cluster) verifying(ctx context.Context) {
+	for more := true; more; more = pause(ctx, sweepEvery) {
+		err := c.verification.reader.Sweep(ctx)
+		if ctx.Err() != nil {
+			break
+		}
+		c.d.troubles.note("verification", err)
+	}
+	var wg sync.WaitGroup
+	wg.Go(c.verification.verifier.Close)
+	wg.Go(c.verification.server.Close)
+	wg.Wait()
+}
+
+// verified is what status tells of a job's verifications.
+func (c *cluster) verified(j guest.Job) *api.Verified {
+	return backend.Verified(c.verification.verifier.Record(j))
+}
+
+// forget drops what is remembered of jobs that are none any more.
+func (c *cluster) forget(s *ledger.State) {
+	if err := c.verification.verifier.Forget(s); err != nil {
+		c.log.Warn("what verifications of a former job found is not forgotten", zap.Error(err))
+	}
+}
+
+// unread ends what is read of a guest's volumes on this node.
+func (c *cluster) unread(id guest.ID) {
+	c.verification.verifier.EndGuest(id)
+	c.verification.server.EndGuest(id)
+}
+
+// verifyCalls are the calls of the target's side of a verification.
+func verifyCalls(d *Daemon, mux *http.ServeMux) {
+	peer.Handle(mux, verify.PathBegin, withCluster(d, func(ctx context.Context, c *cluster, r verify.BeginRequest) (verify.BeginReply, error) {
+		return c.verification.server.Begin(ctx, peer.Caller(ctx), r)
+	}))
+	peer.Handle(mux, verify.PathRead, withCluster(d, func(ctx context.Context, c *cluster, r verify.ReadRequest) (verify.ReadReply, error) {
+		return c.verification.server.Read(ctx, peer.Caller(ctx), r)
+	}))
+	peer.Handle(mux, verify.PathEnd, withCluster(d, func(ctx context.Context, c *cluster, r verify.EndRequest) (verify.Ended, error) {
+		return c.verification.server.End(ctx, peer.Caller(ctx), r)
+	}))
+}

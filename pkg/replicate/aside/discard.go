@@ -1,0 +1,150 @@
+package aside
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"strings"
+
+	"github.com/tandemd/tandem/pkg/guest"
+	"github.com/tandemd/tandem/pkg/replicate/fault"
+	"github.com/tandemd/tandem/pkg/replicate/local"
+	"github.com/tandemd/tandem/pkg/zfs"
+)
+
+// Discard destroys one copy, for good, because an operator said so. It refuses
+// what does not carry the marks, what somebody else holds or has mounted, and
+// what other data depends on. Cut at any point it can be done again.
+func (k *Keeper) Discard(ctx context.Context, cluster, dataset string) (Copy, error) {
+	c, err := k.find(ctx, cluster, dataset)
+	if err != nil {
+		return c, err
+	}
+	wait, cancel := context.WithTimeout(ctx, k.o.LockWait)
+	defer cancel()
+	release, err := k.o.Locks.Lock(wait, local.VolumeLock(c.Volume))
+	if err != nil {
+		return c, err
+	}
+	defer release()
+	if c, err = k.find(ctx, cluster, dataset); err != nil { // What a sync has just done with it counts.
+		return c, err
+	}
+	return c, k.destroy(ctx, c)
+}
+
+// find is the copy of that name.
+func (k *Keeper) find(ctx context.Context, cluster, dataset string) (Copy, error) {
+	folder := dataset[:max(0, strings.LastIndexByte(dataset, '/'))]
+	known := false
+	for _, root := range k.o.Storages {
+		id, found := strings.CutPrefix(folder, root+"/"+Folder+"/")
+		_, err := guest.ParseID(id)
+		known = known || found && err == nil
+	}
+	if !known {
+		return Copy{}, fault.Never("see `tandem diverged list`", "%s is no place for diverged data on %s", dataset, k.o.Name)
+	}
+	found, err := k.read(ctx, cluster, []zfs.Dataset{{Name: dataset}})
+	switch {
+	case err != nil:
+		return Copy{}, err
+	case len(found) == 0:
+		return Copy{}, fault.Never("see `tandem diverged list`", "%s on %s does not exist, or is no diverged data of this cluster", dataset, k.o.Name)
+	}
+	return found[0], nil
+}
+
+// destroy takes the holds off and destroys the copy. The caller has the volume's lock.
+func (k *Keeper) destroy(ctx context.Context, c Copy) error {
+	if err := k.independent(ctx, c); err != nil {
+		return err
+	}
+	own := tag(c.Data)
+	if c.Data.Origin != "" {
+		// One that was not promoted over has no hold there; one that is gone needs none.
+		if err := k.o.ZFS.Release(ctx, own, c.Data.Origin); err != nil && zfs.ClassOf(err) != zfs.ClassGone {
+			return fault.WrapVolume(c.Volume, err, "release %s", c.Data.Origin)
+		}
+	}
+	spec := zfs.DestroySpec{Dataset: c.Data.Name, GUID: c.Data.GUID, Guest: c.Guest.String(), Role: zfs.RoleDiverged}
+	var held []string
+	for _, s := range c.Data.Snapshots {
+		spec.Snapshots = append(spec.Snapshots, s.GUID)
+		if s.UserRefs > 0 {
+			held = append(held, c.Data.Name+"@"+s.Name)
+		}
+	}
+	if len(held) > 0 {
+		if err := k.o.ZFS.Release(ctx, own, held...); err != nil {
+			return fault.WrapVolume(c.Volume, err, "release the snapshots of %s", c.Data.Name)
+		}
+	}
+	if err := k.o.ZFS.DestroyDataset(ctx, spec); err != nil {
+		hint := ""
+		if errors.Is(err, zfs.ClassClones) {
+			hint = "something was cloned from it, or set aside after it: discard that first"
+		}
+		return &fault.Error{Class: fault.ClassPerson, Volume: c.Volume, Text: "discard " + c.Data.Name, Hint: hint, Err: err}
+	}
+	k.tidy(ctx, c)
+	return nil
+}
+
+// independent refuses a copy that is still needed, before anything is changed.
+func (k *Keeper) independent(ctx context.Context, c Copy) error {
+	replica, err := k.o.Dataset(c.Volume)
+	if err != nil {
+		return err
+	}
+	list, err := k.o.ZFS.List(ctx, replica)
+	if err != nil {
+		return fault.WrapVolume(c.Volume, err, "look at %s", replica)
+	}
+	switch {
+	case c.Data.Mounted:
+		return fault.Person(c.Volume, "unmount it first", "%s is mounted", c.Data.Name)
+	case strings.HasPrefix(list[0].Origin, c.Data.Name+"@"):
+		return fault.Person(c.Volume, "the next sync of the guest ends that; then discard it", "the replica %s is being made out of %s", replica, c.Data.Name)
+	}
+	var snaps []string
+	for _, s := range c.Data.Snapshots {
+		if s.UserRefs > 0 {
+			snaps = append(snaps, c.Data.Name+"@"+s.Name)
+		}
+	}
+	holds, err := k.o.ZFS.Holds(ctx, snaps...)
+	if err != nil {
+		return fault.WrapVolume(c.Volume, err, "read the holds on %s", c.Data.Name)
+	}
+	if i := slices.IndexFunc(holds, func(h zfs.Hold) bool { return h.Tag != tag(c.Data) }); i >= 0 {
+		return fault.Person(c.Volume, "if it is not needed, run `zfs release "+holds[i].Tag+" "+holds[i].Snapshot+"`",
+			"snapshot %s has a hold %s that is not Tandem's", holds[i].Snapshot, holds[i].Tag)
+	}
+	return nil
+}
+
+// tidy destroys the guest's folder once it is empty. What it cannot do harms nobody.
+func (k *Keeper) tidy(ctx context.Context, c Copy) {
+	folder, err := k.folder(c.Volume.Storage, c.Guest)
+	if err != nil {
+		return
+	}
+	list, err := k.o.ZFS.List(ctx, folder)
+	if err != nil || !list[0].Exists() {
+		return
+	}
+	if rest, err := k.o.ZFS.Children(ctx, folder); err != nil || len(rest) > 0 {
+		return
+	}
+	_ = k.o.ZFS.DestroyDataset(ctx, zfs.DestroySpec{Dataset: folder, GUID: list[0].GUID, Guest: c.Guest.String(), Role: zfs.RoleFolder})
+}
+
+// Tidy destroys a copy that is superseded, once nothing depends on it: the owner
+// sent all that it has, and destroyed it since. It says whether it did.
+func (k *Keeper) Tidy(ctx context.Context, c Copy) (bool, error) {
+	if len(c.Superseded) == 0 || c.Data.Origin == "" || c.Data.Written > 0 || !within(c.Data.Snapshots, c.Superseded) {
+		return false, nil
+	}
+	return true, k.destroy(ctx, c)
+}

@@ -1,0 +1,341 @@
+package replicate_test
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/tandemd/tandem/pkg/plan"
+	"github.com/tandemd/tandem/pkg/replicate"
+	"github.com/tandemd/tandem/pkg/replicate/wire"
+	"github.com/tandemd/tandem/pkg/zfs/zfstest"
+	"github.com/tandemd/tandem/pkg/zfs/zfstest/fault"
+)
+
+// Cases of docs/failures.md that no other test shows.
+
+// cutIncrement leaves a partial receive of an increment on n2; it returns the base.
+func (w *world) cutIncrement() (base string) {
+	w.t.Helper()
+	base = w.run(job).Point
+	w.node("1").write(diskDS, 100, 64)
+	w.node("2").pool.Inject(zfstest.Fault{Op: "Receive", Name: "disk-0", Times: 1, Cut: 40 * 4096})
+	w.fails(replicate.ClassRetry, "disk-0")
+	if w.node("2").dataset(diskDS).ResumeToken == "" {
+		w.t.Fatal("nothing was left to resume")
+	}
+	return base
+}
+
+// F03: the base of an interrupted increment was destroyed at the source.
+func TestFailure_BaseOfAnInterruptedIncrementIsGone(t *testing.T) {
+	w := newWorld(t)
+	n1 := w.node("1")
+	w.run(job)
+	n1.write(diskDS, 90, 1)
+	n1.snap(diskDS + "@older")
+	base := w.cutIncrement()
+	must(t, n1.pool.DestroySnapshots(t.Context(), diskDS, []string{base}))
+	r := w.run(job)
+	w.same("2")
+	if r.Kind == replicate.KindFull {
+		t.Errorf("sent whole although %s is on both sides", "older")
+	}
+}
+
+// F06: what is being received is not aborted, whoever asks.
+func TestFailure_ARunningReceiveIsNotAborted(t *testing.T) {
+	w := newWorld(t)
+	n1, n2 := w.node("1"), w.node("2")
+	w.cutIncrement()
+	token := n2.dataset(diskDS).ResumeToken
+	reached, goOn := make(chan struct{}, 1), make(chan struct{})
+	w.mu.Lock()
+	n2.trap = func(what string) error {
+		if strings.Contains(what, "Receive "+diskDS) && strings.HasSuffix(what, "after=false") {
+			reached <- struct{}{}
+			<-goOn
+		}
+		return nil
+	}
+	w.mu.Unlock()
+	done := make(chan error, 1)
+	go func() {
+		_, err := n1.source.Run(t.Context(), replicate.Task{Job: job})
+		done <- err
+	}()
+	<-reached
+	req := wire.AbortRequest{
+		Request: wire.Request{Version: wire.Version, Job: job, Term: term, Index: w.View().Index}, Volume: disk, Token: token,
+	}
+	_, err := n2.target.Abort(t.Context(), id("1"), req)
+	if err == nil || !strings.Contains(err.Error(), "locked by a sync that has not ended") {
+		t.Errorf("got %v", err)
+	}
+	close(goOn)
+	must(t, <-done)
+	w.same("2")
+}
+
+// F07: a partial receive that cannot be dropped is an error with ZFS's words; the
+// other volume goes on, and so does this one once it can.
+func TestFailure_APartialReceiveThatCannotBeDropped(t *testing.T) {
+	w := newWorld(t)
+	n1, n2 := w.node("1"), w.node("2")
+	w.cutIncrement()
+	snaps := n1.dataset(diskDS).Snapshots
+	must(t, n1.pool.DestroySnapshots(t.Context(), diskDS, []string{snaps[len(snaps)-1].Name}))
+	n2.pool.Inject(zfstest.Fault{Op: "AbortReceive", Name: diskDS, Err: fault.Fail("receive -A", diskDS, "internal error: Invalid exchange")})
+	before := len(n2.dataset(diskDS).Snapshots)
+	w.pass(time.Minute)
+	_, err := n1.source.Run(t.Context(), replicate.Task{Job: job})
+	if err == nil || !strings.Contains(err.Error(), "Invalid exchange") || !strings.Contains(err.Error(), "disk-0") {
+		t.Errorf("got %v", err)
+	}
+	equal(t, len(n2.dataset(diskDS).Snapshots), before)
+	n2.pool.Heal()
+	w.run(job)
+	w.same("2")
+}
+
+// F08: a transfer that never gets further is begun anew after a few tries.
+func TestFailure_AResumeThatDoesNotMoveBeginsAnew(t *testing.T) {
+	w := newWorld(t)
+	n1 := w.node("1")
+	w.cutIncrement()
+	// Every resumed stream breaks at once; one that begins anew gets through.
+	tries, resumed := 0, 0
+	for {
+		w.node("2").pool.Inject(zfstest.Fault{Op: "Receive", Name: "disk-0", Times: 1, Cut: 1})
+		var log []string
+		w.pass(time.Minute)
+		_, err := n1.source.Run(t.Context(), replicate.Task{Job: job, Log: func(l string) { log = append(log, l) }})
+		w.node("2").pool.Heal()
+		if tries++; tries > 8 {
+			t.Fatalf("it is resumed for ever; the last: %v", log)
+		}
+		if strings.Contains(strings.Join(log, "\n"), "dropped") || strings.Contains(strings.Join(log, "\n"), "drop") || err == nil {
+			break
+		}
+		resumed++
+	}
+	if resumed < 2 || resumed > 4 {
+		t.Errorf("it was resumed %d times before it was given up", resumed)
+	}
+	w.run(job)
+	w.same("2")
+}
+
+// F14, F25: a replica that somebody renamed is left where it is, and nothing of
+// it is touched.
+func TestFailure_ARenamedReplicaIsLeftAlone(t *testing.T) {
+	w := newWorld(t)
+	w.run(job)
+	n2 := w.node("2")
+	must(t, n2.pool.Rename(t.Context(), diskDS, diskDS+"-mine"))
+	was := n2.dataset(diskDS + "-mine")
+	r := w.run(job)
+	equal(t, r.Volumes[0].Kind, replicate.KindFull)
+	equal(t, r.Volumes[1].Kind != replicate.KindFull, true)
+	w.same("2")
+	equal(t, n2.dataset(diskDS+"-mine").Snapshots, was.Snapshots)
+}
+
+// F25: the source's dataset was destroyed and made again under the same name: it
+// carries no common state, and what the target has is not taken for its past.
+func TestFailure_ASourceMadeAnewIsNotTheOldOne(t *testing.T) {
+	w := newWorld(t)
+	w.run(job)
+	n1, n2 := w.node("1"), w.node("2")
+	had, err := n2.pool.Read(n2.newest(diskDS))
+	must(t, err)
+	n1.pool.Destroy(diskDS)
+	must(t, n1.pool.Create(diskDS, 3<<19, nil))
+	n1.write(diskDS, 0, 5)
+	equal(t, w.run(job).Volumes[0].Kind, replicate.KindFull)
+	w.same("2")
+	copies := n2.aside()
+	if len(copies) != 1 {
+		t.Fatalf("%d copies set aside, want the former volume", len(copies))
+	}
+	kept, err := n2.pool.Read(copies[0].Name)
+	must(t, err)
+	equal(t, bytes.Equal(kept, had), true)
+}
+
+// F22: an operator's snapshot on the replica is harmless and stays.
+func TestFailure_AnOperatorsSnapshotOnTheReplicaStays(t *testing.T) {
+	w := newWorld(t)
+	w.run(job)
+	n1, n2 := w.node("1"), w.node("2")
+	n2.snap(diskDS + "@theirs")
+	for range 3 {
+		n1.write(diskDS, 10, 2)
+		equal(t, w.run(job).Kind, replicate.KindIncremental)
+	}
+	w.same("2")
+	equal(t, n2.operators(diskDS), []string{"theirs"})
+}
+
+// F30, F32, F33: a held point is not cleaned and stops nothing; once it is free it
+// goes.
+func TestFailure_AHeldPointIsSkipped(t *testing.T) {
+	w := newWorld(t)
+	point := w.run(job).Point
+	n1, n2 := w.node("1"), w.node("2")
+	for _, n := range []*node{n1, n2} {
+		must(t, n.pool.Hold(t.Context(), "theirs", diskDS+"@"+point))
+	}
+	for range 3 {
+		n1.write(diskDS, 10, 2)
+		w.run(job)
+	}
+	for _, n := range []*node{n1, n2} {
+		// The source may leave what the next sync destroys.
+		if got := n.points(diskDS); got < 2 || got > 3 {
+			t.Errorf("%s has %d points, want the newest and the held one", n.name, got)
+		}
+		must(t, n.pool.Release(t.Context(), "theirs", diskDS+"@"+point))
+	}
+	for range 3 {
+		n1.write(diskDS, 10, 2)
+		w.run(job)
+	}
+	equal(t, n2.points(diskDS), 1)
+	if got := n1.points(diskDS); got > 2 {
+		t.Errorf("n1 has %d points", got)
+	}
+}
+
+// F36: a full pool at the source: no snapshot can be taken, the target keeps what
+// it has, and it goes on when there is room.
+func TestFailure_NoRoomForASnapshot(t *testing.T) {
+	w := newWorld(t)
+	point := w.run(job).Point
+	n1, n2 := w.node("1"), w.node("2")
+	n1.write(diskDS, 10, 2)
+	full := fault.Fail("snapshot", diskDS, "cannot create snapshots : out of space")
+	for _, op := range []string{"Snapshot", "Change"} {
+		n1.pool.Inject(zfstest.Fault{Op: op, Err: full})
+	}
+	w.pass(time.Minute)
+	_, err := n1.source.Run(t.Context(), replicate.Task{Job: job})
+	if err == nil || !strings.Contains(err.Error(), "out of space") {
+		t.Errorf("got %v", err)
+	}
+	equal(t, n2.newest(diskDS), diskDS+"@"+point)
+	n1.pool.Heal()
+	equal(t, w.run(job).Kind, replicate.KindIncremental)
+	w.same("2")
+}
+
+// F48: the pool of the target is full under a transfer, then freed.
+func TestFailure_TheTargetsPoolIsFullThenFreed(t *testing.T) {
+	w := newWorld(t)
+	w.run(job)
+	n1, n2 := w.node("1"), w.node("2")
+	n1.write(diskDS, 100, 64)
+	n2.pool.Inject(zfstest.Fault{
+		Op: "Receive", Name: diskDS, Times: 1, Err: fault.Fail("receive", diskDS, "cannot receive incremental stream: destination "+diskDS+" space quota exceeded."),
+	})
+	w.pass(time.Minute)
+	_, err := n1.source.Run(t.Context(), replicate.Task{Job: job})
+	if err == nil || !strings.Contains(err.Error(), "quota exceeded") || replicate.HintOf(err) == "" {
+		t.Errorf("got %v (hint %q)", err, replicate.HintOf(err))
+	}
+	w.run(job)
+	w.same("2")
+}
+
+// F59: a pool that is not imported is not an empty one: nothing is made, nothing is
+// sent whole.
+func TestFailure_AnAbsentPoolIsNotAnEmptyOne(t *testing.T) {
+	for _, n := range []string{"1", "2"} {
+		w := newWorld(t)
+		w.run(job)
+		w.node("1").write(diskDS, 10, 2)
+		w.node(n).pool.SetPool("tank", zfstest.PoolState{Exported: true})
+		w.pass(time.Minute)
+		_, err := w.node("1").source.Run(t.Context(), replicate.Task{Job: job})
+		if err == nil || !strings.Contains(err.Error(), "pool tank is not imported") {
+			t.Errorf("n%s: got %v", n, err)
+		}
+		w.node(n).pool.SetPool("tank", zfstest.PoolState{})
+		equal(t, w.run(job).Kind, replicate.KindIncremental)
+		w.same("2")
+	}
+}
+
+// F63: of two ends that break the first cause is told.
+func TestFailure_TheFirstCauseIsTold(t *testing.T) {
+	for op, on := range map[string]string{"Send": "1", "Receive": "2"} {
+		w := newWorld(t)
+		w.node(on).pool.Inject(zfstest.Fault{Op: op, Name: diskDS, Times: 1, Err: fault.Fail(strings.ToLower(op), diskDS, "cannot "+op+": the dog ate it")})
+		w.pass(time.Minute)
+		_, err := w.node("1").source.Run(t.Context(), replicate.Task{Job: job})
+		if err == nil || !strings.Contains(err.Error(), "the dog ate it") {
+			t.Errorf("%s: got %v", op, err)
+		}
+		w.run(job)
+		w.same("2")
+	}
+}
+
+// F65: a backlog of snapshots is sent in few streams, and the guest's newest state
+// arrives.
+func TestFailure_ABacklogOfSnapshotsIsOneStream(t *testing.T) {
+	w := newWorld(t)
+	w.run(job)
+	n1 := w.node("1")
+	for i := range 400 {
+		n1.snap(fmt.Sprintf("%s@auto-%03d", diskDS, i))
+	}
+	n1.write(diskDS, 3, 1)
+	r := w.run(job)
+	if r.Volumes[0].Steps != 1 {
+		t.Errorf("%d steps", r.Volumes[0].Steps)
+	}
+	w.same("2")
+}
+
+// F67: another version of the wire is refused with what to do.
+func TestFailure_AnotherVersionOfTheWireIsRefused(t *testing.T) {
+	w := newWorld(t)
+	n2 := w.node("2")
+	req := wire.Request{Version: wire.Version + 1, Job: job, Term: term}
+	for name, err := range map[string]error{
+		"inventory": errorOf(n2.target.Inventory(t.Context(), id("1"), wire.InventoryRequest{Request: req})),
+		"commit":    errorOf(n2.target.Commit(t.Context(), id("1"), wire.CommitRequest{Request: req})),
+		"receive": errorOf(n2.target.Receive(t.Context(), id("1"), wire.ReceiveHeader{
+			Request: req, Volume: disk, Kind: plan.Zvol, Verb: plan.Full, To: plan.Ref{Name: "x", GUID: 1},
+		}, strings.NewReader(""))),
+	} {
+		var e *replicate.Error
+		if !errors.As(err, &e) || e.Class != replicate.ClassNever || !strings.Contains(e.Hint, "same version of tandemd") {
+			t.Errorf("%s: got %v", name, err)
+		}
+	}
+}
+
+func errorOf[A any](_ A, err error) error { return err }
+
+// F47: a storage that is a zvol on this node cannot hold volumes, and that is said.
+func TestFailure_AStorageOnAZvolIsRefused(t *testing.T) {
+	w := newWorld(t)
+	w.run(job)
+	n2 := w.node("2")
+	target, err := replicate.NewTarget(replicate.Options{
+		Node: n2.id, Name: n2.name, Storages: map[string]string{"local-zfs": diskDS}, ZFS: n2.pool, Ledger: w, Store: store{n2},
+		LockDir: t.TempDir(), Now: w.clock,
+	})
+	must(t, err)
+	_, err = target.Inventory(t.Context(), id("1"), wire.InventoryRequest{
+		Request: wire.Request{Version: wire.Version, Job: job, Term: term, Index: w.View().Index},
+	})
+	if err == nil || !strings.Contains(err.Error(), diskDS+" is a volume") || replicate.HintOf(err) == "" {
+		t.Errorf("got %v (hint %q)", err, replicate.HintOf(err))
+	}
+}

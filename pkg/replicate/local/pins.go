@@ -1,0 +1,53 @@
+package local
+
+import (
+	"slices"
+	"sync"
+
+	"github.com/tandemd/tandem/pkg/guest"
+)
+
+// Pins are snapshots that are being read: as long as they are, the owner has no
+// node clean them. They are this process's alone, as the readings are.
+type Pins struct {
+	mu   sync.Mutex
+	pins map[*pin]struct{}
+}
+
+type pin struct {
+	guest guest.ID
+	guids map[guest.Volume][]uint64
+}
+
+// NewPins makes an empty set.
+func NewPins() *Pins { return &Pins{pins: map[*pin]struct{}{}} }
+
+// Pin keeps snapshots of a guest, by GUID, until it is released. Who pins has the
+// guest's lock, or a pin that covers these.
+func (p *Pins) Pin(id guest.ID, guids map[guest.Volume][]uint64) (release func()) {
+	x := &pin{guest: id, guids: guids}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.pins[x] = struct{}{}
+	return func() {
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		delete(p.pins, x)
+	}
+}
+
+// Of are the snapshots of a guest that are pinned now.
+func (p *Pins) Of(id guest.ID) map[guest.Volume][]uint64 {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	out := map[guest.Volume][]uint64{}
+	for x := range p.pins {
+		if x.guest != id {
+			continue
+		}
+		for v, guids := range x.guids {
+			out[v] = slices.Concat(out[v], guids)
+		}
+	}
+	return out
+}

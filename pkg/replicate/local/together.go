@@ -1,0 +1,224 @@
+package local
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"sync"
+	"sync/atomic"
+
+	"github.com/tandemd/tandem/pkg/replicate/gather"
+	"github.com/tandemd/tandem/pkg/zfs"
+	"github.com/tandemd/tandem/pkg/zfs/zerr"
+	"github.com/tandemd/tandem/pkg/zfs/zname"
+)
+
+// Together lists and changes the datasets of many syncs at once: what is due
+// together is listed, snapshotted, marked and cleaned in one process for each
+// pool. The syncs do not know of each other. The sides of one node share it.
+type Together struct {
+	zfs     ZFS
+	lists   gather.Group[[]string, []zfs.Dataset]
+	changes gather.Group[zfs.Change, zfs.Changed]
+	// syncs is how many are going on at this node, in either role.
+	syncs atomic.Int64
+
+	mu sync.Mutex
+	// heavy are datasets with so many snapshots that nobody should wait for their list.
+	heavy map[string]bool
+}
+
+const (
+	// mostNames is how many datasets one process lists, mostChanges how many snapshots
+	// one changes: nothing else happens in the pool meanwhile.
+	mostNames, mostChanges = 256, 128
+	// heavySnapshots is how many a dataset has that is listed alone.
+	heavySnapshots = 1000
+)
+
+// NewTogether makes that of a node.
+func NewTogether(z ZFS) *Together {
+	t := &Together{zfs: z, heavy: map[string]bool{}}
+	company := func() int { return int(t.syncs.Load()) }
+	t.lists = gather.Group[[]string, []zfs.Dataset]{
+		Serve: t.list, Weight: func(names []string) int { return len(names) }, Most: mostNames, Apart: apart, Company: company,
+	}
+	t.changes = gather.Group[zfs.Change, zfs.Changed]{
+		Serve:  func(ctx context.Context, lot []zfs.Change) ([]zfs.Changed, error) { return z.Change(ctx, lot...) },
+		Weight: weight, Most: mostChanges, Apart: apart, Company: company,
+	}
+	return t
+}
+
+// Enter says that a sync is going on until leave is called: others wait a moment
+// for what it is about to ask.
+func (t *Together) Enter() (leave func()) {
+	t.syncs.Add(1)
+	return sync.OnceFunc(func() { t.syncs.Add(-1) })
+}
+
+// apart: a lot that failed for what only one of its calls is about is tried call by
+// call. A pool that does not answer would not answer any of them.
+func apart(err error) bool {
+	return !slices.Contains([]zfs.Class{zerr.Hung, zerr.Canceled, zerr.Pool, zerr.PoolAbsent}, zfs.ClassOf(err))
+}
+
+// List reads the datasets, as [zfs.ZFS.List] does: one process for each of their pools, or a part of one.
+func (t *Together) List(ctx context.Context, names ...string) ([]zfs.Dataset, error) {
+	lines := map[string][]string{}
+	for _, name := range names {
+		lines[t.line(name)] = append(lines[t.line(name)], name)
+	}
+	var (
+		wg    sync.WaitGroup
+		mu    sync.Mutex
+		errs  []error
+		found = make(map[string]zfs.Dataset, len(names))
+	)
+	for key, part := range lines {
+		wg.Go(func() {
+			list, err := t.lists.Call(ctx, key, part)
+			mu.Lock()
+			defer mu.Unlock()
+			errs = append(errs, canceled("list", part[0], ctx, err))
+			for _, d := range list {
+				found[d.Name] = d
+			}
+		})
+	}
+	wg.Wait()
+	if err := errors.Join(errs...); err != nil {
+		return nil, err
+	}
+	out := make([]zfs.Dataset, 0, len(names))
+	for _, name := range names {
+		out = append(out, found[name])
+	}
+	return out, nil
+}
+
+// line is in which a dataset is listed: its pool's or, if it has very many snapshots, its own.
+func (t *Together) line(name string) string {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.heavy[name] {
+		return name
+	}
+	return zname.PoolOf(name)
+}
+
+func (t *Together) list(ctx context.Context, lot [][]string) ([][]zfs.Dataset, error) {
+	var names []string
+	for _, part := range lot {
+		for _, name := range part {
+			if !slices.Contains(names, name) {
+				names = append(names, name)
+			}
+		}
+	}
+	slices.Sort(names)
+	list, err := t.zfs.List(ctx, names...)
+	if err != nil {
+		return nil, err
+	}
+	t.weigh(list)
+	out := make([][]zfs.Dataset, len(lot))
+	for i, part := range lot {
+		for _, name := range part {
+			out[i] = append(out[i], list[slices.Index(names, name)])
+		}
+	}
+	return out, nil
+}
+
+// weigh remembers which datasets are listed alone.
+func (t *Together) weigh(list []zfs.Dataset) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for _, d := range list {
+		if len(d.Snapshots) > heavySnapshots {
+			t.heavy[d.Name] = true
+		} else {
+			delete(t.heavy, d.Name)
+		}
+	}
+}
+
+// Change makes a change, as [zfs.ZFS.Change] does. One that is about very many
+// snapshots is made in pieces, in this order: what it checks and takes, all marks,
+// what it destroys.
+func (t *Together) Change(ctx context.Context, c zfs.Change) (zfs.Changed, error) {
+	if err := zfs.CheckChanges([]zfs.Change{c}); err != nil {
+		return zfs.Changed{}, err
+	}
+	var out zfs.Changed
+	for i, piece := range pieces(c) {
+		done, err := t.changes.Call(ctx, zname.PoolOf(c.Volumes[0].Dataset), piece)
+		if err = canceled("change", c.Volumes[0].Dataset, ctx, err); err != nil || done.Err != nil {
+			return zfs.Changed{Err: done.Err}, err
+		}
+		if i == 0 {
+			out = done
+			continue
+		}
+		for k := range done.Volumes {
+			out.Volumes[k].Left = append(out.Volumes[k].Left, done.Volumes[k].Left...)
+		}
+	}
+	return out, nil
+}
+
+// canceled makes the error of a caller that left.
+func canceled(op, dataset string, ctx context.Context, err error) error { //nolint:revive // context-as-argument: it is only looked at
+	if err == nil || ctx.Err() == nil {
+		return err
+	}
+	return &zfs.Error{Op: op, Dataset: dataset, Class: zfs.ClassCanceled, Exit: -1, Err: context.Cause(ctx)}
+}
+
+// weight is how many snapshots a change is about.
+func weight(c zfs.Change) int {
+	n := 0
+	for _, v := range c.Volumes {
+		n += 1 + len(v.Destroy)
+		for _, m := range v.Mark {
+			n += len(m.Snapshots)
+		}
+	}
+	return n
+}
+
+// pieces splits a change that is too large for one.
+func pieces(c zfs.Change) []zfs.Change {
+	if weight(c) <= mostChanges {
+		return []zfs.Change{c}
+	}
+	first := zfs.Change{Take: c.Take, Props: c.Props, Volumes: slices.Clone(c.Volumes)}
+	for i := range first.Volumes {
+		first.Volumes[i].Mark, first.Volumes[i].Destroy = nil, nil
+	}
+	out := []zfs.Change{first}
+	for i, v := range c.Volumes {
+		for _, m := range v.Mark {
+			for part := range slices.Chunk(m.Snapshots, mostChanges) {
+				out = append(out, piece(c, i, func(v *zfs.VolumeChange) { v.Mark = []zfs.Marking{{Props: m.Props, Snapshots: part}} }))
+			}
+		}
+	}
+	for i, v := range c.Volumes {
+		for part := range slices.Chunk(v.Destroy, mostChanges) {
+			out = append(out, piece(c, i, func(v *zfs.VolumeChange) { v.Destroy = part }))
+		}
+	}
+	return out
+}
+
+// piece is a part of one volume, with all that is checked.
+func piece(c zfs.Change, volume int, fill func(*zfs.VolumeChange)) zfs.Change {
+	p := zfs.Change{Volumes: slices.Clone(c.Volumes)}
+	for i := range p.Volumes {
+		p.Volumes[i].Mark, p.Volumes[i].Destroy = nil, nil
+	}
+	fill(&p.Volumes[volume])
+	return p
+}
