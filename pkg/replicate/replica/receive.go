@@ -46,15 +46,9 @@ func (t *Target) Receive(ctx context.Context, from guest.NodeID, h wire.ReceiveH
 	if err := t.unmount(ctx, h.Volume, l); err != nil {
 		return wire.ReceiveReply{}, err
 	}
-	props, err := t.properties(local.Marks(view.Cluster, g, h.Volume, zfs.RoleReplica), h, l)
+	props, warning, err := t.prepare(ctx, local.Marks(view.Cluster, g, h.Volume, zfs.RoleReplica), h, l)
 	if err != nil {
 		return wire.ReceiveReply{}, err
-	}
-	var warning string
-	if l.replica(view.Cluster, g.ID) {
-		if warning, err = t.adopt(ctx, l, h.Nature); err != nil {
-			return wire.ReceiveReply{}, err
-		}
 	}
 	if h.Verb == plan.Full || h.Verb == plan.Branch {
 		if err := t.annotate(g.ID, func(n *notes) { n.Begun[h.Volume] = begun{Dataset: l.name, To: h.To.GUID} }); err != nil {
