@@ -152,11 +152,11 @@ e2e:
 
 .PHONY: sim-bugs
 sim-bugs:
-	go test -count=1 -timeout 40m -v -run '^TestBugs' ./pkg/sim -args -sim.bugs
+	go test -count=1 -timeout 3h -parallel 2 -v -run '^TestBugs' ./pkg/sim -args -sim.bugs
 
 .PHONY: soak-gossip
 soak-gossip:
-	go test -count=1 -timeout 1h -v -run '^TestGossip_HostilePackets$$' ./pkg/gossip -args -hostile=1000000
+	go test -count=1 -timeout 4h -v -run '^TestGossip_HostilePackets$$' ./pkg/gossip -args -hostile=1000000
 
 .PHONY: soak-peer
 soak-peer:
@@ -164,7 +164,7 @@ soak-peer:
 
 .PHONY: soak-calendar
 soak-calendar:
-	go test -count=1 -timeout 2h -v -run AgreesWithSystemd ./pkg/calendar -args -calendar.expressions 200000
+	go test -count=1 -timeout 12h -v -run AgreesWithSystemd ./pkg/calendar -args -calendar.expressions 200000
 
 .PHONY: soak-kills
 soak-kills:

@@ -387,6 +387,7 @@ func diverge(whole bool) func(*world) { //nolint:revive // flag-parameter: which
 		first := w.run(job)
 		n2.scribble(diskDS, 50, 20)
 		n2.scribble(rootDS, 40, 1)
+		n2.pool.Sync()
 		var err error
 		w.lost, err = n2.pool.Read(diskDS)
 		must(w.t, err)

@@ -208,7 +208,7 @@ func TestForesee_TellsWhatStandsAgainstAJob(t *testing.T) {
 		t.Errorf("a guest of another node: %v", err)
 	}
 	for _, n := range w.nodes {
-		equal(t, n.calls(0, "Snapshot", "Send", "Receive"), 0)
+		equal(t, n.calls(0, "Change", "Send", "Receive"), 0)
 	}
 }
 

@@ -5,6 +5,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/tandemd/tandem/pkg/guest"
 	"github.com/tandemd/tandem/pkg/ledger"
@@ -36,6 +37,7 @@ func scenarios() []scenario {
 	return []scenario{
 		{name: "first sync", act: syncOnce, operators: []string{"early"}},
 		{name: "increment", before: increment, act: syncOnce, operators: []string{"early", "late"}},
+		{name: "increment with the old point still there", before: minutely, act: syncOnce, operators: []string{"early", "late"}},
 		{name: "nothing", before: func(w *world) { w.run(job) }, act: syncOnce, operators: []string{"early"}},
 		{name: "resumed first sync", before: cutBoth, act: syncOnce, operators: []string{"early"}},
 		{name: "resumed increment", before: func(w *world) { increment(w); cutBoth(w) }, act: syncOnce, operators: []string{"early", "late"}},
@@ -80,6 +82,10 @@ func scenarios() []scenario {
 func (s scenario) world(t *testing.T) *world {
 	t.Helper()
 	w := newWorld(t)
+	w.streams = 1 // One volume after another: the moments are the same each time.
+	for _, n := range w.nodes {
+		n.restart()
+	}
 	w.node("1").snap(diskDS + "@early")
 	if s.before != nil {
 		s.before(w)
@@ -119,6 +125,20 @@ func increment(w *world) {
 	change(w)
 }
 
+// minutely leaves an old point for the next sync's snapshot to destroy.
+func minutely(w *world) {
+	w.change(func(s *ledger.State) {
+		j := s.Jobs[job]
+		j.Schedule = "*/1"
+		s.Jobs = map[guest.JobID]guest.Job{job: j}
+	})
+	w.run(job)
+	w.node("1").write(diskDS, 100, 2)
+	w.run(job)
+	equal(w.t, w.node("1").points(diskDS), 2)
+	change(w)
+}
+
 // cutBoth has a sync fail in the middle of both volumes.
 func cutBoth(w *world) {
 	for _, v := range []string{"disk-0", "root"} {
@@ -145,24 +165,26 @@ func staleToken(w *world) {
 // uncommitted leaves a point that arrived and was not marked.
 func uncommitted(w *world) {
 	increment(w)
-	w.node("2").pool.Inject(zfstest.Fault{Op: "SetProps", Times: 1, Err: errors.New("lost")})
+	w.node("2").pool.Inject(zfstest.Fault{Op: "Change", Times: 1, Err: errors.New("lost")})
 	if err := w.try(job); err == nil {
 		w.t.Fatal("the commit did not fail")
 	}
 }
 
-// manyPoints leaves points that could not be cleaned on either side.
+// manyPoints leaves points that could not be cleaned on either side: they were held.
 func manyPoints(w *world) {
+	held := map[string][]string{}
 	for range 3 {
-		for _, n := range []string{"1", "2"} {
-			w.node(n).pool.Inject(zfstest.Fault{Op: "DestroySnapshots", Times: 2, Err: errors.New("not now")})
-		}
 		w.node("1").write(diskDS, 100, 2)
 		w.node("1").write(rootDS, 20, 2)
-		w.run(job)
+		point := w.run(job).Point
 		for _, n := range []string{"1", "2"} {
-			w.node(n).pool.Heal()
+			held[n] = append(held[n], diskDS+"@"+point, rootDS+"@"+point)
+			must(w.t, w.node(n).pool.Hold(w.t.Context(), "operator", diskDS+"@"+point, rootDS+"@"+point))
 		}
+	}
+	for n, snaps := range held {
+		must(w.t, w.node(n).pool.Release(w.t.Context(), "operator", snaps...))
 	}
 	change(w)
 }
@@ -226,7 +248,9 @@ func (s scenario) converge(w *world) {
 		w.same(n)
 		equal(w.t, w.newest(n), last.Point)
 	}
-	// What the other targets no longer need goes with the runs after.
+	// What the other targets no longer need goes with the runs after, and what was left
+	// for a run's snapshot with one that takes none.
+	w.pass(16 * time.Minute)
 	for n, j := range jobs {
 		w.run(j)
 		equal(w.t, w.node(n).operators(diskDS), s.operators)

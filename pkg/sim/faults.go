@@ -66,8 +66,8 @@ func (c *cluster) happens(h hit) bool {
 		return true
 	case Restore:
 		return c.restore(h)
-	case Rollback:
-		return c.rollback(h)
+	case Rollback, Straggle, Unheard:
+		return c.trapped(h)
 	case Replace:
 		return c.replace(h)
 	case Join:
