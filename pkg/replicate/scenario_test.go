@@ -264,7 +264,7 @@ func (s scenario) converge(w *world) {
 }
 
 // goesOn wants the next run of a job to bring what is missing, and no more.
-func (w *world) goesOn(j guest.JobID, target string, stale bool) {
+func (w *world) goesOn(j guest.JobID, target string, stale bool) { //nolint:revive // flag-parameter: stale is a property of the scenario
 	w.t.Helper()
 	n := w.node(target)
 	names := map[guest.Volume]string{disk: diskDS, root: rootDS}
