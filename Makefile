@@ -19,7 +19,7 @@ SOAK     ?= soak-gossip soak-peer soak-calendar soak-kills sim sim-bugs soak-e2e
 # BENCH_ROUNDS is how often make bench measures each case; in BENCH_REFERENCE of them ssh and syncoid take part also where they take
 # minutes. BENCH_PAGE is where its page goes.
 BENCH_ROUNDS    ?= 5
-BENCH_REFERENCE ?= 2
+BENCH_REFERENCE ?= 1
 BENCH_PAGE      ?= docs/evidence/bench.md
 
 VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)

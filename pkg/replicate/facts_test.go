@@ -308,3 +308,20 @@ func (n *node) version(v string) {
 	n.pool.SetVersion(v)
 	n.restart()
 }
+
+// What cannot be set on a replica is told with each sync and tried again, and stops none.
+func TestSync_APropertyThatCannotBeSetIsAWarning(t *testing.T) {
+	w := newWorld(t)
+	n1, n2 := w.node("1"), w.node("2")
+	w.run(job)
+	n1.set(rootDS, map[string]string{"recordsize": "65536"})
+	n2.pool.Inject(zfstest.Fault{Op: "SetProps", Name: rootDS, Times: 1, Err: errors.New("property value is out of range")})
+	r := w.run(job)
+	if len(r.Warnings) != 1 || !strings.Contains(r.Warnings[0], "property value is out of range") || !strings.Contains(r.Warnings[0], rootDS) {
+		t.Errorf("warnings: %q", r.Warnings)
+	}
+	r = w.run(job)
+	equal(t, len(r.Warnings), 0)
+	equal(t, n2.own(rootDS, "recordsize"), []string{"recordsize=65536"})
+	w.same("2")
+}

@@ -27,7 +27,7 @@ func (c *cluster) inject(f Fault) {
 	if lead := c.leader(); f.Leader && lead != nil {
 		h.m = lead.m
 	}
-	if c.happens(h) {
+	if (!f.Kind.ends() || !c.delicate()) && c.happens(h) {
 		c.count(f.Kind)
 	}
 }
@@ -275,9 +275,13 @@ func (c *cluster) restore(h hit) bool {
 	if !c.whole() || !c.mayRestore() {
 		return false
 	}
+	done := c.puttingBack(h.m)
 	h.m.powerCut()
 	h.m.restore(h.m.imageOf(imageAge))
-	c.after(h.For/4, h.m.turnOn)
+	c.after(h.For/4, func() {
+		h.m.turnOn()
+		done()
+	})
 	return true
 }
 

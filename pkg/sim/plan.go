@@ -63,6 +63,11 @@ const (
 	Return Kind = "return"
 )
 
+// ends says whether daemons may end by it.
+func (k Kind) ends() bool {
+	return slices.Contains([]Kind{PowerCut, Blackout, Kill, Restore, Rollback, Replace, Force, ForceTwo, Return}, k)
+}
+
 // Fault is one thing that goes wrong.
 type Fault struct {
 	At   time.Duration

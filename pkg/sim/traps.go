@@ -82,7 +82,7 @@ func (c *cluster) unheard() bool {
 			heard := c.net.Add(simnet.Weather{From: []guest.NodeID{p.id}, To: []guest.NodeID{lead.id}, Cut: true})
 			beyond := c.overtakes(p.m, lead, generation)
 			heard()
-			if beyond && c.rest(5*time.Second) && lead.m.kill(lead) {
+			if beyond && c.rest(5*time.Second) && !c.delicate() && lead.m.kill(lead) {
 				c.after(restartAfter, lead.m.turnOn)
 			}
 		})

@@ -24,31 +24,12 @@ var poolDir = flag.String("pooldir", "/var/tmp", "where the test makes the file 
 
 // TestZFS_KeepsTheContract needs root and a machine with ZFS: go test -c -tags realzfs, and run the binary there.
 func TestZFS_KeepsTheContract(t *testing.T) {
-	pool := "tandemtest" + strconv.Itoa(os.Getpid())
-	dir, err := os.MkdirTemp(*poolDir, pool) //nolint:usetesting // t.TempDir is in memory on many systems
-	if err != nil {
-		t.Fatal(err)
-	}
-	file := filepath.Join(dir, "disk")
-	if err := os.WriteFile(file, nil, 0o600); err != nil {
-		t.Fatal(err)
-	}
-	if err := os.Truncate(file, 2<<30); err != nil {
-		t.Fatal(err)
-	}
-	key := filepath.Join(dir, "key")
+	pool, z := newPool(t)
+	key := filepath.Join(*poolDir, pool+".key")
 	if err := os.WriteFile(key, bytes.Repeat([]byte("k"), 32), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	must(t, "zpool", "create", "-O", "mountpoint="+dir+"/mnt", "-O", "atime=off", pool, file)
-	t.Cleanup(func() {
-		must(t, "zpool", "destroy", "-f", pool)
-		_ = os.RemoveAll(dir)
-	})
-	z, err := zfs.New(zfs.Options{})
-	if err != nil {
-		t.Fatal(err)
-	}
+	t.Cleanup(func() { _ = os.Remove(key) })
 	var n atomic.Int64
 	contract.Run(t, func(t *testing.T) contract.Env {
 		t.Helper()
@@ -79,6 +60,33 @@ func TestZFS_KeepsTheContract(t *testing.T) {
 	if c := z.Counters(); c.Running != 0 || c.Abandoned != 0 || c.Started == 0 {
 		t.Errorf("counters at the end: %+v", c)
 	}
+}
+
+// newPool makes a pool in a file, for the length of the test.
+func newPool(t *testing.T) (pool string, z *zfs.ZFS) {
+	t.Helper()
+	pool = "tandemtest" + strconv.FormatInt(time.Now().UnixNano(), 36)
+	dir, err := os.MkdirTemp(*poolDir, pool) //nolint:usetesting // t.TempDir is in memory on many systems
+	if err != nil {
+		t.Fatal(err)
+	}
+	file := filepath.Join(dir, "disk")
+	if err := os.WriteFile(file, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Truncate(file, 2<<30); err != nil {
+		t.Fatal(err)
+	}
+	must(t, "zpool", "create", "-O", "mountpoint="+dir+"/mnt", "-O", "atime=off", pool, file)
+	t.Cleanup(func() {
+		must(t, "zpool", "destroy", "-f", pool)
+		_ = os.RemoveAll(dir)
+	})
+	z, err = zfs.New(zfs.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return pool, z
 }
 
 func must(t *testing.T, name string, args ...string) {

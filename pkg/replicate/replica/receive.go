@@ -43,15 +43,9 @@ func (t *Target) Receive(ctx context.Context, from guest.NodeID, h wire.ReceiveH
 	if err != nil {
 		return wire.ReceiveReply{}, err
 	}
-	props, err := t.properties(local.Marks(view.Cluster, g, h.Volume, zfs.RoleReplica), h, l)
+	props, warning, err := t.prepare(ctx, local.Marks(view.Cluster, g, h.Volume, zfs.RoleReplica), h, l)
 	if err != nil {
 		return wire.ReceiveReply{}, err
-	}
-	var warning string
-	if l.replica(view.Cluster, g.ID) {
-		if warning, err = t.adopt(ctx, l, h.Nature); err != nil {
-			return wire.ReceiveReply{}, err
-		}
 	}
 	if err := t.begin(g.ID, h, l); err != nil {
 		return wire.ReceiveReply{}, err

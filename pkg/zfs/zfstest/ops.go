@@ -280,7 +280,10 @@ func (p *Pool) SetProps(ctx context.Context, props map[string]string, list ...st
 	if err := zfs.CheckSet(props); err != nil {
 		return err
 	}
-	return p.each(ctx, "SetProps", list, func(own map[string]string) { maps.Copy(own, props) })
+	if err := limits("set", list[0], props); err != nil {
+		return err
+	}
+	return p.each(ctx, "SetProps", list, func(own map[string]string) { keep(own, props) })
 }
 
 // Inherit is [zfs.ZFS.Inherit].

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"maps"
 	"strings"
 
 	"github.com/tandemd/tandem/pkg/zfs"
@@ -314,5 +313,5 @@ func (p *Pool) commit(d *disk.Dataset, props map[string]string) {
 	s.CreateTXG = p.txg
 	p.received(s, d.Partial.Header)
 	d.Partial = nil
-	maps.Copy(d.Props, props)
+	keep(d.Props, props)
 }

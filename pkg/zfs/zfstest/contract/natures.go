@@ -73,16 +73,16 @@ func (s *suite) rawOntoPlain() {
 // What a receive sets is the dataset's own, is told by the list, and stays with the next increments.
 func (s *suite) properties() {
 	src, dst := s.ds("src"), s.ds("dst")
-	s.ok(s.env.Create(src, 0, map[string]string{"recordsize": "16384", "xattr": "sa"}))
+	s.ok(s.env.Create(src, 0, map[string]string{"recordsize": "16384", "xattr": "dir"}))
 	s.ok(s.env.Write(src, 0, noise("fs", 4)))
 	s.snap(src + "@a")
 	s.ok(s.env.Write(src, 4*block, noise("more", 4)))
 	s.snap(src + "@b")
 	d := s.get(src)
-	equal(s, []string{d.Own()["recordsize"], d.Own()["xattr"], d.Own()["quota"]}, []string{"16384", "sa", ""})
+	equal(s, []string{d.Own()["recordsize"], d.Own()["xattr"], d.Own()["quota"]}, []string{"16384", "dir", ""})
 	equal(s, d.BlockSize(), 16384)
 	want := map[string]string{
-		"recordsize": "16384", "xattr": "sa", "quota": "33554432", "refquota": "16777216", "compression": "zstd-3", "atime": "off",
+		"recordsize": "16384", "xattr": "dir", "quota": "33554432", "refquota": "16777216", "compression": "zstd-3", "atime": "off",
 		"acltype": "posix", "readonly": "on", "canmount": "noauto",
 	}
 	spec := zfs.ReceiveSpec{Dataset: dst, Type: zfs.TypeFilesystem, Props: want}
@@ -95,8 +95,11 @@ func (s *suite) properties() {
 		}
 		spec.Props = nil
 	}
-	s.ok(s.env.ZFS.SetProps(s.ctx, map[string]string{"quota": "0", "xattr": "on"}, dst))
+	s.ok(s.env.ZFS.SetProps(s.ctx, map[string]string{"quota": "none", "xattr": "on"}, dst))
 	s.ok(s.env.ZFS.Inherit(s.ctx, "recordsize", dst))
+	if err := s.env.ZFS.SetProps(s.ctx, map[string]string{"quota": "0"}, dst); err == nil {
+		s.Error("a quota of 0 was taken: it is none")
+	}
 	own := s.get(dst).Own()
 	equal(s, []string{own["quota"], own["recordsize"]}, []string{"0", ""})
 	s.sameContent(dst+"@b", src+"@b")
