@@ -56,7 +56,7 @@ func (r *run) cleans(p plan.Plan, point string) []PreviewClean {
 	var out []PreviewClean
 	spare := r.spareAtTarget(p, point, guids)
 	for _, v := range p.Volumes {
-		out = appendClean(out, r.target, v.Volume, slices.Concat(v.Gone, spare[v.Volume]))
+		out = appendClean(out, r.target, v.Volume, slices.Concat(v.Gone, spare.Spare[v.Volume]))
 	}
 	j := plan.Judged{Volumes: own, Reading: r.s.o.Pins.Of(r.guest.ID)}
 	for _, t := range r.s.bases.targets(r.guest, r.targets()) {
