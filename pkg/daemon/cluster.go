@@ -22,6 +22,7 @@ import (
 	"github.com/tandemd/tandem/pkg/node"
 	"github.com/tandemd/tandem/pkg/replicate"
 	"github.com/tandemd/tandem/pkg/replicate/aside"
+	"github.com/tandemd/tandem/pkg/replicate/leftover"
 	"github.com/tandemd/tandem/pkg/replicate/local"
 	"github.com/tandemd/tandem/pkg/replicate/release"
 )
@@ -36,6 +37,8 @@ type cluster struct {
 	node   *node.Node
 	source *replicate.Source
 	target *replicate.Target
+	// finder looks for what former jobs have left.
+	finder *leftover.Finder
 	// releaser takes Tandem off volumes that are a guest's no more.
 	releaser *release.Releaser
 	// verification compares replicas with their sources.
@@ -125,6 +128,9 @@ func (c *cluster) build(known *ledger.State) error {
 	if c.target, err = replicate.NewTarget(opts); err != nil {
 		return err
 	}
+	if c.finder, err = leftover.New(opts, c.target); err != nil {
+		return err
+	}
 	if c.releaser, err = release.New(opts, d.zfs); err != nil {
 		return err
 	}
@@ -176,7 +182,10 @@ func (c *cluster) run() {
 	c.wg.Go(func() { c.declare(ctx) })
 	c.wg.Go(func() { c.verifying(ctx) })
 	c.wg.Go(func() { c.steward.Run(ctx) })
-	c.wg.Go(func() { c.tidy(ctx) })
+	c.wg.Go(func() {
+		c.tidy(ctx)
+		c.lookForLeftovers(ctx)
+	})
 	c.wg.Go(func() { c.quorate.run(ctx) })
 	c.wg.Go(func() {
 		if !c.admitted.Load() {

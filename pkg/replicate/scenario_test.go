@@ -48,6 +48,7 @@ func scenarios() []scenario {
 		{name: "diverged replica", before: diverge(false), act: syncOnce, after: setAside(false)},
 		{name: "diverged replica without a base", before: diverge(true), act: syncOnce, after: setAside(true)},
 		{name: "copy of what diverged is discarded", before: setOneAside, act: discardOnce, after: discarded},
+		{name: "what is left of a forced removal", before: forcedOut, act: findOnce, after: nothingLeft},
 		{name: "verification", before: verifiable, act: verifyOnce, after: sweptAway},
 		{name: "base of a target that was away for long", before: longAway, act: syncOnce, after: back},
 		{name: "first sync to two targets", more: []string{"3"}, before: secondJob, act: syncBoth, operators: []string{"early"}},
@@ -316,6 +317,15 @@ func (w *world) tidy(node string) {
 // clean wants a node to have these datasets and no others, without partial receives, holds and bookmarks.
 func (w *world) clean(node string, want ...string) {
 	w.t.Helper()
+	w.bare(node, want...)
+	if b := w.node(node).files.m["arrivals-100"]; strings.Contains(string(b), "begun") {
+		w.t.Errorf("n%s: it remembers receives that ended: %s", node, b)
+	}
+}
+
+// bare is clean but for the daemon's files.
+func (w *world) bare(node string, want ...string) {
+	w.t.Helper()
 	n := w.node(node)
 	var got []string
 	for _, parent := range []string{"tank", "tank/g"} {
@@ -336,9 +346,6 @@ func (w *world) clean(node string, want ...string) {
 				w.t.Errorf("%s: %s@%s is held", n.name, name, s.Name)
 			}
 		}
-	}
-	if b := n.files.m["arrivals-100"]; strings.Contains(string(b), "begun") {
-		w.t.Errorf("%s: it remembers receives that ended: %s", n.name, b)
 	}
 }
 

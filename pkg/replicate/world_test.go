@@ -20,6 +20,7 @@ import (
 	"github.com/tandemd/tandem/pkg/ledger"
 	"github.com/tandemd/tandem/pkg/replicate"
 	"github.com/tandemd/tandem/pkg/replicate/aside"
+	"github.com/tandemd/tandem/pkg/replicate/leftover"
 	"github.com/tandemd/tandem/pkg/replicate/local"
 	"github.com/tandemd/tandem/pkg/zfs"
 	"github.com/tandemd/tandem/pkg/zfs/zfstest"
@@ -56,6 +57,7 @@ type node struct {
 	source *replicate.Source
 	target *replicate.Target
 	reader
+	finder *leftover.Finder
 	keeper *aside.Keeper
 	// quorate is Options.Quorate.
 	quorate func() time.Duration
@@ -161,6 +163,8 @@ func (n *node) restart() {
 	must(n.w.t, err)
 	n.read(o)
 	n.keeper, err = aside.New(o)
+	must(n.w.t, err)
+	n.finder, err = leftover.New(o, n.target)
 	must(n.w.t, err)
 }
 

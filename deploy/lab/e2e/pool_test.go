@@ -33,7 +33,7 @@ grep -q scsi_debug $d/device/model && basename $d; done; true`)
 		fill(t)
 		n("n3").sh(t, "tandem enable 720-0 && tandem schedule-now 720-0")
 		said := s.fails(t)
-		if sizes := regexp.MustCompile(`\d[\d.]* [KMG]iB`).FindAllString(said, -1); len(sizes) < 2 || !strings.Contains(said, smallPool) || !strings.Contains(said, "n2") {
+		if sizes := regexp.MustCompile(`\d[\d.]* ([KMG]iB|bytes)`).FindAllString(said, -1); len(sizes) < 3 || !strings.Contains(said, smallPool) || !strings.Contains(said, "n2") {
 			t.Errorf("the error does not say what is needed, what is free, and where: %s", said)
 		}
 		s.recovers(t)

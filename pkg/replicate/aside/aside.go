@@ -105,7 +105,9 @@ func within(snaps []zfs.Snapshot, guids []uint64) bool {
 
 // tag is that of the holds for a copy: by its dataset, so that each copy has its
 // own where two depend on the same snapshot.
-func tag(d zfs.Dataset) string { return fmt.Sprintf("tandem-diverged-%016x", d.GUID) }
+func tag(d zfs.Dataset) string { return fmt.Sprintf("%s%016x", tagPrefix, d.GUID) }
+
+const tagPrefix = "tandem-diverged-"
 
 // Set puts a dataset of the guest's volume aside: nothing can be written to it
 // any more, what was written is in a snapshot, its newest snapshot and the base

@@ -1,6 +1,11 @@
 package replica
 
-import "github.com/tandemd/tandem/pkg/guest"
+import (
+	"context"
+
+	"github.com/tandemd/tandem/pkg/guest"
+	"github.com/tandemd/tandem/pkg/zfs"
+)
 
 // settle forgets first receives of volumes that are being committed: they have
 // ended, and this node was killed before it noted so.
@@ -28,3 +33,13 @@ func (t *Target) forget(id guest.ID) error {
 	}
 	return t.annotate(id, func(n *notes) { n.Current, n.Begun = nil, nil })
 }
+
+// Begun says whether this node remembers to have begun the first receive that was
+// interrupted in a dataset without marks.
+func (t *Target) Begun(ctx context.Context, id guest.ID, v guest.Volume, d zfs.Dataset) bool {
+	l := found{volume: v, name: d.Name, data: d}
+	return l.unborn() && t.begun(ctx, id, l)
+}
+
+// Ended forgets that it was begun. The caller has the volume's lock.
+func (t *Target) Ended(id guest.ID, v guest.Volume) error { return t.settle(id, []guest.Volume{v}) }
