@@ -46,20 +46,9 @@ func (t *Target) Receive(ctx context.Context, from guest.NodeID, h wire.ReceiveH
 	if err := t.unmount(ctx, h.Volume, l); err != nil {
 		return wire.ReceiveReply{}, err
 	}
-	props, err := t.properties(local.Marks(view.Cluster, g, h.Volume, zfs.RoleReplica), h, l)
+	props, warning, err := t.prepare(ctx, view.Cluster, g, h, l)
 	if err != nil {
 		return wire.ReceiveReply{}, err
-	}
-	var warning string
-	if l.replica(view.Cluster, g.ID) {
-		if warning, err = t.adopt(ctx, l, h.Nature); err != nil {
-			return wire.ReceiveReply{}, err
-		}
-	}
-	if h.Verb == plan.Full || h.Verb == plan.Branch {
-		if err := t.annotate(g.ID, func(n *notes) { n.Begun[h.Volume] = begun{Dataset: l.name, To: h.To.GUID} }); err != nil {
-			return wire.ReceiveReply{}, err
-		}
 	}
 	ctx, done := t.running(ctx, from, g)
 	defer done()
@@ -84,6 +73,19 @@ func (t *Target) Receive(ctx context.Context, from guest.NodeID, h wire.ReceiveH
 		return wire.ReceiveReply{}, err
 	}
 	return wire.ReceiveReply{Bytes: got.Bytes, Newest: newest, Warning: warning}, nil
+}
+
+// prepare is what is done before data comes: a replica gets the properties that
+// changed, and a stream that makes one is noted. It tells what the receive sets.
+func (t *Target) prepare(ctx context.Context, cluster string, g guest.Guest, h wire.ReceiveHeader, l found) (props map[string]string, warning string, err error) {
+	props, err = t.properties(local.Marks(cluster, g, h.Volume, zfs.RoleReplica), h, l)
+	if err == nil && l.replica(cluster, g.ID) {
+		warning, err = t.adopt(ctx, l, h.Nature)
+	}
+	if err == nil && (h.Verb == plan.Full || h.Verb == plan.Branch) {
+		err = t.annotate(g.ID, func(n *notes) { n.Begun[h.Volume] = begun{Dataset: l.name, To: h.To.GUID} })
+	}
+	return props, warning, err
 }
 
 // running notes the receive, so that EndStale finds it.
