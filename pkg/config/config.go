@@ -103,7 +103,7 @@ func Default() Config {
 		NodeName: hostName(),
 		Peer:     ":7947", Gossip: ":7946",
 		StateDir: "/var/lib/tandem", Socket: "/run/tandem/tandemd.sock", LogLevel: "info",
-		Limits:      Limits{MaxJobs: 32, MaxJobsPerTarget: 24, StartSpread: Duration(10 * time.Second)},
+		Limits:      Limits{MaxJobs: 32, MaxJobsPerTarget: 24, StartSpread: Duration(2 * time.Second)},
 		Retry:       []Duration{Duration(5 * time.Minute), Duration(10 * time.Minute), Duration(15 * time.Minute), Duration(30 * time.Minute)},
 		HistoryRuns: 100, KeepBase: Duration(7 * 24 * time.Hour),
 	}

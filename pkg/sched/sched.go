@@ -48,7 +48,7 @@ type Limits struct {
 }
 
 // DefaultLimits are those of a node whose configuration gives none.
-func DefaultLimits() Limits { return Limits{Node: 32, Target: 24, Spread: 10 * time.Second} }
+func DefaultLimits() Limits { return Limits{Node: 32, Target: 24, Spread: 2 * time.Second} }
 
 // Candidate is a job that waits for its next run.
 type Candidate struct {
