@@ -124,11 +124,11 @@ func TestDiscard_ManyInAnyOrder(t *testing.T) {
 func setOneAside(w *world) {
 	w.run(job)
 	w.diverge(50)
+	w.copied = w.node("2").aside()[0].Name
 }
 
 func discardOnce(w *world) error {
-	n2 := w.node("2")
-	_, err := n2.keeper.Discard(w.t.Context(), "c1", n2.aside()[0].Name)
+	_, err := w.node("2").keeper.Discard(w.t.Context(), "c1", w.copied)
 	return err
 }
 

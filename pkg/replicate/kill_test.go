@@ -5,6 +5,7 @@ import (
 	"flag"
 	"fmt"
 	"math/rand/v2"
+	"regexp"
 	"slices"
 	"strings"
 	"sync"
@@ -18,6 +19,9 @@ var (
 	killPoints = flag.Int("kill-points", 240, "at how many of the kill points machines are ended, evenly over the scenarios; 0: at all")
 	killSeed   = flag.Uint64("kill-seed", uint64(time.Now().UnixNano()), "which ones") //nolint:gosec // any number will do
 )
+
+// anyName is a name that is made by chance.
+var anyName = regexp.MustCompile(`(tandem-reading-)[0-9a-f]+`)
 
 var errKilled = errors.New("killed")
 
@@ -86,6 +90,7 @@ func (w *world) died() bool {
 func (r *reaper) at(n *node, what string) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	what = anyName.ReplaceAllString(what, "$1…")
 	name := string(n.name) + ": " + what
 	if !r.dead[n] {
 		r.counts[name]++

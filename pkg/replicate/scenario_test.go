@@ -82,6 +82,10 @@ func scenarios() []scenario {
 func (s scenario) world(t *testing.T) *world {
 	t.Helper()
 	w := newWorld(t)
+	w.streams = 1 // One volume after another: the moments are the same each time.
+	for _, n := range w.nodes {
+		n.restart()
+	}
 	w.node("1").snap(diskDS + "@early")
 	if s.before != nil {
 		s.before(w)
@@ -260,7 +264,7 @@ func (s scenario) converge(w *world) {
 }
 
 // goesOn wants the next run of a job to bring what is missing, and no more.
-func (w *world) goesOn(j guest.JobID, target string, stale bool) {
+func (w *world) goesOn(j guest.JobID, target string, stale bool) { //nolint:revive // flag-parameter: stale is a property of the scenario
 	w.t.Helper()
 	n := w.node(target)
 	names := map[guest.Volume]string{disk: diskDS, root: rootDS}

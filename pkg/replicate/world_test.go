@@ -35,10 +35,14 @@ type world struct {
 	nodes map[guest.NodeID]*node
 	// lost is what n2 had that the owner never had.
 	lost []byte
+	// copied is where that is, set aside.
+	copied string
 	// trees is what n1 and n2 had.
 	trees [2]string
 	// reaper is at work, if there is one.
 	reaper *reaper
+	// streams is the daemons' option; it counts from their next start.
+	streams int
 }
 
 // node is one machine: its pool and files live on when its daemon is restarted.
@@ -147,7 +151,7 @@ func (n *node) restart() {
 	n.trap = nil
 	o := replicate.Options{
 		Node: n.id, Name: n.name, Storages: map[string]string{"local-zfs": "tank/g"}, ZFS: n.pool, Ledger: n.w,
-		Store: store{n}, LockDir: n.dir, Now: n.w.clock, LockWait: time.Second, Quorate: n.quorate,
+		Store: store{n}, LockDir: n.dir, Now: n.w.clock, LockWait: time.Second, Quorate: n.quorate, Streams: n.w.streams,
 		Locks: local.NewLocks(n.dir), Pins: local.NewPins(),
 	}
 	var err error

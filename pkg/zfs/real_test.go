@@ -24,7 +24,48 @@ var poolDir = flag.String("pooldir", "/var/tmp", "where the test makes the file 
 
 // TestZFS_KeepsTheContract needs root and a machine with ZFS: go test -c -tags realzfs, and run the binary there.
 func TestZFS_KeepsTheContract(t *testing.T) {
-	pool := "tandemtest" + strconv.Itoa(os.Getpid())
+	pool, z := newPool(t)
+	key := filepath.Join(*poolDir, pool+".key")
+	if err := os.WriteFile(key, bytes.Repeat([]byte("k"), 32), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = os.Remove(key) })
+	var n atomic.Int64
+	contract.Run(t, func(t *testing.T) contract.Env {
+		t.Helper()
+		root := fmt.Sprintf("%s/t%d", pool, n.Add(1))
+		must(t, "zfs", "create", root)
+		m := machine{pool: pool, root: root}
+		return contract.Env{
+			ZFS: z, Root: root, Create: m.create, Write: m.write, Read: m.read,
+			Rollback: func(snap string) error { return m.run("zfs", "rollback", "-r", snap) },
+			Destroy:  func(name string) error { return m.run("zfs", "destroy", "-r", name) },
+			Settle:   func() { _ = m.run("udevadm", "settle") },
+			Cipher: contract.Cipher{
+				Encrypt: map[string]string{"encryption": "aes-256-gcm", "keyformat": "raw", "keylocation": "file://" + key},
+				Key: func(name string, loaded bool) error {
+					if loaded {
+						return m.run("zfs", "load-key", "-L", "file://"+key, name)
+					}
+					return m.run("zfs", "unload-key", name)
+				},
+				Device: func(name string) bool {
+					_ = m.run("udevadm", "settle")
+					_, err := os.Stat("/dev/zvol/" + name)
+					return err == nil
+				},
+			},
+		}
+	})
+	if c := z.Counters(); c.Running != 0 || c.Abandoned != 0 || c.Started == 0 {
+		t.Errorf("counters at the end: %+v", c)
+	}
+}
+
+// newPool makes a pool in a file, for the length of the test.
+func newPool(t *testing.T) (pool string, z *zfs.ZFS) {
+	t.Helper()
+	pool = "tandemtest" + strconv.FormatInt(time.Now().UnixNano(), 36)
 	dir, err := os.MkdirTemp(*poolDir, pool) //nolint:usetesting // t.TempDir is in memory on many systems
 	if err != nil {
 		t.Fatal(err)
@@ -41,26 +82,11 @@ func TestZFS_KeepsTheContract(t *testing.T) {
 		must(t, "zpool", "destroy", "-f", pool)
 		_ = os.RemoveAll(dir)
 	})
-	z, err := zfs.New(zfs.Options{})
+	z, err = zfs.New(zfs.Options{})
 	if err != nil {
 		t.Fatal(err)
 	}
-	var n atomic.Int64
-	contract.Run(t, func(t *testing.T) contract.Env {
-		t.Helper()
-		root := fmt.Sprintf("%s/t%d", pool, n.Add(1))
-		must(t, "zfs", "create", root)
-		m := machine{pool: pool, root: root}
-		return contract.Env{
-			ZFS: z, Root: root, Create: m.create, Write: m.write, Read: m.read,
-			Rollback: func(snap string) error { return m.run("zfs", "rollback", "-r", snap) },
-			Destroy:  func(name string) error { return m.run("zfs", "destroy", "-r", name) },
-			Settle:   func() { _ = m.run("udevadm", "settle") },
-		}
-	})
-	if c := z.Counters(); c.Running != 0 || c.Abandoned != 0 || c.Started == 0 {
-		t.Errorf("counters at the end: %+v", c)
-	}
+	return pool, z
 }
 
 func must(t *testing.T, name string, args ...string) {

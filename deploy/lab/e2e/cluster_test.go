@@ -11,13 +11,16 @@ import (
 	"github.com/tandemd/tandem/pkg/api"
 )
 
-// storages are what the nodes' configurations say; n3 has one whose dataset is not there.
+// storages are what the nodes' configurations say; n3 has one whose dataset is not there, and n2 one whose pool comes and goes.
 const storages = "[storages]\nlocal-zfs = \"tank/guests\"\n"
 
 func (o node) config() string {
 	text := fmt.Sprintf("node_name = %q\npeer = \"%s:7947\"\ngossip = \"%s:7946\"\n\n%s", o.Name(), o.Address(), o.Address(), storages)
-	if o.Name() == "n3" {
-		text += "absent = \"tank/absent\"\n"
+	switch o.Name() {
+	case "n2":
+		text += "small = \"" + smallPool + "/guests\"\n"
+	case "n3":
+		text = "retry = [\"20s\"]\n" + text + "small = \"tank/small\"\nabsent = \"tank/absent\"\n"
 	}
 	return text
 }
@@ -43,6 +46,8 @@ func TestTandem(t *testing.T) {
 		t.Run("input", refuseBadInput)
 		t.Run("strangers", refuseStrangers)
 		t.Run("contract", keepContract)
+		t.Run("pool", survivePoolTrouble)
+		t.Run("diverged", setAside)
 	})
 	if t.Failed() {
 		return
@@ -53,6 +58,10 @@ func TestTandem(t *testing.T) {
 		return
 	}
 	t.Run("crash", surviveCrashes)
+	if t.Failed() {
+		return
+	}
+	t.Run("kills", surviveKills)
 	if t.Failed() {
 		return
 	}

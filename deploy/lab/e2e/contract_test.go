@@ -32,7 +32,8 @@ func keepContract(t *testing.T) {
 		t.Fatal(err)
 	}
 	begun := time.Now()
-	result := n("n3").run(t, "cd %s && ./zfs.test -test.v -test.timeout 20m -pooldir .; code=$?; rm -rf %[1]s; exit $code", filepath.Dir(remote))
+	result := n("n3").run(t, "cd %s && ./zfs.test -test.v -test.timeout 60m -pooldir . -damages %d -damage-seed %d; code=$?; rm -rf %[1]s; exit $code",
+		filepath.Dir(remote), *damages, *seed)
 	passed := regexp.MustCompile(`(?m)^ *--- PASS: (\S+) \((.*)\)$`).FindAllStringSubmatch(result.Stdout, -1)
 	if result.Code != 0 || len(passed) == 0 {
 		t.Fatalf("exit code %d, %d parts passed:\n%s%s", result.Code, len(passed), result.Stdout, result.Stderr)

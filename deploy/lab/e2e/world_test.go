@@ -26,6 +26,9 @@ var (
 	keep = flag.Bool("keep", false, "leave the machines of the lab e2e up; labctl --name e2e down ends them")
 	// These make it longer.
 	powerCuts = flag.Int("power-cuts", 3, "how often the power of all machines is cut")
+	kills     = flag.Int("kills", 8, "how often a daemon is killed in the middle of syncs")
+	syncCuts  = flag.Int("sync-cuts", 2, "how often the power of a machine is cut in the middle of syncs")
+	damages   = flag.Int("damages", 50, "at how many offsets a byte of a stream is changed")
 	seed      = flag.Uint64("seed", uint64(time.Now().UnixNano()), "what steers the faults") //nolint:gosec // any number will do
 	in        = flag.String("in", "", "use the machines of this lab, which is up and fresh, and leave them up")
 )
@@ -38,7 +41,7 @@ var world struct {
 	spent spent // join tokens; makeCluster notes them
 }
 
-// whole is how long everything together may take, the image and the power cuts apart, each of which takes up to cut.
+// whole is how long everything together may take, the image and the faults apart, each of which takes up to cut.
 const (
 	whole = 60 * time.Minute
 	cut   = 4 * time.Minute
@@ -60,7 +63,7 @@ func TestMain(m *testing.M) {
 func runInLab(m *testing.M) int {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
 	defer stop()
-	ctx, cancel := context.WithTimeout(ctx, whole+time.Duration(*powerCuts)*cut)
+	ctx, cancel := context.WithTimeout(ctx, whole+time.Duration(*powerCuts+*kills+*syncCuts)*cut)
 	defer cancel()
 	// A write to an output that nobody reads any more would kill us before the machines are down.
 	signal.Notify(make(chan os.Signal, 1), syscall.SIGPIPE)

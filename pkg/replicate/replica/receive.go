@@ -39,15 +39,15 @@ func (t *Target) Receive(ctx context.Context, from guest.NodeID, h wire.ReceiveH
 	if err := t.fits(view.Cluster, g, h, l); err != nil {
 		return wire.ReceiveReply{}, err
 	}
-	origin, err := t.origin(ctx, view.Cluster, g, h)
+	origin, err := t.origin(ctx, view.Cluster, g, h, l)
 	if err != nil {
 		return wire.ReceiveReply{}, err
 	}
-	if err := t.unmount(ctx, h.Volume, l); err != nil {
+	props, warning, err := t.prepare(ctx, local.Marks(view.Cluster, g, h.Volume, zfs.RoleReplica), h, l)
+	if err != nil {
 		return wire.ReceiveReply{}, err
 	}
-	props, warning, err := t.prepare(ctx, view.Cluster, g, h, l)
-	if err != nil {
+	if err := t.begin(g.ID, h, l); err != nil {
 		return wire.ReceiveReply{}, err
 	}
 	ctx, done := t.running(ctx, from, g)
@@ -75,17 +75,13 @@ func (t *Target) Receive(ctx context.Context, from guest.NodeID, h wire.ReceiveH
 	return wire.ReceiveReply{Bytes: got.Bytes, Newest: newest, Warning: warning}, nil
 }
 
-// prepare is what is done before data comes: a replica gets the properties that
-// changed, and a stream that makes one is noted. It tells what the receive sets.
-func (t *Target) prepare(ctx context.Context, cluster string, g guest.Guest, h wire.ReceiveHeader, l found) (props map[string]string, warning string, err error) {
-	props, err = t.properties(local.Marks(cluster, g, h.Volume, zfs.RoleReplica), h, l)
-	if err == nil && l.replica(cluster, g.ID) {
-		warning, err = t.adopt(ctx, l, h.Nature)
+// begin notes a receive that makes the replica: until it ends, nothing else says
+// whose it is.
+func (t *Target) begin(id guest.ID, h wire.ReceiveHeader, l found) error {
+	if h.Verb != plan.Full && h.Verb != plan.Branch {
+		return nil
 	}
-	if err == nil && (h.Verb == plan.Full || h.Verb == plan.Branch) {
-		err = t.annotate(g.ID, func(n *notes) { n.Begun[h.Volume] = begun{Dataset: l.name, To: h.To.GUID} })
-	}
-	return props, warning, err
+	return t.annotate(id, func(n *notes) { n.Begun[h.Volume] = begun{Dataset: l.name, To: h.To.GUID} })
 }
 
 // running notes the receive, so that EndStale finds it.

@@ -1,7 +1,9 @@
 package zfstest
 
 import (
+	"cmp"
 	"context"
+	"fmt"
 	"maps"
 	"slices"
 	"strings"
@@ -21,40 +23,96 @@ func (p *Pool) Change(ctx context.Context, changes ...zfs.Change) ([]zfs.Changed
 			names = append(names, v.Dataset)
 		}
 	}
+	ev := Event{Op: "Change", Name: strings.Join(names, " ")}
+	life := p.life()
+	if err := p.At(ctx, ev); err != nil {
+		return nil, err
+	}
+	t := turn{taken: map[*disk.Dataset]bool{}}
+	killed := p.killedWithin(ev, &t, changes)
+	p.mu.Lock()
+	err := p.alive(life, "change", ev.Name)
+	if err == nil {
+		err = p.ready("Change", names)
+	}
 	var done []zfs.Changed
-	err := p.all(ctx, "Change", names, func() error {
-		taken := map[*disk.Dataset]bool{}
+	if err == nil {
+		p.txg++
 		for _, c := range changes {
-			done = append(done, p.change(c, taken))
+			done = append(done, p.change(c, &t))
 		}
-		return nil
-	})
-	if err != nil {
+		p.synced()
+	}
+	p.mu.Unlock()
+	if err := cmp.Or(killed, err); err != nil {
+		return nil, err
+	}
+	ev.After = true
+	if err := p.At(ctx, ev); err != nil {
 		return nil, err
 	}
 	return done, nil
 }
 
-// change makes one change. Taken are datasets of which a snapshot was taken in this transaction group.
-func (p *Pool) change(c zfs.Change, taken map[*disk.Dataset]bool) zfs.Changed {
+// turn is one run of the program: one transaction group.
+type turn struct {
+	// taken are datasets of which it took a snapshot.
+	taken map[*disk.Dataset]bool
+	// left is how many effects it may still have. A program whose process is killed ends between two of them.
+	left int
+}
+
+func (t *turn) effect() bool {
+	t.left--
+	return t.left >= 0
+}
+
+// killedWithin asks the hook between each two effects.
+func (p *Pool) killedWithin(ev Event, t *turn, changes []zfs.Change) error {
+	total := 0
+	for _, c := range changes {
+		for _, v := range c.Volumes {
+			total += len(v.Mark) + len(v.Destroy)
+		}
+		if c.Take != "" {
+			total += len(c.Volumes)
+		}
+	}
+	for t.left = 1; t.left < total && p.Hook != nil; t.left++ {
+		within := ev
+		within.Name += fmt.Sprintf(" (%d of %d effects)", t.left, total)
+		if err := p.Hook(within); err != nil {
+			return err
+		}
+	}
+	t.left = total
+	return nil
+}
+
+// change makes one change.
+func (p *Pool) change(c zfs.Change, t *turn) zfs.Changed {
 	for _, v := range c.Volumes {
-		if at, why := p.wrong(v, c.Take, taken); why != "" {
+		if at, why := p.wrong(v, c.Take, t.taken); why != "" {
 			return zfs.Changed{Err: zfs.ChangeError(at, why)}
 		}
 	}
 	out := zfs.Changed{Volumes: make([]zfs.VolumeChanged, len(c.Volumes))}
 	if c.Take != "" {
 		for i, v := range c.Volumes {
-			d := p.datasets[v.Dataset]
-			out.Volumes[i] = p.take(d, c)
-			taken[d] = true
+			if d := p.datasets[v.Dataset]; t.effect() {
+				out.Volumes[i] = p.take(d, c)
+				t.taken[d] = true
+			}
 		}
 	}
 	for _, v := range c.Volumes {
-		p.mark(v)
+		p.mark(v, t)
 	}
 	for i, v := range c.Volumes {
 		for _, spare := range v.Destroy {
+			if !t.effect() {
+				break
+			}
 			if why := p.spare(v, spare); why != "" && why != "gone" {
 				left := zfs.Left{Ref: spare.Ref, Err: zfs.ChangeError(v.Dataset+"@"+spare.Name, why)}
 				out.Volumes[i].Left = append(out.Volumes[i].Left, left)
@@ -64,8 +122,11 @@ func (p *Pool) change(c zfs.Change, taken map[*disk.Dataset]bool) zfs.Changed {
 	return out
 }
 
-func (p *Pool) mark(v zfs.VolumeChange) {
+func (p *Pool) mark(v zfs.VolumeChange, t *turn) {
 	for _, m := range v.Mark {
+		if !t.effect() {
+			return
+		}
 		for _, r := range m.Snapshots {
 			if s := p.datasets[v.Dataset].Snap(r.Name); s != nil && s.GUID == r.GUID {
 				maps.Copy(s.Props, m.Props)
