@@ -65,7 +65,7 @@ type Limits struct {
 	MaxJobsPerTarget int `toml:"max_jobs_per_target"`
 	// RateLimit is for all syncs of this node together, in MB/s (10^6 bytes per second); 0 is none.
 	RateLimit float64 `toml:"rate_limit"`
-	// StartSpread is the time over which jobs that are due at the same minute start.
+	// StartSpread is the time over which nodes spread what they start at the same minute.
 	StartSpread Duration `toml:"start_spread"`
 }
 
@@ -103,7 +103,7 @@ func Default() Config {
 		NodeName: hostName(),
 		Peer:     ":7947", Gossip: ":7946",
 		StateDir: "/var/lib/tandem", Socket: "/run/tandem/tandemd.sock", LogLevel: "info",
-		Limits:      Limits{MaxJobs: 8, MaxJobsPerTarget: 4, StartSpread: Duration(10 * time.Second)},
+		Limits:      Limits{MaxJobs: 32, MaxJobsPerTarget: 24, StartSpread: Duration(2 * time.Second)},
 		Retry:       []Duration{Duration(5 * time.Minute), Duration(10 * time.Minute), Duration(15 * time.Minute), Duration(30 * time.Minute)},
 		HistoryRuns: 100, KeepBase: Duration(7 * 24 * time.Hour),
 	}

@@ -27,7 +27,7 @@ func TestParse_Defaults(t *testing.T) {
 	want := config.Config{
 		NodeName: "n1", Peer: "10.0.0.1:7947", Gossip: "10.0.0.1:7946",
 		StateDir: "/var/lib/tandem", Socket: "/run/tandem/tandemd.sock", LogLevel: "info",
-		Limits:      config.Limits{MaxJobs: 8, MaxJobsPerTarget: 4, StartSpread: config.Duration(10 * time.Second)},
+		Limits:      config.Limits{MaxJobs: 32, MaxJobsPerTarget: 24, StartSpread: config.Duration(2 * time.Second)},
 		Retry:       []config.Duration{config.Duration(5 * time.Minute), config.Duration(10 * time.Minute), config.Duration(15 * time.Minute), config.Duration(30 * time.Minute)},
 		HistoryRuns: 100, KeepBase: config.Duration(168 * time.Hour),
 	}

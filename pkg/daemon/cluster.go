@@ -120,7 +120,7 @@ func (c *cluster) build(known *ledger.State) error {
 		Quorate: c.quorate.get, KeepBase: time.Duration(d.conf.KeepBase),
 		Node: d.id.Node, Name: d.conf.NodeName, Storages: d.conf.Storages, ZFS: d.zfs,
 		Ledger: view{c}, Store: facts{d.state, d.troubles}, LockDir: d.state.path("locks"), Now: d.now,
-		Locks: local.NewLocks(d.state.path("locks")), Pins: local.NewPins(),
+		Locks: local.NewLocks(d.state.path("locks")), Together: local.NewTogether(d.zfs), Pins: local.NewPins(),
 	}
 	if c.source, err = replicate.NewSource(opts, link{d.peer, d.rate}); err != nil {
 		return err

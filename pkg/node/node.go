@@ -102,6 +102,7 @@ const maxWait = 5 * time.Second
 
 // New builds a loop that knows nothing yet.
 func New(o Options) *Node {
+	o.Limits.Self = o.Self
 	n := &Node{
 		o: o, inbox: make(chan func(time.Time), 256), born: time.Now(), view: &ledger.State{},
 		peers: map[guest.NodeID]Peer{}, jobs: map[guest.JobID]*entry{},
@@ -182,6 +183,7 @@ func (n *Node) Peers(ctx context.Context, peers map[guest.NodeID]Peer) {
 
 // SetLimits changes how much runs at the same time. Runs that go on are left alone.
 func (n *Node) SetLimits(ctx context.Context, l sched.Limits) {
+	l.Self = n.o.Self
 	_ = n.post(ctx, func(time.Time) { n.o.Limits = l })
 }
 

@@ -5,7 +5,8 @@
 // minute, who ran longest ago), what an operator asked for before all, a job in error behind the healthy ones. No kind of run can
 // take all the places: long syncs (first ones, and those of jobs whose last one
 // was long) and jobs in error, which may hang until they fail, leave a quarter of
-// the places (at least one, where there are two) to the others. A job that has to
+// the places (at least one, where there are two) to the others, and of many places
+// three quarters. A job that has to
 // wait for its target's limit holds up nobody who goes elsewhere, so that
 // transfers of one guest to different targets run side by side.
 //
@@ -19,7 +20,6 @@ import (
 	"cmp"
 	"fmt"
 	"slices"
-	"strconv"
 	"time"
 
 	"github.com/tandemd/tandem/pkg/guest"
@@ -35,15 +35,20 @@ type Limits struct {
 	// Node is the number of runs on this node, Target the number to one target.
 	// Less than 1 counts as 1.
 	Node, Target int
-	// Spread is the time over which the starts of jobs due at the same minute
-	// are spread; each job's place in it is fixed. 0 starts them at once. It
-	// concerns what the calendar brings, which is due at a whole minute: other runs
-	// have moments of their own.
+	// Spread is the time over which nodes spread what they start at the same minute;
+	// each node's place in it is fixed. 0 starts them at once. It concerns what the
+	// calendar brings, which is due at a whole minute: other runs have moments of their own.
+	//
+	// The jobs of one node start together: what is due together is listed,
+	// snapshotted and committed together, which costs less than what a spread of
+	// them would even out. It is a target of several nodes that the spread relieves.
 	Spread time.Duration
+	// Self is the node.
+	Self guest.NodeID
 }
 
 // DefaultLimits are those of a node whose configuration gives none.
-func DefaultLimits() Limits { return Limits{Node: 8, Target: 4, Spread: 10 * time.Second} }
+func DefaultLimits() Limits { return Limits{Node: 32, Target: 24, Spread: 2 * time.Second} }
 
 // Candidate is a job that waits for its next run.
 type Candidate struct {
@@ -68,20 +73,20 @@ const LongRun = 5 * time.Minute
 func (c *Candidate) Slow() bool { return c.Failing || c.Long }
 
 // start is when the run may begin.
-func (c *Candidate) start(spread time.Duration) time.Time {
+func (c *Candidate) start(l Limits) time.Time {
 	if c.Manual {
 		return c.Due
 	}
-	return Begin(c.Job, c.Due, spread)
+	return Begin(l.Self, c.Due, l.Spread)
 }
 
-// Begin is when a run that nobody asked for may begin that is due at this time:
-// what the calendar brings has its place in the spread.
-func Begin(id guest.JobID, due time.Time, spread time.Duration) time.Time {
+// Begin is when a run that nobody asked for may begin that is due at this time on
+// the node: what the calendar brings has the node's place in the spread.
+func Begin(node guest.NodeID, due time.Time, spread time.Duration) time.Time {
 	if !due.Equal(due.Truncate(time.Minute)) {
 		return due
 	}
-	return due.Add(Offset(id, spread))
+	return due.Add(Offset(node, spread))
 }
 
 // Active is a run that goes on.
@@ -120,7 +125,7 @@ func Pick(waiting []Candidate, running []Active, l Limits, now time.Time) Decisi
 	}
 	due := make([]int32, 0, len(waiting)) // places in waiting, which is large: it is not copied
 	for i := range waiting {
-		if at := waiting[i].start(l.Spread); !at.After(now) {
+		if at := waiting[i].start(l); !at.After(now) {
 			due = append(due, int32(i)) //nolint:gosec // there are not so many jobs
 		} else if !taken[waiting[i].Job] && (d.Wake.IsZero() || at.Before(d.Wake)) {
 			d.Wake = at
@@ -207,12 +212,13 @@ func (u *usage) add(target guest.NodeID, slow bool) {
 }
 
 // slowPlaces is how many of the places slow runs may take. A single place
-// cannot be shared.
+// cannot be shared. Many places are for short runs, that they can be due together:
+// so many long streams at once would only be in each other's way.
 func slowPlaces(places int) int {
 	if places < 2 {
 		return places
 	}
-	return places - max(1, places/4)
+	return min(places-max(1, places/4), max(6, places/4))
 }
 
 // room says whether one more run fits, or which limit it would exceed.
@@ -233,17 +239,14 @@ func (u *usage) room(c *Candidate) (reason string, ok bool) {
 	}
 }
 
-// Offset is a job's fixed place in the spread, from 0 to less than spread.
-func Offset(id guest.JobID, spread time.Duration) time.Duration {
+// Offset is a node's fixed place in the spread, from 0 to less than spread.
+func Offset(node guest.NodeID, spread time.Duration) time.Duration {
 	if spread <= 0 {
 		return 0
 	}
-	var text [32]byte // its ID, as people write it; asked for often, so that nothing is allocated
-	b := strconv.AppendInt(text[:0], int64(id.Guest), 10)
-	b = strconv.AppendInt(append(b, '-'), int64(id.Number), 10)
 	h := uint64(fnvOffset)
-	for _, c := range b {
-		h = (h ^ uint64(c)) * fnvPrime
+	for i := range len(node) { // asked for often, so that nothing is allocated
+		h = (h ^ uint64(node[i])) * fnvPrime
 	}
 	return time.Duration(mix(h) % uint64(spread)) //nolint:gosec // less than spread
 }

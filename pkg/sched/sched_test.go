@@ -115,10 +115,10 @@ func TestPick_Order(t *testing.T) {
 
 func TestPick_SpreadIsFixedAndOffForWhatWasAskedFor(t *testing.T) {
 	job := id(t, "100-0")
-	limits := sched.Limits{Node: 8, Target: 8, Spread: 10 * time.Second}
-	offset := sched.Offset(job, limits.Spread)
+	limits := sched.Limits{Node: 8, Target: 8, Spread: 10 * time.Second, Self: "0123456789abcdef"}
+	offset := sched.Offset(limits.Self, limits.Spread)
 	if offset <= 0 {
-		t.Fatalf("this job has no offset: %v", offset)
+		t.Fatalf("this node has no offset: %v", offset)
 	}
 	waiting := []sched.Candidate{{Job: job, Target: "n2", Due: at(0)}}
 	if diff := cmp.Diff(sched.Decision{Wake: at(0).Add(offset)}, sched.Pick(waiting, nil, limits, at(0))); diff != "" {
@@ -142,14 +142,14 @@ func TestOffset_FillsTheSpreadEvenly(t *testing.T) {
 	var tenths [10]int
 	const spread = 10 * time.Second
 	for n := range 1000 {
-		tenths[sched.Offset(guest.JobID{Guest: guest.ID(100 + n)}, spread)/time.Second]++
+		tenths[sched.Offset(guest.NodeID(fmt.Sprintf("%032x", n)), spread)/time.Second]++
 	}
 	for i, n := range tenths {
 		if n < 60 || n > 140 {
-			t.Errorf("%d of 1,000 jobs start in second %d of 10", n, i)
+			t.Errorf("%d of 1,000 nodes start in second %d of 10", n, i)
 		}
 	}
-	if got := sched.Offset(guest.JobID{Guest: 100}, 0); got != 0 {
+	if got := sched.Offset("1", 0); got != 0 {
 		t.Errorf("without a spread: got %v", got)
 	}
 }

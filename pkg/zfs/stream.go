@@ -250,11 +250,14 @@ func (z *ZFS) Receive(ctx context.Context, spec ReceiveSpec, r io.Reader) (Recei
 		return Received{}, err
 	}
 	in := &source{r: r}
+	pump := newPump()
 	copied := make(chan struct{})
 	go func() {
 		defer close(copied)
-		// A failed write means that zfs has ended, which is seen below; a failed read is kept by in.
-		_, _ = io.CopyBuffer(struct{ io.Writer }{pw}, in, make([]byte, 256<<10))
+		pump.read(in) // A failed read is kept by in.
+	}()
+	go func() {
+		pump.write(pw) // A failed write means that zfs has ended, which is seen below.
 		_ = pw.Close()
 	}()
 	failed := z.await(ctx, ch, c)

@@ -24,7 +24,7 @@ const planPatience = 5 * time.Second
 func (o *Overview) Explain(ctx context.Context, s *ledger.State, conf guest.Job) api.Explanation {
 	j := o.known(ctx, conf)
 	now := time.Now()
-	st := story{j: j, target: s.NameOf(conf.Target), spread: o.Spread(), now: now, zone: time.Local}
+	st := story{j: j, target: s.NameOf(conf.Target), self: o.Self, spread: o.Spread(), now: now, zone: time.Local}
 	out := api.Explanation{
 		Version: api.Version, Node: o.Name, Time: now, Status: o.jobStatus(s, j),
 		Why: st.why(), Next: st.next(), Silent: []guest.NodeName{},

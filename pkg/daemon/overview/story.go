@@ -5,6 +5,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/tandemd/tandem/pkg/guest"
 	"github.com/tandemd/tandem/pkg/job"
 	"github.com/tandemd/tandem/pkg/node"
 	"github.com/tandemd/tandem/pkg/sched"
@@ -14,6 +15,7 @@ import (
 type story struct {
 	j      node.JobStatus
 	target string
+	self   guest.NodeID
 	spread time.Duration
 	now    time.Time
 	// zone is that in which times are told.
@@ -153,12 +155,7 @@ func (s story) nextRun(later string) []string {
 
 // begins is when the job starts once it is due: pkg/sched spreads what the
 // calendar brings, which is due at a whole minute.
-func (s story) begins(due time.Time) time.Time {
-	if !due.Equal(due.Truncate(time.Minute)) {
-		return due
-	}
-	return due.Add(sched.Offset(s.j.Conf.ID, s.spread))
-}
+func (s story) begins(due time.Time) time.Time { return sched.Begin(s.self, due, s.spread) }
 
 func (s story) retryList() []time.Duration {
 	if list := s.j.Job.Settings.Retries; len(list) > 0 {

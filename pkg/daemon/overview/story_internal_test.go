@@ -97,11 +97,12 @@ func TestStory_TellsTheSpread(t *testing.T) {
 		t.Fatal(err)
 	}
 	id, spread := guest.JobID{Guest: 100}, 10*time.Second
-	s := story{target: "n2", spread: spread, now: now, zone: time.UTC, j: node.JobStatus{
+	self := guest.NodeID("0123456789abcdef")
+	s := story{target: "n2", self: self, spread: spread, now: now, zone: time.UTC, j: node.JobStatus{
 		Conf: guest.Job{ID: id, Schedule: "*/5"}, Ready: true,
 		Job: job.Job{Settings: job.Settings{Schedule: five}, Facts: job.Facts{Known: now}, State: job.OK{}},
 	}}
-	offset := sched.Offset(id, spread)
+	offset := sched.Offset(self, spread)
 	want := fmt.Sprintf("it then begins %s later: starts are spread (start_spread)", offset.Round(100*time.Millisecond))
 	if got := s.next(); !slices.Contains(got, want) {
 		t.Errorf("%q is not said in %q", want, got)

@@ -260,6 +260,9 @@ func (c CommitRequest) Validate() error {
 			err = v.validate()
 		}
 		if err == nil {
+			err = v.validate()
+		}
+		if err == nil {
 			err = validRefs(append(append([]plan.Ref{{Name: c.Point, GUID: v.GUID}}, v.Mark...), v.Delete...))
 		}
 	}

@@ -50,7 +50,7 @@ func (d *daemons) configure(t *testing.T, perTarget int) {
 }
 
 // perTarget is what Tandem has by itself.
-const perTarget = 4
+const perTarget = 24
 
 // startDaemons makes a cluster of two.
 func startDaemons(t *testing.T, g *group) *daemons {
