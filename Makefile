@@ -19,7 +19,7 @@ SOAK     ?= soak-gossip soak-peer soak-calendar soak-kills sim sim-bugs soak-e2e
 # BENCH_ROUNDS is how often make bench measures each case; in BENCH_REFERENCE of them ssh and syncoid take part also where they take
 # minutes. BENCH_PAGE is where its page goes.
 BENCH_ROUNDS    ?= 5
-BENCH_REFERENCE ?= 2
+BENCH_REFERENCE ?= 1
 BENCH_PAGE      ?= docs/evidence/bench.md
 
 VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
@@ -152,11 +152,11 @@ e2e:
 
 .PHONY: sim-bugs
 sim-bugs:
-	go test -count=1 -timeout 40m -v -run '^TestBugs' ./pkg/sim -args -sim.bugs
+	go test -count=1 -timeout 3h -parallel 2 -v -run '^TestBugs' ./pkg/sim -args -sim.bugs
 
 .PHONY: soak-gossip
 soak-gossip:
-	go test -count=1 -timeout 1h -v -run '^TestGossip_HostilePackets$$' ./pkg/gossip -args -hostile=1000000
+	go test -count=1 -timeout 4h -v -run '^TestGossip_HostilePackets$$' ./pkg/gossip -args -hostile=1000000
 
 .PHONY: soak-peer
 soak-peer:
@@ -164,7 +164,7 @@ soak-peer:
 
 .PHONY: soak-calendar
 soak-calendar:
-	go test -count=1 -timeout 2h -v -run AgreesWithSystemd ./pkg/calendar -args -calendar.expressions 200000
+	go test -count=1 -timeout 12h -v -run AgreesWithSystemd ./pkg/calendar -args -calendar.expressions 200000
 
 .PHONY: soak-kills
 soak-kills:
@@ -172,7 +172,7 @@ soak-kills:
 
 .PHONY: soak-e2e
 soak-e2e:
-	go test -tags lab -count=1 -timeout 4h -v ./deploy/lab/e2e -args -power-cuts 20
+	go test -tags lab -count=1 -timeout 8h -v ./deploy/lab/e2e -args -power-cuts 20 -kills 60 -sync-cuts 10 -damages 1000
 
 .PHONY: labctl
 labctl:

@@ -13,7 +13,7 @@ tree() {
 
 # What a log says in a page: a page that the test wrote itself, its figures, and how each test ended.
 figures() {
-	grep -E '^(# |\| |- seed )' "$1" | sed 's/^# /## /; /^| |/s/^/\n/' || true
+	grep -E '^(# |\| |- seed )' "$1" | sed 's/^# /\n## /; /^| |/s/^/\n/' || true
 	echo
 	grep -E '^ +[a-z_]+_test\.go:[0-9]+: |^ *--- |^(ok|FAIL|PASS|panic:)' "$1" | head -n 300 | sed 's/^/    /' || true
 }
@@ -30,7 +30,6 @@ page() {
 		| began | $3 |
 		| took | $4 s |
 		| machine | $(nproc) cores, $(sed -n 's/^model name.*: //p' /proc/cpuinfo | head -n 1), Linux $(uname -r) |
-
 	END
 	figures "$1"
 	if [ "$2" != passed ]; then

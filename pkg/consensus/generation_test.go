@@ -349,7 +349,9 @@ func TestSetAside_ARestoredNodeDoesNotVoteBeforeItHasCaughtUp(t *testing.T) {
 func TestOpen_ALogThatASnapshotReplacedIsRemoved(t *testing.T) {
 	for name, old := range map[string]func(snapshot uint64) []*raft.Log{
 		"shorter": func(snapshot uint64) []*raft.Log { return []*raft.Log{{Index: snapshot - 1, Term: 1}} },
-		"longer":  func(snapshot uint64) []*raft.Log { return []*raft.Log{{Index: snapshot, Term: 1}, {Index: snapshot + 1, Term: 1}} },
+		"longer": func(snapshot uint64) []*raft.Log {
+			return []*raft.Log{{Index: snapshot, Term: 1}, {Index: snapshot + 1, Term: 1}}
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) { afterReplacing(t, old) })
@@ -358,6 +360,7 @@ func TestOpen_ALogThatASnapshotReplacedIsRemoved(t *testing.T) {
 }
 
 func afterReplacing(t *testing.T, old func(snapshot uint64) []*raft.Log) {
+	t.Helper()
 	r := founded(t, 1)
 	defer r.close()
 	r.must(r.node(1), addGuest(100))

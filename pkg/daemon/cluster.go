@@ -44,7 +44,7 @@ type cluster struct {
 	// verification compares replicas with their sources.
 	verification verification
 	diverged     *aside.Keeper
-	quorateTime  *quorateTime
+	quorate      *quorateTime
 	steward      *member.Steward
 	// convener meets other generations, gate holds raft back at the start, memory is
 	// what was heard of other nodes.
@@ -115,9 +115,9 @@ func (c *cluster) build(known *ledger.State) error {
 	if err != nil {
 		return fmt.Errorf("start gossip on %s: %w", d.conf.Gossip, err)
 	}
-	c.quorateTime = newQuorateTime(facts{d.state, d.troubles}, func() time.Duration { return c.cons.Progress().QuorateFor })
+	c.quorate = newQuorateTime(facts{d.state, d.troubles}, func() time.Duration { return c.cons.Progress().QuorateFor })
 	opts := replicate.Options{
-		Quorate: c.quorateTime.get, KeepBase: time.Duration(d.conf.KeepBase),
+		Quorate: c.quorate.get, KeepBase: time.Duration(d.conf.KeepBase),
 		Node: d.id.Node, Name: d.conf.NodeName, Storages: d.conf.Storages, ZFS: d.zfs,
 		Ledger: view{c}, Store: facts{d.state, d.troubles}, LockDir: d.state.path("locks"), Now: d.now,
 		Locks: local.NewLocks(d.state.path("locks")), Pins: local.NewPins(),
@@ -186,7 +186,7 @@ func (c *cluster) run() {
 		c.tidy(ctx)
 		c.lookForLeftovers(ctx)
 	})
-	c.wg.Go(func() { c.quorateTime.run(ctx) })
+	c.wg.Go(func() { c.quorate.run(ctx) })
 	c.wg.Go(func() {
 		if !c.admitted.Load() {
 			c.admit(ctx)
@@ -198,16 +198,6 @@ func (c *cluster) run() {
 			c.log.Error("gossip ended", zap.Error(err))
 		}
 	})
-}
-
-// tidy ends what a power cut left of copies that nobody needs.
-func (c *cluster) tidy(ctx context.Context) {
-	switch n, err := c.target.Tidy(ctx); {
-	case err != nil && ctx.Err() == nil:
-		c.log.Warn("look for what was set aside and is not needed", zap.Error(err))
-	case n > 0:
-		c.log.Info("destroyed what was set aside and is not needed", zap.Int("copies", n))
-	}
 }
 
 func (c *cluster) stop() {

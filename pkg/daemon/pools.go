@@ -69,9 +69,9 @@ func (p *pools) note(name string) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	was := p.troubles[name]
-	switch {
-	case what == was.what:
-	case what == "":
+	switch what {
+	case was.what:
+	case "":
 		delete(p.troubles, name)
 		p.log.Info("a pool is in order again", zap.String("pool", name), zap.Duration("after", p.now().Sub(was.since)))
 	default:

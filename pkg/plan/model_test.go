@@ -113,7 +113,7 @@ func (m *toy) receive(i int, s plan.Step) {
 		if at < 0 || slices.ContainsFunc(t.Snapshots[at+1:], func(x plan.Snapshot) bool { return x.Written > 0 }) {
 			m.t.Fatalf("a stream from %s does not fit %+v", s.From.Name, t.Snapshots)
 		}
-	case plan.Resume, plan.Abort:
+	case plan.Resume, plan.Abort, plan.SetAside, plan.Branch, plan.Promote:
 		m.t.Fatalf("verb %s", s.Verb)
 	}
 	for _, a := range s.Arrivals {

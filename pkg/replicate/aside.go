@@ -44,30 +44,31 @@ const maxSent = 1000
 // destroyed here while the sync is cut can then be told from somebody's data.
 func (r *run) operators(p plan.Plan) sentLists {
 	out := sentLists{}
-	for i, pair := range r.pairs {
+	for _, v := range p.Volumes {
+		pair := r.pairs[slices.Index(r.guest.Volumes, v.Volume)]
 		var list sentList
 		for _, s := range pair.Target.Snapshots {
 			if !s.Received && slices.Contains(pair.Sent, s.GUID) {
 				list.GUIDs = append(list.GUIDs, s.GUID)
 			}
 		}
-		at := slices.IndexFunc(p.Volumes, func(v plan.VolumePlan) bool { return v.Volume == r.guest.Volumes[i] })
-		if at < 0 {
-			continue
-		}
-		for _, step := range p.Volumes[at].Steps {
-			for _, a := range step.Arrivals {
-				if a.Tandem {
-					list.Point = a.GUID
-				} else {
-					list.GUIDs = append(list.GUIDs, a.GUID)
-				}
-			}
+		for _, step := range v.Steps {
+			list.add(step.Arrivals)
 		}
 		if n := len(list.GUIDs); n > 0 {
 			list.GUIDs = list.GUIDs[max(0, n-maxSent):]
-			out[pair.Volume] = list
+			out[v.Volume] = list
 		}
 	}
 	return out
+}
+
+func (l *sentList) add(arrivals []plan.Snapshot) {
+	for _, a := range arrivals {
+		if a.Tandem {
+			l.Point = a.GUID
+		} else {
+			l.GUIDs = append(l.GUIDs, a.GUID)
+		}
+	}
 }

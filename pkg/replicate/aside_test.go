@@ -387,7 +387,7 @@ func diverge(whole bool) func(*world) { //nolint:revive // flag-parameter: which
 		first := w.run(job)
 		n2.scribble(diskDS, 50, 20)
 		n2.scribble(rootDS, 40, 1)
-		n2.pool.Sync()
+		n2.pool.Sync() // What a power cut takes back has not diverged.
 		var err error
 		w.lost, err = n2.pool.Read(diskDS)
 		must(w.t, err)
@@ -417,7 +417,7 @@ func setAside(whole bool) func(*world) { //nolint:revive // flag-parameter: whic
 		w.same("2")
 		copies := n2.aside()
 		if len(copies) != 2 {
-			t.Fatalf("%d copies set aside, want 2: %+v", len(copies), copies)
+			t.Errorf("%d copies set aside, want 2", len(copies))
 		}
 		for _, c := range copies {
 			if c.Props[zfs.PropVolume] == disk.String() {

@@ -208,7 +208,7 @@ func TestForesee_TellsWhatStandsAgainstAJob(t *testing.T) {
 		t.Errorf("a guest of another node: %v", err)
 	}
 	for _, n := range w.nodes {
-		equal(t, n.calls(0, "Snapshot", "Send", "Receive"), 0)
+		equal(t, n.calls(0, "Change", "Send", "Receive"), 0)
 	}
 }
 
@@ -266,4 +266,62 @@ func TestSync_TheModeIsFixedWhenTheGuestIsAdded(t *testing.T) {
 	if !errors.As(err, &r) || r.Kind != plan.Encryption {
 		t.Errorf("got %v", err)
 	}
+}
+
+// An encrypted volume goes raw, below whatever storage, without a key on the target; somebody's empty snapshot there stops the job
+// and is named with its maker.
+func TestSync_EncryptedGoesRaw(t *testing.T) {
+	w := newWorld(t)
+	n1, n2 := w.node("1"), w.node("2")
+	secret := guest.Volume{Storage: "local-zfs", Name: "vm-100-secret"}
+	name := "tank/g/" + secret.Name
+	must(t, n1.pool.Create(name, 1<<20, map[string]string{"encryption": "aes-256-gcm"}))
+	n1.write(name, 0, 8)
+	w.change(func(s *ledger.State) {
+		g := s.Guests[100]
+		g.Volumes = append(slices.Clone(g.Volumes), secret)
+		s.Guests = map[guest.ID]guest.Guest{100: g}
+	})
+	w.fails(replicate.ClassPerson, "openzfs#12014") // 2.3.2
+	for _, n := range w.nodes {
+		n.version("2.3.3-1")
+	}
+	w.run(job)
+	n1.write(name, 2, 2)
+	n1.pool.SetKey(name, false) // raw needs no key, on either side
+	equal(t, w.run(job).Kind, replicate.KindIncremental)
+	d := n2.dataset(name)
+	equal(t, []string{d.Encryption, d.EncryptionRoot, d.KeyStatus, d.Props[zfs.PropMode]}, []string{"aes-256-gcm", name, "unavailable", plan.ModeRaw})
+	equal(t, n1.dataset(name).Props[zfs.PropMode], plan.ModeRaw)
+	equal(t, n1.dataset(diskDS).Props[zfs.PropMode], plan.ModePlain)
+	n2.snap(name + "@autosnap_2026-01-01_00:00:01_daily")
+	n1.pool.SetKey(name, true)
+	n1.write(name, 4, 2)
+	w.fails(replicate.ClassPerson, "as sanoid makes them")
+	must(t, n2.pool.DestroySnapshots(t.Context(), name, []string{"autosnap_2026-01-01_00:00:01_daily"}))
+	w.run(job)
+	w.same("2")
+}
+
+// version upgrades the node's ZFS, and restarts its daemon.
+func (n *node) version(v string) {
+	n.pool.SetVersion(v)
+	n.restart()
+}
+
+// What cannot be set on a replica is told with each sync and tried again, and stops none.
+func TestSync_APropertyThatCannotBeSetIsAWarning(t *testing.T) {
+	w := newWorld(t)
+	n1, n2 := w.node("1"), w.node("2")
+	w.run(job)
+	n1.set(rootDS, map[string]string{"recordsize": "65536"})
+	n2.pool.Inject(zfstest.Fault{Op: "SetProps", Name: rootDS, Times: 1, Err: errors.New("property value is out of range")})
+	r := w.run(job)
+	if len(r.Warnings) != 1 || !strings.Contains(r.Warnings[0], "property value is out of range") || !strings.Contains(r.Warnings[0], rootDS) {
+		t.Errorf("warnings: %q", r.Warnings)
+	}
+	r = w.run(job)
+	equal(t, len(r.Warnings), 0)
+	equal(t, n2.own(rootDS, "recordsize"), []string{"recordsize=65536"})
+	w.same("2")
 }

@@ -260,7 +260,7 @@ func TestFailure_AnAbsentPoolIsNotAnEmptyOne(t *testing.T) {
 		w.node(n).pool.SetPool("tank", zfstest.PoolState{Exported: true})
 		w.pass(time.Minute)
 		_, err := w.node("1").source.Run(t.Context(), replicate.Task{Job: job})
-		if err == nil || !strings.Contains(err.Error(), "no such pool") {
+		if err == nil || !strings.Contains(err.Error(), "pool tank is not imported") {
 			t.Errorf("n%s: got %v", n, err)
 		}
 		w.node(n).pool.SetPool("tank", zfstest.PoolState{})

@@ -11,6 +11,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 )
 
@@ -164,15 +165,19 @@ func TestKill_AnywhereConverges(t *testing.T) {
 // kills are all that can be done to the scenario.
 func (s scenario) kills(t *testing.T) []kill {
 	t.Helper()
-	w := s.world(t)
-	r := w.reap(kill{})
-	must(t, s.act(w))
-	r.revive()
-	if len(r.seen) < 10 {
-		t.Errorf("only %d moments: %s", len(r.seen), strings.Join(r.seen, ", "))
+	var seen []string
+	synctest.Test(t, func(t *testing.T) { // What is done together depends on no machine's pace.
+		w := s.world(t)
+		r := w.reap(kill{})
+		must(t, s.act(w))
+		r.revive()
+		seen = r.seen
+	})
+	if len(seen) < 10 {
+		t.Errorf("only %d moments: %s", len(seen), strings.Join(seen, ", "))
 	}
 	var out []kill
-	for _, key := range slices.Sorted(slices.Values(r.seen)) {
+	for _, key := range slices.Sorted(slices.Values(seen)) {
 		for _, victims := range s.victims() {
 			for _, power := range []bool{false, true} {
 				out = append(out, kill{moment: key, power: power, victims: victims})
@@ -185,12 +190,14 @@ func (s scenario) kills(t *testing.T) []kill {
 // survive does the scenario once, with one kill.
 func (s scenario) survive(t *testing.T, k kill) {
 	t.Helper()
-	w := s.world(t)
-	r := w.reap(k)
-	err := s.act(w)
-	if !r.revive() {
-		t.Errorf("it did not come to it: %v", err)
-		return
-	}
-	s.converge(w)
+	synctest.Test(t, func(t *testing.T) {
+		w := s.world(t)
+		r := w.reap(k)
+		err := s.act(w)
+		if !r.revive() {
+			t.Errorf("it did not come to it: %v", err)
+			return
+		}
+		s.converge(w)
+	})
 }

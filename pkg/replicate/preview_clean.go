@@ -61,7 +61,7 @@ func (r *run) cleans(p plan.Plan, point string) []PreviewClean {
 	j := plan.Judged{Volumes: own, Reading: r.s.o.Pins.Of(r.guest.ID)}
 	for _, t := range r.s.bases.targets(r.guest, r.targets()) {
 		if t.Node == r.job.Target {
-			t.Known, t.Volumes = true, after
+			t.Known, t.Away, t.Volumes = true, false, after
 		}
 		j.Targets = append(j.Targets, t)
 	}

@@ -36,7 +36,7 @@ type world struct {
 	nodes map[guest.NodeID]*node
 	// lost is what n2 had that the owner never had.
 	lost []byte
-	// copied is the dataset of it.
+	// copied is where that is, set aside.
 	copied string
 	// trees is what n1 and n2 had.
 	trees [2]string

@@ -54,13 +54,14 @@ type cluster struct {
 	settled  time.Duration
 	tags     map[string]bool // of the commands in the ledger, at the end
 	restored time.Duration   // when a disk was put back last
+	putBack  int             // disks that were, of nodes that others remember differently
 }
 
 func newCluster(o Options) *cluster {
 	rng := stream(o.Seed, "cluster")
 	c := &cluster{
-		o: o, log: o.Logger, begun: time.Now(), net: simnet.New(o.Seed), rng: rng, size: 3 + rng.IntN(5), healing: make(chan struct{}),
-		timing: consensus.Timing{Commit: time.Second, Snapshot: 30, Trailing: uint64(rng.IntN(30)), Look: 5 * time.Second},
+		o: o, log: o.Logger, begun: time.Now(), net: simnet.New(o.Seed), rng: rng, size: o.Profile.size(rng), healing: make(chan struct{}),
+		timing: consensus.Timing{Commit: time.Second, Snapshot: 30, Trailing: o.Profile.trailing(rng), Look: 5 * time.Second},
 		faults: map[Kind]int{}, commands: map[Verdict]int{}, reads: map[Verdict]int{}, tags: map[string]bool{},
 	}
 	if c.log == nil {

@@ -27,7 +27,7 @@ func (c *cluster) inject(f Fault) {
 	if lead := c.leader(); f.Leader && lead != nil {
 		h.m = lead.m
 	}
-	if c.happens(h) {
+	if (!f.Kind.ends() || !c.delicate()) && c.happens(h) {
 		c.count(f.Kind)
 	}
 }
@@ -66,8 +66,8 @@ func (c *cluster) happens(h hit) bool {
 		return true
 	case Restore:
 		return c.restore(h)
-	case Rollback:
-		return c.rollback(h)
+	case Rollback, Straggle, Unheard:
+		return c.trapped(h)
 	case Replace:
 		return c.replace(h)
 	case Join:
@@ -275,9 +275,13 @@ func (c *cluster) restore(h hit) bool {
 	if !c.whole() || !c.mayRestore() {
 		return false
 	}
+	done := c.puttingBack(h.m)
 	h.m.powerCut()
 	h.m.restore(h.m.imageOf(imageAge))
-	c.after(h.For/4, h.m.turnOn)
+	c.after(h.For/4, func() {
+		h.m.turnOn()
+		done()
+	})
 	return true
 }
 

@@ -46,6 +46,10 @@ const (
 	// Rollback puts a disk back while a node that was cut off, and one that was put
 	// back, see each other only: together they would be a majority.
 	Rollback Kind = "rollback"
+	// Straggle lets a node give a guest away while what it sends comes late.
+	Straggle Kind = "straggle"
+	// Unheard lets a follower hear the leader and not be heard, until it has made a snapshot.
+	Unheard Kind = "unheard"
 	// Replace removes a member; its machine joins again, with or without what it had.
 	Replace Kind = "replace"
 	// Join takes a new node in.
@@ -58,6 +62,11 @@ const (
 	// forced works.
 	Return Kind = "return"
 )
+
+// ends says whether daemons may end by it.
+func (k Kind) ends() bool {
+	return slices.Contains([]Kind{PowerCut, Blackout, Kill, Restore, Rollback, Replace, Force, ForceTwo, Return}, k)
+}
 
 // Fault is one thing that goes wrong.
 type Fault struct {
@@ -96,10 +105,13 @@ const (
 	Plain Profile = "plain"
 	// Forced adds forced quorum, after which what one generation did may be lost.
 	Forced Profile = "forced"
+	// Traps is Plain with more of the situations in which a mistake shows, for
+	// small clusters.
+	Traps Profile = "traps"
 )
 
 // Profiles are all profiles.
-func Profiles() []Profile { return []Profile{Plain, Forced} }
+func Profiles() []Profile { return []Profile{Plain, Forced, Traps} }
 
 type weight struct {
 	kind   Kind
@@ -125,13 +137,35 @@ func (p Profile) weights() []weight {
 		{DiskHang, 4},
 		{Restore, 3},
 		{Rollback, 3},
+		{Straggle, 2},
+		{Unheard, 2},
 		{Replace, 3},
 		{Join, 1},
 	}
 	if p == Forced {
 		w = append(w, weight{Force, 10}, weight{ForceTwo, 5}, weight{Return, 6})
 	}
+	if p == Traps {
+		w = append(w, weight{Rollback, 12}, weight{Straggle, 12}, weight{Unheard, 12})
+	}
 	return w
+}
+
+// size draws how many nodes a cluster has at the start.
+func (p Profile) size(rng *rand.Rand) int {
+	if p == Traps {
+		return minNodes + rng.IntN(2) // Three voters.
+	}
+	return minNodes + rng.IntN(maxNodes-minNodes+1)
+}
+
+// trailing draws how many entries of its log a node keeps before a snapshot.
+func (p Profile) trailing(rng *rand.Rand) uint64 {
+	n := rng.Uint64N(30)
+	if p == Traps {
+		n %= 5
+	}
+	return n
 }
 
 // Plan draws the faults of a run; the same arguments give the same faults.
@@ -166,8 +200,8 @@ func longest(k Kind) time.Duration {
 		return 30 * time.Second
 	case Blackout:
 		return 10 * time.Second
-	case Loss, Delay, OneWay, Isolate, Partition, PowerCut, Kill, Clock, DiskFull, DiskError, DiskSlow, Restore, Rollback, Replace, Join,
-		Force, ForceTwo, Return:
+	case Loss, Delay, OneWay, Isolate, Partition, PowerCut, Kill, Clock, DiskFull, DiskError, DiskSlow, Restore, Rollback, Straggle, Unheard, Replace,
+		Join, Force, ForceTwo, Return:
 		return time.Minute
 	}
 	return 0

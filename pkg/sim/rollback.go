@@ -50,6 +50,7 @@ func (c *cluster) trap(h hit, lead *process, victim, away *machine) {
 	if !c.rest(5*time.Second) || !away.remembers(victim.id, generation, known) {
 		return
 	}
+	defer c.puttingBack(victim)()
 	back := c.alone(hit{m: away, all: h.all})
 	c.works(lead)
 	whole := c.rest(5 * time.Second)
@@ -66,6 +67,36 @@ func (c *cluster) trap(h hit, lead *process, victim, away *machine) {
 	back()
 	victim.turnOn()
 	c.rest(30 * time.Second)
+}
+
+// puttingBack is called before a disk is put back. Until the node has caught up after
+// the function that it returns was called no other daemon ends: what the others
+// remember of it is on disk once a minute only, and no cluster can bear the loss of
+// both within that.
+func (c *cluster) puttingBack(m *machine) (done func()) {
+	add := func(n int) {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		c.putBack += n
+	}
+	add(1)
+	return func() {
+		c.repairs.Go(func() {
+			defer add(-1)
+			for c.rest(time.Second) {
+				if p := m.running(); p != nil && p.admitted.Load() && p.cons.Quorate() {
+					return
+				}
+			}
+		})
+	}
+}
+
+// delicate says whether no daemon may end.
+func (c *cluster) delicate() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.putBack > 0
 }
 
 // works lets some commands be done.

@@ -25,6 +25,11 @@ var poolDir = flag.String("pooldir", "/var/tmp", "where the test makes the file 
 // TestZFS_KeepsTheContract needs root and a machine with ZFS: go test -c -tags realzfs, and run the binary there.
 func TestZFS_KeepsTheContract(t *testing.T) {
 	pool, z := newPool(t)
+	key := filepath.Join(*poolDir, pool+".key")
+	if err := os.WriteFile(key, bytes.Repeat([]byte("k"), 32), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = os.Remove(key) })
 	var n atomic.Int64
 	contract.Run(t, func(t *testing.T) contract.Env {
 		t.Helper()
@@ -36,6 +41,20 @@ func TestZFS_KeepsTheContract(t *testing.T) {
 			Rollback: func(snap string) error { return m.run("zfs", "rollback", "-r", snap) },
 			Destroy:  func(name string) error { return m.run("zfs", "destroy", "-r", name) },
 			Settle:   func() { _ = m.run("udevadm", "settle") },
+			Cipher: contract.Cipher{
+				Encrypt: map[string]string{"encryption": "aes-256-gcm", "keyformat": "raw", "keylocation": "file://" + key},
+				Key: func(name string, loaded bool) error {
+					if loaded {
+						return m.run("zfs", "load-key", "-L", "file://"+key, name)
+					}
+					return m.run("zfs", "unload-key", name)
+				},
+				Device: func(name string) bool {
+					_ = m.run("udevadm", "settle")
+					_, err := os.Stat("/dev/zvol/" + name)
+					return err == nil
+				},
+			},
 		}
 	})
 	if c := z.Counters(); c.Running != 0 || c.Abandoned != 0 || c.Started == 0 {

@@ -48,7 +48,10 @@ kernel included. *Record* is the time from start to end in Tandem's own records.
 		if a.most {
 			sign = "≤"
 		}
-		if a.met() {
+		switch {
+		case math.IsNaN(a.got):
+			verdict = "not measured"
+		case a.met():
 			verdict = "met"
 		}
 		fmt.Fprintf(&page, "| %s | %s %s | %s | %s |\n", a.what, sign, figure(a.want), figure(a.got), verdict)

@@ -44,7 +44,7 @@ func surviveKills(t *testing.T) {
 }
 
 // endOnce changes all volumes, ends a daemon or machine while they are synced, and compares what comes of it.
-func endOnce(t *testing.T, guests []*slow, victim string, power bool, rnd *rand.Rand) {
+func endOnce(t *testing.T, guests []*slow, victim string, power bool, rnd *rand.Rand) { //nolint:revive // flag-parameter: which of two ends
 	t.Helper()
 	for _, s := range guests {
 		blocks, at := 16+rnd.IntN(48), rnd.IntN(192) // of 64 KiB

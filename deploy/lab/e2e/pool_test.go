@@ -98,6 +98,7 @@ func (s *slow) compare(t *testing.T) {
 
 // loseDisk takes the pool's disk away and brings it back.
 func loseDisk(t *testing.T, s *slow, disk string) {
+	t.Helper()
 	other := newDisk(t, "n3", "721", 8)
 	other.target = "n2"
 	n("n3").sh(t, "tandem create-local-job 721-0 n2 --schedule '*/1'")

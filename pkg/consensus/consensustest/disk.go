@@ -212,6 +212,17 @@ func (d *Disk) Last(generation string) (term, index uint64) {
 	return term, index
 }
 
+// Snapshot is the index at which the newest snapshot of a generation ends; 0: none.
+func (d *Disk) Snapshot(generation string) uint64 {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	r, ok := d.rooms[generation]
+	if !ok || len(r.snapshots) == 0 {
+		return 0
+	}
+	return r.snapshots[len(r.snapshots)-1].meta.Index
+}
+
 // Commands is the data of each command in the log of a generation that is durable,
 // by its index.
 func (d *Disk) Commands(generation string) map[uint64][]byte {

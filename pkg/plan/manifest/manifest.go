@@ -102,6 +102,17 @@ func Of(kind Kind, own Values) Values {
 	return out
 }
 
+// Settable are the values as `zfs set` takes them: it shows no limit as 0 and wants none.
+func (v Values) Settable() Values {
+	out := maps.Clone(v)
+	for _, name := range []string{"quota", "refquota", "reservation", "refreservation"} {
+		if out[name] == "0" {
+			out[name] = "none"
+		}
+	}
+	return out
+}
+
 // Replica are the values of a manifest that a replica carries.
 func (v Values) Replica(kind Kind) Values {
 	out := Values{}
@@ -148,7 +159,7 @@ func Parse(text string) Record {
 
 // Change is what makes a replica carry what its owner's volume does.
 type Change struct {
-	// Set are values to set, Inherit the properties whose own values go, Record what is to be written down.
+	// Set are values to set, as zfs takes them, Inherit the properties whose own values go, Record what is to be written down.
 	Set     Values
 	Inherit []string
 	Record  Record
@@ -157,8 +168,9 @@ type Change struct {
 // None says that all is as it should be.
 func (c Change) None() bool { return len(c.Set)+len(c.Inherit) == 0 }
 
-// Compare tells what is to be changed on a replica that has own values and a record of former ones. Values that somebody set
-// there and that were never written down are left alone, but for the guard's.
+// Compare tells what is to be changed on a replica that has own values and a record of former ones. A value that was set once is
+// not set again until the owner's changes: ZFS may show it in another form (xattr=sa is on from 2.3 on), or somebody changed it
+// there. The guard's are always put back, and what was never written down is left alone.
 func Compare(kind Kind, want, own Values, former Record) Change {
 	c := Change{Set: Values{}, Record: Record{Values: want, Lifted: Values{}}}
 	carried := want.Replica(kind)
@@ -168,12 +180,18 @@ func Compare(kind Kind, want, own Values, former Record) Change {
 			delete(carried, name)
 		}
 	}
-	maps.Copy(carried, Guard(kind))
 	for name, value := range carried {
+		if was, done := former.Values[name]; own[name] != value && (!done || was != value) {
+			c.Set[name] = value
+		}
+	}
+	for name, value := range Guard(kind) {
+		carried[name] = value
 		if own[name] != value {
 			c.Set[name] = value
 		}
 	}
+	c.Set = c.Set.Settable()
 	for name := range former.Values.Replica(kind) {
 		_, still := carried[name]
 		_, lifted := c.Record.Lifted[name]
@@ -201,7 +219,7 @@ func Lift(kind Kind, own Values, former Record) (set Values, record Record, ok b
 		if !u.limit || !u.of(kind) || !has || value == "0" || former.Values[u.name] != value {
 			continue
 		}
-		set[u.name], record.Lifted[u.name] = "0", value
+		set[u.name], record.Lifted[u.name] = "none", value
 	}
 	return set, record, len(set) > 0
 }
@@ -218,6 +236,7 @@ func (r Record) Restore(kind Kind) Change {
 		}
 	}
 	c.Set["readonly"] = "off"
+	c.Set = c.Set.Settable()
 	for name := range Guard(kind) {
 		if _, set := c.Set[name]; !set {
 			c.Inherit = append(c.Inherit, name)

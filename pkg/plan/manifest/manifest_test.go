@@ -59,6 +59,14 @@ func TestCompare(t *testing.T) {
 			former: manifest.Record{Values: values{"quota": "1"}, Lifted: values{"quota": "1"}},
 		},
 		{
+			name: "the owner has no limit any more", want: values{"quota": "0"}, own: with(values{"quota": "1"}), set: values{"quota": "none"},
+			former: manifest.Record{Values: values{"quota": "1"}},
+		},
+		{
+			name: "a value that ZFS shows otherwise is set once", want: values{"xattr": "sa"}, own: with(values{"xattr": "on"}), set: values{},
+			former: manifest.Record{Values: values{"xattr": "sa"}},
+		},
+		{
 			name: "until the owner changes it", want: values{"quota": "9"}, own: with(values{"quota": "0"}), set: values{"quota": "9"},
 			former: manifest.Record{Values: values{"quota": "1"}, Lifted: values{"quota": "1"}},
 		},
@@ -72,7 +80,7 @@ func TestCompare(t *testing.T) {
 
 func TestLift_TakesOffWhatTandemSet(t *testing.T) {
 	set, record, ok := manifest.Lift(manifest.Filesystem, values{"quota": "10", "refquota": "7"}, manifest.Record{Values: values{"quota": "10"}})
-	diff(t, "lift", []any{set, record.Lifted, ok}, []any{values{"quota": "0"}, values{"quota": "10"}, true})
+	diff(t, "lift", []any{set, record.Lifted, ok}, []any{values{"quota": "none"}, values{"quota": "10"}, true})
 	if _, _, ok := manifest.Lift(manifest.Filesystem, values{"quota": "10"}, manifest.Record{}); ok {
 		t.Error("a quota that Tandem did not set was lifted")
 	}
@@ -114,6 +122,11 @@ func TestCompare_Settles(t *testing.T) {
 		former := manifest.Record{Values: manifest.Of(kind, values(some.Draw(t, "former"))), Lifted: values(some.Draw(t, "lifted"))}
 		c := manifest.Compare(kind, want, own, former)
 		maps.Copy(own, c.Set)
+		for name, value := range own {
+			if value == "none" && name != "volmode" {
+				own[name] = "0"
+			}
+		}
 		for _, name := range c.Inherit {
 			delete(own, name)
 		}

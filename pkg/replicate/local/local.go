@@ -35,9 +35,9 @@ type Reader interface {
 	List(ctx context.Context, names ...string) ([]zfs.Dataset, error)
 	Children(ctx context.Context, root string) ([]zfs.Dataset, error)
 	TokenInfo(ctx context.Context, token string) (zfs.Token, error)
-	Mounted(dataset string) (bool, error)
 	Properties(ctx context.Context, props []string, names ...string) (map[string]map[string]zfs.Property, error)
 	Holds(ctx context.Context, snaps ...string) ([]zfs.Hold, error)
+	Mounted(dataset string) (bool, error)
 }
 
 // Changer changes snapshots and properties, and destroys replicas under guard.

@@ -116,6 +116,7 @@ func (t *Together) list(ctx context.Context, lot [][]string) ([][]zfs.Dataset, e
 			}
 		}
 	}
+	slices.Sort(names)
 	list, err := t.zfs.List(ctx, names...)
 	if err != nil {
 		return nil, err

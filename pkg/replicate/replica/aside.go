@@ -108,9 +108,10 @@ func (t *Target) mayAbort(ctx context.Context, cluster string, id guest.ID, l fo
 }
 
 // origin is the snapshot of which a Branch makes a clone; empty for other streams.
-func (t *Target) origin(ctx context.Context, cluster string, g guest.Guest, h wire.ReceiveHeader) (string, error) {
+// What they go into is not mounted then.
+func (t *Target) origin(ctx context.Context, cluster string, g guest.Guest, h wire.ReceiveHeader, l found) (string, error) {
 	if h.Verb != plan.Branch {
-		return "", nil
+		return "", t.unmount(ctx, h.Volume, l)
 	}
 	copies, err := t.aside.Of(ctx, cluster, g.ID, []guest.Volume{h.Volume})
 	if err != nil {

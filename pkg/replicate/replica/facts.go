@@ -74,9 +74,23 @@ func (t *Target) properties(marks map[string]string, h wire.ReceiveHeader, l fou
 		return nil, fault.WrapVolume(h.Volume, err, "make the replica")
 	}
 	props[zfs.PropManifest] = text
-	maps.Copy(props, record.Values.Replica(kind))
+	maps.Copy(props, record.Values.Replica(kind).Settable())
 	maps.Copy(props, manifest.Guard(kind))
 	return props, nil
+}
+
+// prepare gives a replica that is there its owner's properties, and tells what the receive is to set.
+func (t *Target) prepare(ctx context.Context, marks map[string]string, h wire.ReceiveHeader, l found) (
+	props map[string]string, warning string, err error,
+) {
+	if props, err = t.properties(marks, h, l); err != nil {
+		return nil, "", err
+	}
+	p := l.data.Props
+	if l.data.Exists() && p[zfs.PropRole] == zfs.RoleReplica && p[zfs.PropGuest] == marks[zfs.PropGuest] && p[zfs.PropCluster] == marks[zfs.PropCluster] {
+		warning, err = t.adopt(ctx, l, h.Nature)
+	}
+	return props, warning, err
 }
 
 // adopt gives a replica the properties of its owner's volume, and the guard that keeps it a replica: one process where anything
@@ -103,6 +117,10 @@ func (t *Target) adopt(ctx context.Context, l found, n wire.Nature) (warning str
 	}
 	if err := t.guard(ctx, l); err != nil {
 		return "", err
+	}
+	// zfs may have set some of them, the record among them: without it the next sync tries again.
+	if err := t.o.ZFS.Inherit(ctx, zfs.PropManifest, l.name); err != nil {
+		return "", fault.WrapVolume(l.volume, err, "give the replica its properties")
 	}
 	return "the replica " + l.name + " does not have all properties of the owner's volume: " + failed.Error(), nil
 }

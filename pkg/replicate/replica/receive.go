@@ -39,27 +39,16 @@ func (t *Target) Receive(ctx context.Context, from guest.NodeID, h wire.ReceiveH
 	if err := t.fits(view.Cluster, g, h, l); err != nil {
 		return wire.ReceiveReply{}, err
 	}
-	origin, err := t.origin(ctx, view.Cluster, g, h)
+	origin, err := t.origin(ctx, view.Cluster, g, h, l)
 	if err != nil {
 		return wire.ReceiveReply{}, err
 	}
-	if err := t.unmount(ctx, h.Volume, l); err != nil {
-		return wire.ReceiveReply{}, err
-	}
-	props, err := t.properties(local.Marks(view.Cluster, g, h.Volume, zfs.RoleReplica), h, l)
+	props, warning, err := t.prepare(ctx, local.Marks(view.Cluster, g, h.Volume, zfs.RoleReplica), h, l)
 	if err != nil {
 		return wire.ReceiveReply{}, err
 	}
-	var warning string
-	if l.replica(view.Cluster, g.ID) {
-		if warning, err = t.adopt(ctx, l, h.Nature); err != nil {
-			return wire.ReceiveReply{}, err
-		}
-	}
-	if h.Verb == plan.Full || h.Verb == plan.Branch {
-		if err := t.annotate(g.ID, func(n *notes) { n.Begun[h.Volume] = begun{Dataset: l.name, To: h.To.GUID} }); err != nil {
-			return wire.ReceiveReply{}, err
-		}
+	if err := t.begin(g.ID, h, l); err != nil {
+		return wire.ReceiveReply{}, err
 	}
 	ctx, done := t.running(ctx, from, g)
 	defer done()
@@ -84,6 +73,15 @@ func (t *Target) Receive(ctx context.Context, from guest.NodeID, h wire.ReceiveH
 		return wire.ReceiveReply{}, err
 	}
 	return wire.ReceiveReply{Bytes: got.Bytes, Newest: newest, Warning: warning}, nil
+}
+
+// begin notes a receive that makes the replica: until it ends, nothing else says
+// whose it is.
+func (t *Target) begin(id guest.ID, h wire.ReceiveHeader, l found) error {
+	if h.Verb != plan.Full && h.Verb != plan.Branch {
+		return nil
+	}
+	return t.annotate(id, func(n *notes) { n.Begun[h.Volume] = begun{Dataset: l.name, To: h.To.GUID} })
 }
 
 // running notes the receive, so that EndStale finds it.

@@ -71,7 +71,10 @@ type Nature struct {
 const maxManifest = 100
 
 // Validate refuses what no owner tells. Which properties count is the target's to decide.
-func (n Nature) Validate() error {
+func (n *Nature) Validate() error {
+	if n == nil {
+		return nil
+	}
 	if n.Mode != "" && n.Mode != plan.ModeRaw && n.Mode != plan.ModePlain {
 		return fmt.Errorf("mode %q", n.Mode)
 	}

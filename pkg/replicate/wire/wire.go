@@ -253,8 +253,11 @@ func (c CommitRequest) Validate() error {
 		err = fmt.Errorf("age %d s, %d volumes", c.Age, len(c.Volumes))
 	}
 	for _, v := range c.Volumes {
-		if err == nil && v.Nature != nil {
-			err = v.Nature.Validate()
+		if err == nil {
+			err = cmp.Or(v.validate(), v.Nature.Validate())
+		}
+		if err == nil {
+			err = v.validate()
 		}
 		if err == nil {
 			err = validRefs(append(append([]plan.Ref{{Name: c.Point, GUID: v.GUID}}, v.Mark...), v.Delete...))

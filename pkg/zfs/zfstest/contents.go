@@ -28,7 +28,7 @@ func (p *Pool) Contents(ctx context.Context, spec zfs.ContentsSpec) (zfs.Stream,
 		if err != nil {
 			return err
 		}
-		if d.Origin.Of.Keyless {
+		if p.keyless(d.Origin.Of) {
 			return zerr.New("read contents", spec.Clone, 1, fmt.Sprintf("filesystem '%s' can not be mounted: encryption key not loaded", spec.Clone))
 		}
 		if d.Type == zfs.TypeVolume {

@@ -18,6 +18,10 @@ func TestPool_KeepsTheContract(t *testing.T) {
 			Read:     p.Read,
 			Rollback: p.Rollback,
 			Destroy:  func(name string) error { p.Destroy(name); return nil },
+			Cipher: contract.Cipher{
+				Encrypt: map[string]string{"encryption": "aes-256-gcm"},
+				Key:     func(name string, loaded bool) error { p.SetKey(name, loaded); return nil },
+			},
 		}
 	})
 }

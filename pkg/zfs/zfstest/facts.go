@@ -2,10 +2,12 @@ package zfstest
 
 import (
 	"context"
+	"fmt"
 	"maps"
 	"slices"
 
 	"github.com/tandemd/tandem/pkg/zfs"
+	"github.com/tandemd/tandem/pkg/zfs/zerr"
 	"github.com/tandemd/tandem/pkg/zfs/zfstest/disk"
 	"github.com/tandemd/tandem/pkg/zfs/zname"
 )
@@ -56,4 +58,31 @@ func (p *Pool) PoolTrouble(pool string) (zfs.PoolTrouble, error) {
 		return zfs.PoolSuspended, nil
 	}
 	return "", nil
+}
+
+// limits says what zfs says of limits that are to be set; what it keeps is in the map afterwards.
+func limits(op, name string, props map[string]string) error {
+	for _, prop := range []string{"quota", "refquota"} {
+		if props[prop] == "0" {
+			return zerr.New(op, name, 1, fmt.Sprintf("cannot set property for '%s': use 'none' to disable quota/refquota", name))
+		}
+	}
+	return nil
+}
+
+// keep puts properties into a dataset's own in the form in which zfs shows them.
+func keep(own, props map[string]string) {
+	for name, value := range props {
+		if value == "none" && slices.Contains([]string{"quota", "refquota", "reservation", "refreservation"}, name) {
+			value = "0"
+		}
+		own[name] = value
+	}
+}
+
+// SetVersion upgrades the tools and the kernel module.
+func (p *Pool) SetVersion(v string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.opt.Version = v
 }

@@ -121,6 +121,9 @@ func (p *Pool) SetKey(name string, loaded bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if d := p.datasets[name]; d != nil {
+		if root := p.keyRoot(d); root != nil {
+			d = root
+		}
 		d.Keyless = !loaded
 	}
 }

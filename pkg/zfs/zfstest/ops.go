@@ -57,12 +57,7 @@ func (p *Pool) export(d *disk.Dataset) zfs.Dataset {
 		Referenced: d.Live.Referenced(), Written: d.Live.Born, VolSize: d.Live.VolSize, Mounted: d.Mounted, Props: userProps(d.Props),
 	}
 	p.native(d, &out)
-	if out.Encryption, _ = p.effective(d, "encryption"); out.Encryption != "off" {
-		out.EncryptionRoot, out.KeyStatus = d.Name, "available"
-		if d.Keyless {
-			out.KeyStatus = "unavailable"
-		}
-	}
+	p.encryption(d, &out)
 	if d.Origin != nil {
 		out.Origin = d.Origin.Full()
 	}
@@ -219,7 +214,7 @@ func (p *Pool) Bookmark(ctx context.Context, snap, bookmark string) error {
 		if d.Marks[own] != nil {
 			return zerr.New("bookmark", snap, 1, fmt.Sprintf("cannot create bookmark '%s': bookmark exists", bookmark))
 		}
-		d.Marks[own] = &disk.Snapshot{Of: d, Name: own, GUID: s.GUID, CreateTXG: s.CreateTXG, Creation: s.Creation}
+		d.Marks[own] = &disk.Snapshot{Of: d, Name: own, GUID: s.GUID, CreateTXG: s.CreateTXG, Creation: s.Creation, IVSet: s.IVSet}
 		return nil
 	})
 }
@@ -285,7 +280,10 @@ func (p *Pool) SetProps(ctx context.Context, props map[string]string, list ...st
 	if err := zfs.CheckSet(props); err != nil {
 		return err
 	}
-	return p.each(ctx, "SetProps", list, func(own map[string]string) { maps.Copy(own, props) })
+	if err := limits("set", list[0], props); err != nil {
+		return err
+	}
+	return p.each(ctx, "SetProps", list, func(own map[string]string) { keep(own, props) })
 }
 
 // Inherit is [zfs.ZFS.Inherit].

@@ -120,11 +120,6 @@ func (p *Pool) do(ctx context.Context, op string, names []string, effect func() 
 	return p.about(ctx, op, strings.Join(names[:min(1, len(names))], ""), names, effect)
 }
 
-// all is do for an operation that is about all the names in the same way: faults find each.
-func (p *Pool) all(ctx context.Context, op string, names []string, effect func() error) error {
-	return p.about(ctx, op, strings.Join(names, " "), names, effect)
-}
-
 func (p *Pool) about(ctx context.Context, op, name string, names []string, effect func() error) error {
 	life := p.life()
 	if err := p.At(ctx, Event{Op: op, Name: name}); err != nil {

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"maps"
 	"strings"
 
 	"github.com/tandemd/tandem/pkg/zfs"
@@ -163,6 +162,9 @@ func (p *Pool) accept(spec zfs.ReceiveSpec, h wire.Header) (d *disk.Dataset, ski
 	if base == nil {
 		return nil, false, fail("cannot receive incremental stream: most recent snapshot of %s does not match incremental source", spec.Dataset)
 	}
+	if err := p.fitsCrypt(d, base, h); err != nil {
+		return nil, false, err
+	}
 	modified := d.Live.Born > 0
 	for _, s := range d.Snaps {
 		modified = modified || s.CreateTXG > base.CreateTXG && (s.Written > 0 || h.Raw)
@@ -191,7 +193,9 @@ func (p *Pool) acceptNew(spec zfs.ReceiveSpec, h wire.Header) (*disk.Dataset, er
 	if parent := p.datasets[parentOf(spec.Dataset)]; parent == nil {
 		return nil, fail("cannot open '%s': dataset does not exist", parentOf(spec.Dataset))
 	} else if parent.Type != zfs.TypeFilesystem {
-		return nil, fail("cannot open '%s': parent is not a filesystem", parentOf(spec.Dataset))
+		return nil, fail("parent '%s' is not a filesystem", parentOf(spec.Dataset))
+	} else if err := p.fitsParent(parent, spec.Dataset, h); err != nil {
+		return nil, err
 	}
 	var origin *disk.Snapshot
 	if h.FromGUID != 0 {
@@ -222,7 +226,7 @@ func (p *Pool) acceptNew(spec zfs.ReceiveSpec, h wire.Header) (*disk.Dataset, er
 
 // begin opens the hidden dataset that takes the stream.
 func (p *Pool) begin(d *disk.Dataset, part *disk.Partial) error {
-	if encryption, _ := p.effective(d, "encryption"); !part.Created && encryption != "off" && !part.Raw && d.Keyless {
+	if encryption, _ := p.effective(d, "encryption"); !part.Created && encryption != "off" && !part.Raw && p.keyless(d) {
 		return zerr.New("receive", d.Name, 1, "cannot receive incremental stream: inherited key must be loaded")
 	}
 	if why := p.room(d.Name, 1); why != "" {
@@ -307,6 +311,7 @@ func (p *Pool) commit(d *disk.Dataset, props map[string]string) {
 	s := d.Take(own, d.Partial.ToGUID, p.txg, p.opt.Now())
 	// Blocks carry the txg in which they were written here, which for a resumed receive is before others' snapshots of today.
 	s.CreateTXG = p.txg
+	p.received(s, d.Partial.Header)
 	d.Partial = nil
-	maps.Copy(d.Props, props)
+	keep(d.Props, props)
 }

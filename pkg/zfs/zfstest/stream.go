@@ -31,7 +31,7 @@ func (p *Pool) resolve(spec zfs.SendSpec) ([]piece, error) {
 	if err != nil {
 		return nil, err
 	}
-	if encryption, _ := p.effective(to.Of, "encryption"); encryption != "off" && !spec.Raw && to.Of.Keyless {
+	if encryption, _ := p.effective(to.Of, "encryption"); encryption != "off" && !spec.Raw && p.keyless(to.Of) {
 		return nil, zerr.New("send", spec.Snapshot, 1, fmt.Sprintf("warning: cannot send '%s': dataset key must be loaded", spec.Snapshot))
 	}
 	pc := p.piece(to, spec)
@@ -51,12 +51,12 @@ func (p *Pool) resolve(spec zfs.SendSpec) ([]piece, error) {
 		for _, s := range to.Of.Snaps {
 			if s.CreateTXG > from.CreateTXG && s.CreateTXG < to.CreateTXG {
 				mid := p.piece(s, spec)
-				mid.FromGUID, mid.after, mid.More, mid.Package = last.GUID, last.CreateTXG, true, true
+				mid.FromGUID, mid.FromIVSet, mid.after, mid.More, mid.Package = last.GUID, last.IVSet, last.CreateTXG, true, true
 				all, last = append(all, mid), s
 			}
 		}
 	}
-	pc.FromGUID, pc.after, pc.Package = last.GUID, last.CreateTXG, spec.Intermediates
+	pc.FromGUID, pc.FromIVSet, pc.after, pc.Package = last.GUID, last.IVSet, last.CreateTXG, spec.Intermediates
 	return append(all, pc), nil
 }
 
@@ -76,7 +76,7 @@ func earlier(from, to *disk.Snapshot) bool {
 }
 
 func (p *Pool) piece(s *disk.Snapshot, spec zfs.SendSpec) piece {
-	pc := piece{snap: s, Header: wire.Header{To: s.Full(), ToGUID: s.GUID, Type: s.Of.Type, VolSize: s.Content.VolSize, Raw: spec.Raw}}
+	pc := piece{snap: s, Header: wire.Header{To: s.Full(), ToGUID: s.GUID, Type: s.Of.Type, VolSize: s.Content.VolSize, Raw: spec.Raw, ToIVSet: s.IVSet}}
 	if spec.Raw {
 		pc.Encryption, _ = p.effective(s.Of, "encryption")
 	}
@@ -115,7 +115,7 @@ func (p *Pool) resume(token string) ([]piece, error) {
 	if from == nil {
 		return nil, fail("Invalid cross-device link")
 	}
-	pc.after = from.CreateTXG
+	pc.after, pc.FromIVSet = from.CreateTXG, from.IVSet
 	return []piece{pc}, nil
 }
 

@@ -34,12 +34,11 @@ func (c *contest) ran(t *testing.T, id int) took {
 	return took{seconds, run.End.Sub(run.Start).Seconds()}
 }
 
-// one is a single guest of 128 MiB, and what little changes on it.
+// one is a single guest of 64 MiB, half of them filled, and what little changes on it.
 func (c *contest) one(t *testing.T) {
 	t.Helper()
-	c.say("a guest of 128 MiB for everybody")
-	const size = 128 * mib
-	volumes(t, size, size, "source/plain/one", "source/syncoid/one", dataset(small))
+	c.say("a guest of 64 MiB for everybody")
+	volumes(t, 64*mib, 32*mib, "source/plain/one", "source/syncoid/one", dataset(small))
 	did(t, c.plain.first(t.Context(), "one"))
 	sync := func() took { return did(t, syncoid(t.Context(), c.shell, "source/syncoid/one", "target/syncoid/one")) }
 	sync()
@@ -52,10 +51,7 @@ func (c *contest) one(t *testing.T) {
 			size int
 		}{{bench.Delta64, 64 << 10}, {bench.Nothing, 0}, {bench.Delta16, 16 * mib}} {
 			write := func(volume string) func() {
-				return func() {
-					noise(t, volume, delta.size, anywhere)
-					settle(t)
-				}
+				return func() { noise(t, volume, delta.size, anywhere) }
 			}
 			c.round(t, delta.id, round,
 				turn{who: bench.Pipe, before: write("source/plain/one"), run: func() took { return did(t, c.plain.next(t.Context(), byPipe, "one")) }},
@@ -104,7 +100,6 @@ func (c *contest) many(t *testing.T) {
 			for _, volume := range set {
 				noise(t, volume, 64<<10, anywhere)
 			}
-			settle(t)
 		}
 	}
 	var minute time.Time
@@ -115,10 +110,7 @@ func (c *contest) many(t *testing.T) {
 	for round := 1; round <= *rounds; round++ {
 		turns := []turn{
 			{who: bench.Pipe, before: write(plains), run: func() took { return did(t, c.plain.next(t.Context(), byPipe, names...)) }},
-			{who: bench.Tandem, run: together, before: func() {
-				write(tandems)()
-				minute = c.tandem.due(t, ids)
-			}},
+			{who: bench.Tandem, before: write(tandems), poise: func() { minute = c.tandem.due(t, ids) }, run: together},
 		}
 		if round <= *reference {
 			turns = append(turns,
@@ -157,7 +149,7 @@ func (c *contest) first(t *testing.T) {
 		turns := []turn{
 			{who: bench.Pipe, run: func() took { return did(t, c.plain.full(t.Context(), volume, byPipe)) }, after: clean("target/plain/big")},
 			{
-				who: bench.Tandem, before: func() { c.tandem.jobs(t, big); settle(t) }, run: func() took { return c.ran(t, big) },
+				who: bench.Tandem, before: func() { c.tandem.jobs(t, big) }, run: func() took { return c.ran(t, big) },
 				after: func() { c.tandem.end(t, big) },
 			},
 		}
@@ -185,16 +177,14 @@ func (c *contest) eight(t *testing.T) {
 	c.tandem.configure(t, 8)
 	defer c.tandem.configure(t, perTarget)
 	c.tandem.take(t, ids...)
-	for round := 1; round <= min(*rounds, 2); round++ {
-		c.round(t, bench.Eight, round, turn{
-			who: bench.Tandem, before: func() { c.tandem.jobs(t, ids...); settle(t); c.resident(t) },
-			run: func() took {
-				begun := time.Now()
-				c.tandem.now(t, ids)
-				first, last := c.tandem.all(t, ids, begun)
-				return took{last.Sub(begun).Seconds(), last.Sub(first).Seconds()}
-			},
-			after: func() { c.tandem.end(t, ids...) },
-		})
-	}
+	c.round(t, bench.Eight, 1, turn{
+		who: bench.Tandem, before: func() { c.tandem.jobs(t, ids...) },
+		run: func() took {
+			begun := time.Now()
+			c.tandem.now(t, ids)
+			first, last := c.tandem.all(t, ids, begun)
+			return took{last.Sub(begun).Seconds(), last.Sub(first).Seconds()}
+		},
+		after: func() { c.tandem.end(t, ids...) },
+	})
 }

@@ -24,7 +24,7 @@ set -eu
 disk=/dev/disk/by-id/scsi-0QEMU_QEMU_HARDDISK_tank
 zpool destroy tank
 for part in "$disk"-part*; do zpool labelclear -f "$part" 2>/dev/null || true; done
-printf 'label: gpt\nsize=6G\n\n' | sfdisk --quiet --wipe always --wipe-partitions always "$disk"
+printf 'label: gpt\nsize=6G\nsize=+\n' | sfdisk --quiet --wipe always --wipe-partitions always "$disk"
 udevadm settle
 i=1
 for pool in source target; do
@@ -168,21 +168,17 @@ func settle(t *testing.T) {
 	if err := shell(t.Context(), nil, "zpool sync && zpool wait -t free source && zpool wait -t free target && udevadm settle --timeout=60"); err != nil {
 		t.Fatal(err)
 	}
-	quiet(t)
+	quiet(t, 300*time.Millisecond)
 }
 
-// quiet waits until no zfs process has been there for a second: the daemons clean up after a sync has ended.
-func quiet(t *testing.T) {
+// quiet waits until no zfs process has been there for some time: the daemons clean up after a sync has ended.
+func quiet(t *testing.T, long time.Duration) {
 	t.Helper()
-	still := 0
-	for range 300 {
-		time.Sleep(100 * time.Millisecond)
-		if still++; zfsRuns() {
-			still = 0
+	last := time.Now()
+	until(t, "no zfs process is there", func() bool {
+		if zfsRuns() {
+			last = time.Now()
 		}
-		if still == 10 {
-			return
-		}
-	}
-	t.Fatal("zfs processes do not end")
+		return time.Since(last) > long
+	})
 }

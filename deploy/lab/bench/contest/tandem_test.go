@@ -89,11 +89,11 @@ func startDaemons(t *testing.T, g *group) *daemons {
 
 func until(t *testing.T, what string, done func() bool) {
 	t.Helper()
-	for deadline := time.Now().Add(3 * time.Minute); !done(); {
+	for deadline := time.Now().Add(10 * time.Minute); !done(); {
 		if time.Now().After(deadline) {
-			t.Fatalf("not within three minutes: %s", what)
+			t.Fatalf("not within ten minutes: %s", what)
 		}
-		time.Sleep(250 * time.Millisecond)
+		time.Sleep(200 * time.Millisecond)
 	}
 }
 
@@ -211,7 +211,7 @@ func (d *daemons) now(t *testing.T, ids []int) {
 // due makes jobs due together at the next minute that leaves time to say so, and returns that a moment before.
 func (d *daemons) due(t *testing.T, ids []int) time.Time {
 	t.Helper()
-	minute := time.Now().UTC().Add(15 * time.Second).Truncate(time.Minute).Add(time.Minute)
+	minute := time.Now().UTC().Add(10 * time.Second).Truncate(time.Minute).Add(time.Minute)
 	schedule := minute.Format("15:04")
 	d.each(t, ids, func(id int) error {
 		_, err := d.UpdateJob(t.Context(), api.UpdateJobRequest{ID: jobOf(id), Schedule: &schedule})

@@ -12,6 +12,7 @@ import (
 type Backend interface {
 	Version(ctx context.Context) (zfs.Version, error)
 	PoolFacts(ctx context.Context, pool string) (zfs.PoolFacts, error)
+	PoolTrouble(pool string) (zfs.PoolTrouble, error)
 	Storage(ctx context.Context, dataset string) (zfs.Storage, error)
 	List(ctx context.Context, names ...string) ([]zfs.Dataset, error)
 	Children(ctx context.Context, root string) ([]zfs.Dataset, error)

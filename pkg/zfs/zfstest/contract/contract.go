@@ -32,6 +32,7 @@ type Env struct {
 	Destroy  func(name string) error
 	// Settle waits until nothing but the test has the volumes open (udev looks into new ones); may be nil.
 	Settle func()
+	Cipher
 }
 
 const block = 4096
@@ -64,6 +65,12 @@ func Run(t *testing.T, newEnv func(t *testing.T) Env) {
 		"SendSaysWhatIsMissing":              (*suite).sendMissing,
 		"FailedReadOfTheStreamBlamesThePeer": (*suite).peer,
 		"VolumeGrowsWithTheIncrement":        (*suite).resize,
+		"EncryptedGoesRaw":                   (*suite).raw,
+		"RawAndPlainDoNotMix":                (*suite).mixed,
+		"RawNeedsAnEncryptedReplica":         (*suite).rawOntoPlain,
+		"PropertiesComeWithTheReceive":       (*suite).properties,
+		"ZvolWithoutADeviceNode":             (*suite).device,
+		"PoolTellsItsFeatures":               (*suite).poolFacts,
 		"ChangeTakesAllOrNothing":            (*suite).changeTakes,
 		"ChangesAreIndependent":              (*suite).changesApart,
 		"ChangeMarksWhatIsStillThere":        (*suite).changeMarks,

@@ -39,6 +39,8 @@ type Snapshot struct {
 	Props           map[string]string
 	Holds           map[string]bool
 	Sending         int // running sends
+	// IVSet identifies how its blocks are encrypted; the same after a raw stream only.
+	IVSet uint64
 }
 
 // Full is the full name.
@@ -103,7 +105,7 @@ func (d *Dataset) Used() uint64 {
 func (d *Dataset) Take(name string, guid, txg uint64, now time.Time) *Snapshot {
 	s := &Snapshot{
 		Of: d, Name: name, GUID: guid, CreateTXG: txg, Creation: now.UTC().Truncate(time.Second), Written: d.Live.Born,
-		Content: d.Live.Share(), Props: map[string]string{}, Holds: map[string]bool{},
+		Content: d.Live.Share(), Props: map[string]string{}, Holds: map[string]bool{}, IVSet: guid,
 	}
 	d.inSnaps += d.Live.Born
 	d.Live.Born = 0

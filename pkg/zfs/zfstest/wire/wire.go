@@ -27,10 +27,12 @@ type Header struct {
 	VolSize          uint64
 	Encryption       string
 	Raw              bool
-	Skip             int  // records that a resumed stream leaves out
-	More             bool // another snapshot follows
-	Package          bool // made with -I
-	Resumed          bool
+	// ToIVSet and FromIVSet identify how the blocks of the snapshots were encrypted.
+	ToIVSet, FromIVSet uint64
+	Skip               int  // records that a resumed stream leaves out
+	More               bool // another snapshot follows
+	Package            bool // made with -I
+	Resumed            bool
 }
 
 // Record is one block; without data a hole.
