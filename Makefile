@@ -172,7 +172,7 @@ soak-kills:
 
 .PHONY: soak-e2e
 soak-e2e:
-	go test -tags lab -count=1 -timeout 4h -v ./deploy/lab/e2e -args -power-cuts 20
+	go test -tags lab -count=1 -timeout 8h -v ./deploy/lab/e2e -args -power-cuts 20 -kills 60 -sync-cuts 10 -damages 1000
 
 .PHONY: labctl
 labctl:

@@ -75,7 +75,7 @@ func setAside(t *testing.T) {
 		n("n1").sh(t, "tandem diverged discard n1 %s --yes", c.Dataset)
 	}
 	sync()
-	if left := n("n1").sh(t, "zfs list -Hr -o name tank/guests | grep diverged || true"); left != "" {
+	if left := n("n1").sh(t, "zfs list -Hr -o name tank/guests | grep diverged/730 || true"); left != "" {
 		t.Errorf("after discarding, n1 still has %s", strings.ReplaceAll(left, "\n", " "))
 	}
 	drop(t, "n3", s.job)

@@ -62,7 +62,8 @@ const newestPoint = ""
 // clone makes a snapshot readable outside Tandem's dataset; release undoes it.
 func (o node) clone(t *testing.T, dataset, snapshot string) (clone string) {
 	t.Helper()
-	clone = "tank/look-" + path.Base(dataset)
+	pool, _, _ := strings.Cut(dataset, "/")
+	clone = pool + "/look-" + path.Base(dataset)
 	name := dataset + "@" + snapshot
 	if snapshot == newestPoint {
 		name = fmt.Sprintf("$(zfs list -Hp -d1 -t snapshot -o name -s createtxg %s | grep @tandem_ | tail -n 1)", dataset)
