@@ -296,3 +296,40 @@ func TestCost_ACommitLooksAtTheReplicaAsItIs(t *testing.T) {
 		}
 	}
 }
+
+// What is about very many snapshots is done in pieces: nothing else happens in a
+// pool meanwhile.
+func TestCost_ManySnapshotsAreMarkedAndDestroyedInPieces(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		n1, n2 := w.node("1"), w.node("2")
+		var names []string
+		for i := range 300 {
+			names = append(names, fmt.Sprintf("op-%03d", i))
+			n1.snap(diskDS + "@" + names[i])
+		}
+		changes := func() int {
+			_, each := w.processes()
+			return each["2 Change"]
+		}
+		changes()
+		w.run(job)
+		if n := changes(); n != 3 {
+			t.Errorf("300 snapshots were marked in %d processes", n)
+		}
+		for _, s := range n2.dataset(diskDS).Snapshots {
+			if s.Props[zfs.PropReceived] == "" && s.Props[zfs.PropComplete] == "" {
+				t.Errorf("%s carries no mark", s.Name)
+			}
+		}
+		must(t, n1.pool.DestroySnapshots(t.Context(), diskDS, names[:149]))
+		must(t, n2.pool.Hold(t.Context(), "operator", diskDS+"@"+names[3], diskDS+"@"+names[140]))
+		n1.write(diskDS, 3, 1)
+		w.run(job)
+		w.same("2")
+		if n := changes(); n != 2 {
+			t.Errorf("149 snapshots were destroyed in %d processes", n)
+		}
+		equal(t, n2.operators(diskDS), slices.Concat([]string{names[3], names[140]}, names[149:]))
+	})
+}

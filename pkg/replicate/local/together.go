@@ -193,32 +193,42 @@ func pieces(c zfs.Change) []zfs.Change {
 	if weight(c) <= mostChanges {
 		return []zfs.Change{c}
 	}
-	first := zfs.Change{Take: c.Take, Props: c.Props, Volumes: slices.Clone(c.Volumes)}
-	for i := range first.Volumes {
-		first.Volumes[i].Mark, first.Volumes[i].Destroy = nil, nil
+	var out []zfs.Change
+	next, room := bare(c), mostChanges
+	next.Take, next.Props = c.Take, c.Props
+	// fill hands out how many of n go into the next piece, until none is left.
+	fill := func(n int, take func(v []zfs.VolumeChange, from, to int)) {
+		for from := 0; from < n; {
+			if room == 0 {
+				out = append(out, next)
+				next, room = bare(c), mostChanges
+			}
+			to := min(n, from+room)
+			take(next.Volumes, from, to)
+			room -= to - from
+			from = to
+		}
 	}
-	out := []zfs.Change{first}
 	for i, v := range c.Volumes {
 		for _, m := range v.Mark {
-			for part := range slices.Chunk(m.Snapshots, mostChanges) {
-				out = append(out, piece(c, i, func(v *zfs.VolumeChange) { v.Mark = []zfs.Marking{{Props: m.Props, Snapshots: part}} }))
-			}
+			fill(len(m.Snapshots), func(v []zfs.VolumeChange, from, to int) {
+				v[i].Mark = append(v[i].Mark, zfs.Marking{Props: m.Props, Snapshots: m.Snapshots[from:to]})
+			})
 		}
 	}
 	for i, v := range c.Volumes {
-		for part := range slices.Chunk(v.Destroy, mostChanges) {
-			out = append(out, piece(c, i, func(v *zfs.VolumeChange) { v.Destroy = part }))
-		}
+		fill(len(v.Destroy), func(into []zfs.VolumeChange, from, to int) {
+			into[i].Destroy = append(into[i].Destroy, v.Destroy[from:to]...)
+		})
 	}
-	return out
+	return append(out, next)
 }
 
-// piece is a part of one volume, with all that is checked.
-func piece(c zfs.Change, volume int, fill func(*zfs.VolumeChange)) zfs.Change {
-	p := zfs.Change{Volumes: slices.Clone(c.Volumes)}
-	for i := range p.Volumes {
-		p.Volumes[i].Mark, p.Volumes[i].Destroy = nil, nil
+// bare is a change that does nothing but look, at all that the change looks at.
+func bare(c zfs.Change) zfs.Change {
+	b := zfs.Change{Volumes: slices.Clone(c.Volumes)}
+	for i := range b.Volumes {
+		b.Volumes[i].Mark, b.Volumes[i].Destroy = nil, nil
 	}
-	fill(&p.Volumes[volume])
-	return p
+	return b
 }
