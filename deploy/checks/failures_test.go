@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -57,11 +58,12 @@ func TestFailures_EachHasATestThatExists(t *testing.T) {
 	}
 }
 
-// missing is why there is no such test, or empty. A case is looked for as a text in
-// the folder's Go files and those below it: a suite may be a package of its own.
+// missing is why there is no such test, or empty. A case, and each that it is in, is looked
+// for as a text in the folder's Go files and those below it: a suite may be a package of its own.
 func missing(t *testing.T, folder, function, name string) string {
 	t.Helper()
-	hasFunction, hasCase := false, name == ""
+	hasFunction := false
+	cases := strings.FieldsFunc(name, func(r rune) bool { return r == '/' })
 	err := filepath.WalkDir(filepath.Join(root, filepath.FromSlash(folder)), func(file string, entry fs.DirEntry, err error) error {
 		if err != nil || entry.IsDir() || !strings.HasSuffix(file, ".go") {
 			return err
@@ -70,7 +72,7 @@ func missing(t *testing.T, folder, function, name string) string {
 		if err != nil {
 			return err
 		}
-		hasCase = hasCase || strings.Contains(string(text), `"`+name+`"`)
+		cases = slices.DeleteFunc(cases, func(c string) bool { return strings.Contains(string(text), `"`+c+`"`) })
 		here := filepath.ToSlash(filepath.Dir(file)) == root+"/"+folder
 		if here && strings.HasSuffix(file, "_test.go") {
 			hasFunction = hasFunction || declares(t, file, function)
@@ -82,8 +84,8 @@ func missing(t *testing.T, folder, function, name string) string {
 		return err.Error()
 	case !hasFunction:
 		return "there is no such function in that folder"
-	case !hasCase:
-		return "no file there has a case of that name"
+	case len(cases) > 0:
+		return "no file there has a case " + cases[0]
 	}
 	return ""
 }

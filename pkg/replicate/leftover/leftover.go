@@ -289,7 +289,7 @@ func (f *Finder) locked(ctx context.Context, v volume, lock string, do func(now 
 	defer cancel()
 	release, err := f.o.Locks.Lock(wait, lock)
 	if err != nil {
-		return false, ctx.Err() //nolint:nilerr // somebody uses it
+		return false, ctx.Err()
 	}
 	defer release()
 	list, err := f.o.ZFS.List(ctx, v.data.Name)
