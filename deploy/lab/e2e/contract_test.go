@@ -35,7 +35,7 @@ func keepContract(t *testing.T) {
 		t.Fatal(err)
 	}
 	begun := time.Now()
-	result := n("n3").run(t, "cd %[1]s && ./zfs.test -test.v -test.run '%[2]s' -test.timeout 60m -pooldir %[1]s -damages %[3]d -damage-seed %[4]d; code=$?; rm -rf %[1]s; exit $code",
+	result := n("n3").run(t, "cd %[1]s && nice -n 19 ./zfs.test -test.v -test.run '%[2]s' -test.timeout 60m -pooldir %[1]s -damages %[3]d -damage-seed %[4]d; code=$?; rm -rf %[1]s; exit $code",
 		remote, onRealZFS, *damages, *seed)
 	passed := regexp.MustCompile(`(?m)^ *--- PASS: (\S+) \((.*)\)$`).FindAllStringSubmatch(result.Stdout, -1)
 	if result.Code != 0 || len(passed) == 0 {
