@@ -146,9 +146,12 @@ shell:
 units:
 	deploy/checks/units.sh
 
+# LONG are the end-to-end tests that only `make soak` runs.
+LONG := TestTandem/quiet/(contract|pool)|TestTandem/kills
+
 .PHONY: e2e
 e2e:
-	go test -tags lab -count=1 -timeout 75m -v ./deploy/lab/e2e
+	go test -tags lab -count=1 -timeout 75m -v -skip '$(LONG)' ./deploy/lab/e2e
 
 .PHONY: sim-bugs
 sim-bugs:

@@ -384,7 +384,7 @@ func TestElection_PreVotesGoOverTheNetworkTransport(t *testing.T) {
 		c, err := onDisk(t, filepath.Join(t.TempDir(), "raft"), firstGeneration, func(o *consensus.Options) {
 			o.Node, o.Forward = nodeID(n), forward
 			o.Rooms = consensus.NewRooms(filepath.Join(t.TempDir(), "raft"), layer, zap.NewNop())
-			o.Timing.Heartbeat, o.Timing.Lease = 400*time.Millisecond, 300*time.Millisecond
+			o.Timing.Heartbeat, o.Timing.Lease = 2*time.Second, 1500*time.Millisecond // A busy machine deposes nobody.
 		})
 		if err != nil {
 			t.Fatal(err)
@@ -405,7 +405,7 @@ func TestElection_PreVotesGoOverTheNetworkTransport(t *testing.T) {
 	term := nodes[1].Progress().Term
 	cuts[3].Store(true)
 	await(t, func() bool { return !nodes[3].Quorate() })
-	wait(t, 2*time.Second)
+	wait(t, 8*time.Second)
 	if got := nodes[3].Progress().Term; got != term {
 		t.Errorf("cut off it raised its term from %d to %d", term, got)
 	}
