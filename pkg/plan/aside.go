@@ -83,7 +83,8 @@ func (v *volume) sentOnly(at int) bool {
 	})
 }
 
-// misfit tells why an interrupted receive on top of a snapshot cannot end well.
+// misfit tells why an interrupted receive on top of a snapshot, or of none, cannot end
+// well. A first one that was killed may carry its marks already.
 func (v *volume) misfit(from uint64) string {
 	at := v.atTarget.of(from)
 	switch {
@@ -91,6 +92,8 @@ func (v *volume) misfit(from uint64) string {
 		return "its replica is being set aside"
 	case v.pair.Source.Kind != v.pair.Target.Kind:
 		return "its replica is of another type"
+	case from == 0 && len(v.pair.Target.Snapshots) == 0:
+		return ""
 	case at < 0:
 		return "its replica lost the snapshot on which it builds"
 	default:

@@ -239,11 +239,13 @@ func TestMake_PartialReceives(t *testing.T) {
 	for _, tc := range []struct {
 		name, target string
 		unborn       bool
+		killed       bool
 		change       func(*plan.Partial)
 		want         string
 	}{
 		{name: "resumed", target: "t0*", want: "resume > t1"},
 		{name: "of a first full stream, without marks yet", unborn: true, want: "resume > t1"},
+		{name: "of a first full stream whose receive was killed, with marks", killed: true, want: "resume > t1"},
 		{name: "the source lost the snapshot", target: "t0*", change: func(p *plan.Partial) { p.ToGUID = 7 }, want: "abort >"},
 		{name: "the token is refused", target: "t0*", change: func(p *plan.Partial) { p.Valid = false }, want: "abort >"},
 		{name: "its replica was changed", target: "t0* x+", want: "abort >"},
@@ -255,8 +257,11 @@ func TestMake_PartialReceives(t *testing.T) {
 		if tc.unborn {
 			in.Pairs[0].Target.Marks, in.Pairs[0].Target.Snapshots = plan.Marks{}, nil
 		}
+		if tc.killed {
+			in.Pairs[0].Target.Snapshots = nil
+		}
 		partial := good
-		if !tc.unborn {
+		if !tc.unborn && !tc.killed {
 			partial.FromGUID = guid("t0")
 		}
 		if tc.change != nil {
