@@ -4,13 +4,13 @@ import (
 	"context"
 	"fmt"
 	"slices"
-	"strings"
 	"sync"
 	"time"
 
 	"go.uber.org/zap"
 
 	"github.com/tandemd/tandem/pkg/zfs"
+	"github.com/tandemd/tandem/pkg/zfs/zname"
 )
 
 // poolsEvery is how often the pools are looked at: reading a file each, without a lock.
@@ -36,7 +36,7 @@ type poolTrouble struct {
 func (d *Daemon) newPools() *pools {
 	p := &pools{look: d.zfs.PoolTrouble, log: d.log, now: d.now, troubles: map[string]poolTrouble{}}
 	for _, dataset := range d.conf.Storages {
-		pool, _, _ := strings.Cut(dataset, "/")
+		pool := zname.PoolOf(dataset)
 		if !slices.Contains(p.names, pool) {
 			p.names = append(p.names, pool)
 		}

@@ -28,14 +28,16 @@ type Pool struct {
 	Features map[string]string
 }
 
-// mode is how the volume travels: as was recorded, else as it is now.
-func (s Side) mode() string {
+// ModeOf is how a volume travels: as was recorded, else as it is now.
+func ModeOf(recorded string, encrypted bool) string { //nolint:revive // flag-parameter: a fact of the volume
 	switch {
-	case s.Mode != "":
-		return s.Mode
-	case s.Encrypted:
+	case recorded != "":
+		return recorded
+	case encrypted:
 		return ModeRaw
 	default:
 		return ModePlain
 	}
 }
+
+func (s Side) mode() string { return ModeOf(s.Mode, s.Encrypted) }

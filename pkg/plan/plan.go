@@ -45,6 +45,12 @@ type Marks struct {
 // None says that the dataset carries no mark of Tandem's at all.
 func (m Marks) None() bool { return m == Marks{} }
 
+// Are says that they are those of a guest's volume in a role. The term is not asked: a
+// replica outlives its owners.
+func (m Marks) Are(cluster string, g guest.ID, v guest.Volume, role string) bool {
+	return m.Cluster == cluster && m.Guest == g.String() && m.Volume == v.String() && m.Role == role
+}
+
 // Snapshot is a snapshot as one node lists it.
 type Snapshot struct {
 	// Name is without dataset and @. Only for texts and commands.

@@ -98,7 +98,7 @@ func (v *volume) ours() bool {
 func (v *volume) leaving() bool { return v.marked(v.pair.Target.Marks, Aside) }
 
 func (v *volume) marked(m Marks, role string) bool {
-	return m.Cluster == v.in.Cluster && m.Guest == v.in.Guest.ID.String() && m.Role == role && m.Volume == v.pair.Volume.String()
+	return m.Are(v.in.Cluster, v.in.Guest.ID, v.pair.Volume, role)
 }
 
 func (v *volume) foreign() *Refusal {

@@ -87,7 +87,7 @@ func (s *Source) read(ctx context.Context, g guest.Guest) ([]zfs.Dataset, error)
 func (s *Source) claim(ctx context.Context, cluster string, g guest.Guest, own []zfs.Dataset) ([]zfs.Dataset, error) {
 	own = slices.Clone(own)
 	for i, v := range g.Volumes {
-		if !own[i].Exists() || !local.Side("", own[i]).Marks.None() {
+		if !own[i].Exists() || !local.MarksOf(own[i]).None() {
 			continue
 		}
 		props := stamp(cluster, g, v, own[i])

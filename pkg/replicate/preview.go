@@ -88,7 +88,7 @@ func (r *run) foresee(ctx context.Context, patience time.Duration) (Preview, err
 func (r *run) marked() []zfs.Dataset {
 	own := slices.Clone(r.own)
 	for i, v := range r.guest.Volumes {
-		if own[i].Exists() && local.Side("", own[i]).Marks.None() {
+		if own[i].Exists() && local.MarksOf(own[i]).None() {
 			own[i].Props = stamp(r.view.Cluster, r.guest, v, own[i])
 		}
 	}

@@ -10,6 +10,7 @@ import (
 	"os"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/tandemd/tandem/pkg/zfs/zerr"
@@ -343,7 +344,7 @@ func userProps(props map[string]string) error {
 		return err
 	}
 	for _, name := range sortedKeys(props) {
-		if !bytes.ContainsRune([]byte(name), ':') {
+		if !strings.Contains(name, ":") {
 			return fmt.Errorf("property %s: only user properties are set by a change", name)
 		}
 	}

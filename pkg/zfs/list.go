@@ -267,8 +267,6 @@ func (d *Dataset) set(prop string, p Property) error {
 		d.addNative(prop, p)
 	case "mounted":
 		d.Mounted = text == "yes"
-	case "canmount", "mountpoint":
-		d.addNative(prop, p)
 	case "encryption":
 		d.Encryption = text
 	case "encryptionroot":

@@ -1,6 +1,9 @@
 package gate
 
-import "fmt"
+import (
+	"fmt"
+	"strings"
+)
 
 // active is the state of a feature that is in use; enabled and active pools take streams that use it.
 const (
@@ -28,7 +31,7 @@ func needs() []need {
 		{feature: "bookmark_v2", asked: encrypted, always: true},
 		{feature: "embedded_data", asked: plain},
 		{feature: "lz4_compress", asked: every},
-		{feature: "zstd_compress", asked: func(n Needs) bool { return len(n.Compression) >= 4 && n.Compression[:4] == "zstd" }},
+		{feature: "zstd_compress", asked: func(n Needs) bool { return strings.HasPrefix(n.Compression, "zstd") }},
 		{feature: "large_blocks", asked: func(n Needs) bool { return n.RecordSize > 128<<10 }},
 		{feature: "large_dnode", asked: func(n Needs) bool { return n.Filesystem && n.DNodeSize != "" && n.DNodeSize != "legacy" }},
 		{feature: "longname", asked: func(n Needs) bool { return n.Filesystem }, perhaps: true},

@@ -1,7 +1,7 @@
 // Package gate says whether the ZFS of two nodes can exchange a volume without harm: by the bugs of their versions, each with
 // its number and the releases in which it was fixed, and by the features of their pools.
 //
-// It is pure. pkg/plan turns what it finds into warnings and refusals; pkg/daemon asks it about a node alone.
+// It is pure. pkg/plan turns what it finds into warnings and refusals; pkg/replicate asks which features matter.
 package gate
 
 import (

@@ -114,7 +114,7 @@ const tagPrefix = "tandem-diverged-"
 // are held, and it has another name. It may have role replica or owner, or have
 // been on its way before. Whoever gives it knows that it runs no guest.
 func (k *Keeper) Set(ctx context.Context, cluster string, d zfs.Dataset, c Case) (Copy, error) {
-	m := local.Side(d.Name, d).Marks
+	m := local.MarksOf(d)
 	roles := []string{zfs.RoleReplica, zfs.RoleOwner, zfs.RoleDiverged}
 	if m.Cluster != cluster || m.Guest != c.Guest.ID.String() || m.Volume != c.Volume.String() || !slices.Contains(roles, m.Role) {
 		return Copy{}, fault.Person(c.Volume, "it was not touched; if it is not needed, rename or destroy it", "%s (%s) is not of guest %s",

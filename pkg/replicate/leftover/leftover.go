@@ -104,7 +104,7 @@ func (f *Finder) volumes(ctx context.Context, storage, cluster string) ([]volume
 	var names []string
 	for _, d := range children {
 		v := guest.Volume{Storage: storage, Name: d.Name[min(len(d.Name), len(root)+1):]}
-		unborn := d.ResumeToken != "" && local.Side("", d).Marks.None()
+		unborn := d.ResumeToken != "" && local.MarksOf(d).None()
 		if v.Validate() == nil && (unborn || d.Props[zfs.PropCluster] == cluster) {
 			out = append(out, volume{Volume: v})
 			names = append(names, d.Name)
@@ -126,7 +126,7 @@ func (f *Finder) volumes(ctx context.Context, storage, cluster string) ([]volume
 // of is the guest of a volume: by its marks, or where it has none by the ledger.
 // Known is false where the ledger does not have that guest with that volume.
 func of(view *ledger.State, v volume) (g guest.Guest, known bool) {
-	if local.Side("", v.data).Marks.None() {
+	if local.MarksOf(v.data).None() {
 		return view.GuestOf(v.Volume)
 	}
 	id, err := guest.ParseID(v.data.Props[zfs.PropGuest])

@@ -57,16 +57,7 @@ func Facts(d zfs.Dataset) plan.Facts {
 }
 
 // Mode is how the streams of a dataset are made: as was recorded, else as it is.
-func Mode(d zfs.Dataset) string {
-	switch {
-	case d.Props[zfs.PropMode] != "":
-		return d.Props[zfs.PropMode]
-	case Encrypted(d):
-		return plan.ModeRaw
-	default:
-		return plan.ModePlain
-	}
-}
+func Mode(d zfs.Dataset) string { return plan.ModeOf(d.Props[zfs.PropMode], Encrypted(d)) }
 
 // Manifest are the values of a dataset that go with it.
 func Manifest(d zfs.Dataset) manifest.Values {

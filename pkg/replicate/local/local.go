@@ -237,10 +237,7 @@ func Side(name string, d zfs.Dataset) plan.Side {
 	s.Exists, s.Kind, s.Mounted, s.Written = true, plan.Kind(d.Type), d.Mounted, d.Written
 	s.GUID, s.Origin = d.GUID, d.Origin
 	s.Encrypted, s.Facts = Encrypted(d), Facts(d)
-	s.Marks = plan.Marks{
-		Cluster: d.Props[zfs.PropCluster], Guest: d.Props[zfs.PropGuest], Role: d.Props[zfs.PropRole],
-		Term: d.Props[zfs.PropTerm], Volume: d.Props[zfs.PropVolume],
-	}
+	s.Marks = MarksOf(d)
 	for _, x := range d.Snapshots {
 		s.Snapshots = append(s.Snapshots, Snapshot(x, s.Marks.Role))
 	}
@@ -248,6 +245,14 @@ func Side(name string, d zfs.Dataset) plan.Side {
 		s.Bookmarks = append(s.Bookmarks, plan.Bookmark{Name: b.Name, GUID: b.GUID, TXG: b.CreateTXG})
 	}
 	return s
+}
+
+// MarksOf are those that a dataset carries.
+func MarksOf(d zfs.Dataset) plan.Marks {
+	return plan.Marks{
+		Cluster: d.Props[zfs.PropCluster], Guest: d.Props[zfs.PropGuest], Role: d.Props[zfs.PropRole],
+		Term: d.Props[zfs.PropTerm], Volume: d.Props[zfs.PropVolume],
+	}
 }
 
 // Encrypted says that a dataset is encrypted at rest.

@@ -144,7 +144,7 @@ func (t *Target) received(ctx context.Context, cluster string, g guest.Guest, h 
 		return plan.Ref{}, err
 	}
 	if !l.replica(cluster, g.ID) {
-		return plan.Ref{}, fault.Person(h.Volume, "", "after the receive, %s on %s is not marked as the replica: %s", l.name, t.o.Name, local.Side("", l.data).Marks)
+		return plan.Ref{}, fault.Person(h.Volume, "", "after the receive, %s on %s is not marked as the replica: %s", l.name, t.o.Name, local.MarksOf(l.data))
 	}
 	s, ok := l.snapshot(h.To.GUID)
 	if !ok {
@@ -154,8 +154,5 @@ func (t *Target) received(ctx context.Context, cluster string, g guest.Guest, h 
 		return plan.Ref{}, err
 	}
 	t.saw([]found{l})
-	if _, noted := t.note(g.ID).Begun[h.Volume]; noted {
-		err = t.annotate(g.ID, func(n *notes) { delete(n.Begun, h.Volume) })
-	}
-	return plan.Ref{Name: s.Name, GUID: s.GUID}, err
+	return plan.Ref{Name: s.Name, GUID: s.GUID}, t.settle(g.ID, []guest.Volume{h.Volume})
 }

@@ -28,10 +28,10 @@ func (t *Target) settle(id guest.ID, volumes []guest.Volume) error {
 
 // forget drops what is noted of a guest of which nothing is left here.
 func (t *Target) forget(id guest.ID) error {
-	if n := t.note(id); n.Current == nil && len(n.Begun) == 0 {
+	if n := t.note(id); n.Current == nil && len(n.Begun)+len(n.Modified) == 0 {
 		return nil
 	}
-	return t.annotate(id, func(n *notes) { n.Current, n.Begun = nil, nil })
+	return t.annotate(id, func(n *notes) { *n = notes{} })
 }
 
 // Begun says whether this node remembers to have begun the first receive that was

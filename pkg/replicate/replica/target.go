@@ -225,14 +225,12 @@ func (t *Target) one(ctx context.Context, v guest.Volume) (found, error) {
 func (l found) replica(cluster string, g guest.ID) bool { return l.marked(cluster, g, zfs.RoleReplica) }
 
 func (l found) marked(cluster string, g guest.ID, role string) bool {
-	p := l.data.Props
-	return l.data.Exists() && p[zfs.PropCluster] == cluster && p[zfs.PropGuest] == g.String() &&
-		p[zfs.PropRole] == role && p[zfs.PropVolume] == l.volume.String()
+	return l.data.Exists() && local.MarksOf(l.data).Are(cluster, g, l.volume, role)
 }
 
 // unborn says that a first full receive was interrupted: no marks and no snapshots yet.
 func (l found) unborn() bool {
-	return l.data.Exists() && l.data.ResumeToken != "" && len(l.data.Snapshots) == 0 && local.Side("", l.data).Marks.None()
+	return l.data.Exists() && l.data.ResumeToken != "" && len(l.data.Snapshots) == 0 && local.MarksOf(l.data).None()
 }
 
 // snapshot finds a snapshot by its GUID.
@@ -285,18 +283,20 @@ func (t *Target) annotate(id guest.ID, change func(*notes)) error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	n := *t.loadNote(id)
-	old := n.Begun
-	n.Begun = map[guest.Volume]begun{}
-	maps.Copy(n.Begun, old)
-	oldModified := n.Modified
-	n.Modified = map[guest.Volume]modified{}
-	maps.Copy(n.Modified, oldModified)
+	n.Begun, n.Modified = copied(n.Begun), copied(n.Modified)
 	change(&n)
 	if err := t.o.Store.Write(notesFile(id), n); err != nil {
 		return fault.Wrap(err, "note the state of guest %s", id)
 	}
 	t.notes[id] = &n
 	return nil
+}
+
+// copied is a map of the same that can be changed.
+func copied[V any](m map[guest.Volume]V) map[guest.Volume]V {
+	out := make(map[guest.Volume]V, len(m))
+	maps.Copy(out, m)
+	return out
 }
 
 // lock takes the volumes' locks, in order. A receive that is just ending is waited for.
@@ -356,7 +356,7 @@ func (t *Target) Abort(ctx context.Context, from guest.NodeID, req wire.AbortReq
 
 func (t *Target) foreign(g guest.Guest, l found) error {
 	return fault.Person(l.volume, "it was not touched; if it is not needed, rename or destroy it there",
-		"%s has a dataset %s (%s) that is no replica of guest %s", t.o.Name, l.name, local.Side("", l.data).Marks, g.ID)
+		"%s has a dataset %s (%s) that is no replica of guest %s", t.o.Name, l.name, local.MarksOf(l.data), g.ID)
 }
 
 // EndStale ends receives whose sender no longer owns the guest at their term, by

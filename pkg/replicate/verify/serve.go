@@ -146,13 +146,11 @@ func (s *Server) choose(ctx context.Context, x *session, points []Point) (BeginR
 	have, found := map[guest.Volume][]plan.Snapshot{}, map[guest.Volume]zfs.Dataset{}
 	for i, v := range x.guest.Volumes {
 		d := list[i]
-		side := local.Side(names[i], d)
-		m := side.Marks
 		switch {
 		case d.Err != nil && zfs.ClassOf(d.Err) != zfs.ClassGone:
 			return BeginReply{}, fault.WrapVolume(v, d.Err, "read it on %s", s.o.Name)
-		case side.Exists && m.Cluster == x.cluster && m.Guest == x.guest.ID.String() && m.Role == plan.Replica && m.Volume == v.String():
-			have[v], found[v] = side.Snapshots, d
+		case d.Exists() && local.MarksOf(d).Are(x.cluster, x.guest.ID, v, plan.Replica):
+			have[v], found[v] = local.Side(names[i], d).Snapshots, d
 		}
 	}
 	complete := map[string]plan.Point{}

@@ -257,12 +257,6 @@ func (c CommitRequest) Validate() error {
 			err = cmp.Or(v.validate(), v.Nature.Validate())
 		}
 		if err == nil {
-			err = v.validate()
-		}
-		if err == nil {
-			err = v.validate()
-		}
-		if err == nil {
 			err = validRefs(append(append([]plan.Ref{{Name: c.Point, GUID: v.GUID}}, v.Mark...), v.Delete...))
 		}
 	}
