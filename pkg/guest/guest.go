@@ -81,10 +81,16 @@ type Guest struct {
 	Unit string `json:"unit,omitempty"`
 	// Config is the content of the guest's configuration file, which moves with it.
 	Config string `json:"config,omitempty"`
+	// Boot is whether its owner starts it by itself.
+	Boot Boot `json:"boot,omitzero"`
+	// Quiesce is how it is made consistent for a point.
+	Quiesce Quiesce `json:"quiesce,omitempty"`
 	// Owner is the node on which the guest may run and whose data is the truth.
 	Owner NodeID `json:"owner"`
 	// Term counts owners; on volumes and streams it is compared for equality only.
 	Term Term `json:"term"`
+	// Beginning is what the term's data began from; nil until its owner first changes.
+	Beginning *Beginning `json:"beginning,omitempty"`
 }
 
 // Validate refuses a guest with a missing or malformed part.
@@ -103,6 +109,9 @@ func (g Guest) Validate() error {
 	}
 	if len(g.Config) > MaxConfig || !utf8.ValidString(g.Config) || strings.ContainsRune(g.Config, 0) {
 		return fmt.Errorf("guest %s: its configuration must be text of at most %d bytes", g.ID, MaxConfig)
+	}
+	if err := cmp.Or(g.Boot.Validate(), g.Quiesce.Validate()); err != nil {
+		return fmt.Errorf("guest %s: %w", g.ID, err)
 	}
 	if err := g.Owner.Validate(); err != nil {
 		return fmt.Errorf("guest %s: owner: %w", g.ID, err)

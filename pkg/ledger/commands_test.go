@@ -206,3 +206,28 @@ func TestSetSettings(t *testing.T) {
 	b.must(ledger.SetSettings{Settings: ledger.Settings{Name: "rack1"}})
 	b.refused(ledger.SetSettings{Settings: ledger.Settings{Name: "rack2"}, Digest: ledger.Digest(ledger.Settings{})}, "changed meanwhile")
 }
+
+func TestChangeOwner_TellsWhatTheNewTermBeganFrom(t *testing.T) {
+	b := running(t)
+	volume := b.m.View().Guests[100].Volumes[0]
+	from := func(guids map[guest.Volume]uint64) *guest.Beginning {
+		return &guest.Beginning{How: guest.ByRecovery, Point: "tandem-1700000000-abc", GUIDs: guids}
+	}
+	change := ledger.ChangeOwner{ID: 100, Owner: nodeID(1), Term: term(1), To: nodeID(2)}
+	change.Beginning = from(map[guest.Volume]uint64{{Storage: "local-zfs", Name: "another"}: 7})
+	b.refused(change, "cannot begin from volume local-zfs:another")
+	change.Beginning = from(nil)
+	b.refused(change, "it has no volume")
+	change.Beginning = from(map[guest.Volume]uint64{volume: 7})
+	b.must(change)
+
+	want := from(map[guest.Volume]uint64{volume: 7})
+	want.From, want.Term = nodeID(1), term(1)
+	b.must(ledger.Retain{ID: 100, Owner: nodeID(2), Term: term(2)})
+	g := b.m.View().Guests[100]
+	g.Beginning, g.Name = nil, "renamed"
+	b.must(ledger.SetGuest{Guest: g})
+	if diff := cmp.Diff(want, b.m.View().Guests[100].Beginning); diff != "" {
+		t.Errorf("what the term began from, after a retained term and an edit:\n%s", diff)
+	}
+}

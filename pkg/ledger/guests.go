@@ -2,6 +2,7 @@ package ledger
 
 import (
 	"fmt"
+	"maps"
 	"slices"
 
 	"github.com/tandemd/tandem/pkg/guest"
@@ -37,7 +38,7 @@ func (o AddGuest) apply(s *State, _ Command) error {
 	if err := checkVolumes(*s, g, owner); err != nil {
 		return err
 	}
-	g.Volumes = slices.Clone(g.Volumes)
+	g.Volumes, g.Beginning = slices.Clone(g.Volumes), nil
 	g.Term = guest.Term{N: s.LastTerm + 1, Generation: s.Generation}
 	s.putGuest(g)
 	return nil
@@ -60,8 +61,8 @@ func checkVolumes(s State, g guest.Guest, on Member) error {
 	return nil
 }
 
-// SetGuest replaces a guest's name, unit, configuration and volumes, unless the
-// guest is no longer what its author saw.
+// SetGuest replaces a guest's name, unit, configuration, volumes, boot and quiesce,
+// unless the guest is no longer what its author saw.
 type SetGuest struct {
 	Guest  guest.Guest `json:"guest"`
 	Digest string      `json:"digest"`
@@ -92,7 +93,7 @@ func (o SetGuest) apply(s *State, _ Command) error {
 			return fmt.Errorf("job %s: %w", j.ID, err)
 		}
 	}
-	g.Volumes = slices.Clone(g.Volumes)
+	g.Volumes, g.Beginning = slices.Clone(g.Volumes), old.Beginning
 	s.putGuest(g)
 	return nil
 }
@@ -133,6 +134,8 @@ type ChangeOwner struct {
 	Owner guest.NodeID `json:"owner"`
 	Term  guest.Term   `json:"term"`
 	To    guest.NodeID `json:"to"`
+	// Beginning is what the new owner's data begin from.
+	Beginning *guest.Beginning `json:"beginning,omitempty"`
 }
 
 func (ChangeOwner) kind() string { return "change_owner" }
@@ -152,6 +155,10 @@ func (o ChangeOwner) apply(s *State, _ Command) error {
 	if err := checkVolumes(*s, g, to); err != nil {
 		return err
 	}
+	begun, err := o.begun(g)
+	if err != nil {
+		return err
+	}
 	for _, j := range s.JobsOf(g.ID) {
 		switch {
 		case j.Target != o.To:
@@ -162,9 +169,28 @@ func (o ChangeOwner) apply(s *State, _ Command) error {
 			s.Jobs[j.ID] = j
 		}
 	}
-	g.Owner, g.Term = o.To, s.nextTerm(g)
+	g.Owner, g.Term, g.Beginning = o.To, s.nextTerm(g), begun
 	s.putGuest(g)
 	return nil
+}
+
+// begun is what the new term begins from: as the author says, with the owner and
+// term that it follows.
+func (o ChangeOwner) begun(g guest.Guest) (*guest.Beginning, error) {
+	if o.Beginning == nil {
+		return nil, nil //nolint:nilnil // Nothing is known of it, which is what nil means.
+	}
+	b := *o.Beginning
+	b.From, b.Term, b.GUIDs = g.Owner, g.Term, maps.Clone(b.GUIDs)
+	if err := b.Validate(); err != nil {
+		return nil, fmt.Errorf("guest %s: %w", g.ID, err)
+	}
+	for v := range b.GUIDs {
+		if !g.Has(v) {
+			return nil, fmt.Errorf("guest %s: its new term cannot begin from volume %s, which is not its own", g.ID, v)
+		}
+	}
+	return &b, nil
 }
 
 func (o ChangeOwner) what(s *State) string {

@@ -114,11 +114,22 @@ func (d drawer) guestOp() ledger.Op {
 		return ledger.RemoveGuest{ID: id, Digest: d.digest(d.s.Guests[id])}
 	case 6, 7, 8:
 		owner, term := d.held(id)
-		return ledger.ChangeOwner{ID: id, Owner: owner, Term: term, To: nodeID(d.number("to", 1, 5))}
+		return ledger.ChangeOwner{ID: id, Owner: owner, Term: term, To: nodeID(d.number("to", 1, 5)), Beginning: d.beginning(id)}
 	default:
 		owner, term := d.held(id)
 		return ledger.Retain{ID: id, Owner: owner, Term: term}
 	}
+}
+
+func (d drawer) beginning(id guest.ID) *guest.Beginning {
+	if d.often("unknown beginning") {
+		return nil
+	}
+	b := guest.Beginning{How: guest.ByMigration, Point: "p", GUIDs: map[guest.Volume]uint64{}}
+	for _, v := range d.s.Guests[id].Volumes {
+		b.GUIDs[v] = uint64(d.number("guid", 0, 9)) //nolint:gosec // Small and not negative.
+	}
+	return &b
 }
 
 func (d drawer) jobOp() ledger.Op {
