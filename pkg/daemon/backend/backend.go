@@ -23,6 +23,7 @@ import (
 	"github.com/tandemd/tandem/pkg/history"
 	"github.com/tandemd/tandem/pkg/ledger"
 	"github.com/tandemd/tandem/pkg/member"
+	"github.com/tandemd/tandem/pkg/move/migrate"
 	"github.com/tandemd/tandem/pkg/node"
 	"github.com/tandemd/tandem/pkg/replicate"
 	"github.com/tandemd/tandem/pkg/replicate/aside"
@@ -77,6 +78,9 @@ type Cluster struct {
 	Unread  func(id guest.ID)
 	Aside   *aside.Keeper
 	Members Members
+	// Mover moves guests away from this node, Recoverer tells what it has of others'.
+	Mover     *migrate.Mover
+	Recoverer Recoverer
 	// Propose carries a command to the ledger and has the book learn of it.
 	Propose func(ctx context.Context, by string, op ledger.Op) error
 	// History is the ledger's last changes, oldest first.
