@@ -122,6 +122,8 @@ type Guest struct {
 	Owner   guest.NodeName `json:"owner"`
 	Term    string         `json:"term"`
 	Digest  string         `json:"digest"`
+	// Run is how its unit fares; nil: it has none.
+	Run *GuestRun `json:"run,omitempty"`
 	GuestDetail
 }
 
@@ -269,6 +271,8 @@ type AddGuestRequest struct {
 	Node guest.NodeName `json:"node,omitempty"`
 	// Config is the content of its configuration file.
 	Config string `json:"config,omitempty"`
+	// Boot is whether its owner starts it after a boot.
+	Boot guest.Boot `json:"boot,omitzero"`
 	// Force adds it while the cluster runs on forced quorum.
 	Force bool `json:"force,omitempty"`
 }
@@ -340,6 +344,8 @@ type Error struct {
 	Code    Code   `json:"code"`
 	Message string `json:"message"`
 	Hint    string `json:"hint,omitempty"`
+	// Absent says that there is no daemon at all; it is the client's word.
+	Absent bool `json:"-"`
 }
 
 // Error is the message, without the hint.

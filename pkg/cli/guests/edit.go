@@ -50,6 +50,7 @@ type setFlags struct {
 	name, unit, config, digest string
 	add, remove                []string
 	deleteData                 bool
+	boot                       guest.Boot
 }
 
 func (a verbs) setCmd() *cobra.Command {
@@ -76,6 +77,9 @@ both, unless somebody made snapshots of them or uses them.
 			if err != nil {
 				return err
 			}
+			if err := a.setBoot(cmd, &r, in.boot); err != nil {
+				return err
+			}
 			g, err := a.Client().SetGuest(cmd.Context(), r)
 			if err != nil {
 				return err
@@ -96,6 +100,7 @@ both, unless somebody made snapshots of them or uses them.
 	f.StringSliceVar(&in.remove, "remove-volume", nil, "`STORAGE:NAME` of a volume to remove; once for each")
 	f.BoolVar(&in.deleteData, "delete-data", false, "destroy the removed volumes and their replicas")
 	f.StringVar(&in.digest, "digest", "", "refuse unless the guest still has this `digest`")
+	addBoot(cmd, &in.boot)
 	return cmd
 }
 
@@ -109,12 +114,33 @@ func left(traces []api.Trace) error {
 	return nil
 }
 
+// setBoot puts what was given of a guest's Boot over what it has.
+func (a verbs) setBoot(cmd *cobra.Command, r *api.SetGuestRequest, given guest.Boot) error {
+	changed := bootChanged(cmd)
+	if changed == (bootFlags{}) {
+		return nil
+	}
+	g, err := a.Client().Guest(cmd.Context(), r.ID)
+	if err != nil {
+		return err
+	}
+	boot := changed.over(g.Boot, given)
+	if err := boot.Validate(); err != nil {
+		return frame.Invalid(fmt.Errorf("guest %s: %w", r.ID, err))
+	}
+	r.Boot = &boot
+	if r.Digest == "" {
+		r.Digest = g.Digest
+	}
+	return nil
+}
+
 func (a verbs) setRequest(cmd *cobra.Command, id string, in setFlags) (r api.SetGuestRequest, err error) {
 	if r.ID, err = guest.ParseID(id); err != nil {
 		return r, frame.Invalid(err)
 	}
 	changes := 0
-	for _, name := range []string{"name", "unit", "config", "add-volume", "remove-volume"} {
+	for _, name := range []string{"name", "unit", "config", "add-volume", "remove-volume", "onboot", "boot-order", "boot-delay"} {
 		if cmd.Flags().Changed(name) {
 			changes++
 		}

@@ -32,6 +32,7 @@ one node, its owner, whose data is the truth; jobs replicate it to others.`,
 		RunE: frame.Help,
 	}
 	cmd.AddCommand(a.addCmd(), a.listCmd(), a.showCmd(), a.setCmd(), a.removeCmd(), a.discoverCmd())
+	cmd.AddCommand(a.statusCmd(), a.startCmd(), a.stopCmd(), a.mayStartCmd())
 	return cmd
 }
 
@@ -52,6 +53,7 @@ type guestFlags struct {
 	kind, name, unit, node, config string
 	volumes                        []string
 	force                          bool
+	boot                           guest.Boot
 }
 
 func (a verbs) addCmd() *cobra.Command {
@@ -99,6 +101,7 @@ Tandem's own ZFS properties. The file of --config moves with the guest.
 	f.StringVar(&in.config, "config", "", "its configuration `file`; - is the standard input")
 	f.BoolVar(&in.force, "force", false, "add it even while the cluster runs on forced quorum")
 	f.StringVar(&in.node, "node", "", "`name` of its owner (this node unless given)")
+	addBoot(cmd, &in.boot)
 	frame.Must(cmd.RegisterFlagCompletionFunc("type", cobra.FixedCompletions([]string{"vm", "ct"}, cobra.ShellCompDirectiveNoFileComp)))
 	frame.Must(cmd.RegisterFlagCompletionFunc("node", a.CompleteNodes))
 	return cmd
@@ -114,7 +117,7 @@ func (in guestFlags) request(id string) (r api.AddGuestRequest, err error) {
 	if in.name == "" {
 		return r, fmt.Errorf("guest %s: --name is missing", id)
 	}
-	r.Type, r.Name, r.Unit, r.Force = guest.Type(in.kind), in.name, in.unit, in.force
+	r.Type, r.Name, r.Unit, r.Force, r.Boot = guest.Type(in.kind), in.name, in.unit, in.force, in.boot
 	if r.Volumes, err = volumes(in.volumes); err != nil {
 		return r, err
 	}
@@ -123,7 +126,7 @@ func (in guestFlags) request(id string) (r api.AddGuestRequest, err error) {
 			return r, err
 		}
 	}
-	g := guest.Guest{ID: r.ID, Type: r.Type, Name: r.Name, Unit: r.Unit, Volumes: r.Volumes, Owner: frame.AnyNode}
+	g := guest.Guest{ID: r.ID, Type: r.Type, Name: r.Name, Unit: r.Unit, Volumes: r.Volumes, Boot: r.Boot, Owner: frame.AnyNode}
 	return r, g.Validate()
 }
 

@@ -76,6 +76,9 @@ type Cluster struct {
 	// Unread ends what is read of a guest's volumes on this node.
 	Unread  func(id guest.ID)
 	Aside   *aside.Keeper
+	Keeper  Keeper
+	// Runs tells how the units of all guests fare.
+	Runs    func() map[guest.ID]api.GuestRun
 	Members Members
 	// Propose carries a command to the ledger and has the book learn of it.
 	Propose func(ctx context.Context, by string, op ledger.Op) error

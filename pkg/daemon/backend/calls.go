@@ -58,4 +58,5 @@ func (b *Backend) Handle(mux *http.ServeMux) {
 	b.handleRuns(mux)
 	b.handleForesee(mux)
 	b.handleVerify(mux)
+	b.handleKeeper(mux)
 }

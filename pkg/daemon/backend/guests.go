@@ -13,13 +13,18 @@ import (
 
 // Guests is all guests, by ID.
 func (b *Backend) Guests(context.Context) ([]api.Guest, error) {
-	if _, err := b.cluster(); err != nil {
+	c, err := b.cluster()
+	if err != nil {
 		return nil, err
 	}
-	s := b.Book.Current()
+	s, runs := b.Book.Current(), c.Runs()
 	out := []api.Guest{}
 	for _, g := range s.GuestList() {
-		out = append(out, guestOf(s, g))
+		one := guestOf(s, g)
+		if run, ok := runs[g.ID]; ok {
+			one.Run = &run
+		}
+		out = append(out, one)
 	}
 	return out, nil
 }
@@ -53,7 +58,12 @@ func (b *Backend) Guest(_ context.Context, id guest.ID) (api.Guest, error) {
 		return api.Guest{}, err
 	}
 	out := guestOf(s, g)
-	out.Config = g.Config
+	out.Config, out.Boot = g.Config, g.Boot
+	if c := b.Running(); c != nil {
+		if run, ok := c.Runs()[id]; ok {
+			out.Run = &run
+		}
+	}
 	for _, j := range s.JobsOf(id) {
 		out.Jobs = append(out.Jobs, j.ID)
 	}
@@ -73,7 +83,7 @@ func (b *Backend) AddGuest(ctx context.Context, r api.AddGuestRequest) (api.Gues
 	if err != nil {
 		return api.Guest{}, err
 	}
-	g := guest.Guest{ID: r.ID, Type: r.Type, Name: r.Name, Volumes: r.Volumes, Unit: r.Unit, Config: r.Config, Owner: owner.ID}
+	g := guest.Guest{ID: r.ID, Type: r.Type, Name: r.Name, Volumes: r.Volumes, Unit: r.Unit, Config: r.Config, Boot: r.Boot, Owner: owner.ID}
 	if err := g.Validate(); err != nil {
 		return api.Guest{}, invalid("%v", err)
 	}
@@ -159,6 +169,9 @@ func changed(g guest.Guest, r api.SetGuestRequest) (guest.Guest, error) {
 	}
 	if r.Config != nil {
 		g.Config = *r.Config
+	}
+	if r.Boot != nil {
+		g.Boot = *r.Boot
 	}
 	g.Volumes = slices.Clone(g.Volumes)
 	for _, v := range r.RemoveVolumes {
