@@ -37,7 +37,13 @@ type SetGuestRequest struct {
 	// Unit may be empty: no unit.
 	Unit *string `json:"unit,omitempty"`
 	// Config is the content of its configuration file; empty: none.
-	Config        *string        `json:"config,omitempty"`
+	Config *string `json:"config,omitempty"`
+	// OnBoot, BootOrder and BootDelay are those of guest.Boot.
+	OnBoot    *bool `json:"on_boot,omitempty"`
+	BootOrder *int  `json:"boot_order,omitempty"`
+	BootDelay *int  `json:"boot_delay,omitempty"`
+	// Quiesce may be empty: not at all.
+	Quiesce       *guest.Quiesce `json:"quiesce,omitempty"`
 	AddVolumes    []guest.Volume `json:"add_volumes,omitempty"`
 	RemoveVolumes []guest.Volume `json:"remove_volumes,omitempty"`
 	// DeleteData destroys the removed volumes, and their replicas.

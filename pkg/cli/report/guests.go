@@ -1,6 +1,7 @@
 package report
 
 import (
+	"cmp"
 	"fmt"
 	"strings"
 
@@ -48,6 +49,8 @@ func (p Printer) Guest(g api.Guest) []string {
 		{"term", orDash(g.Term)},
 		{"unit", orDash(g.Unit)},
 		{"config", config},
+		{"onboot", onBoot(g.Boot)},
+		{"quiesce", cmp.Or(string(g.Quiesce), "off")},
 	}
 	for i, v := range g.Volumes {
 		label := ""
@@ -58,6 +61,21 @@ func (p Printer) Guest(g api.Guest) []string {
 	}
 	rows = append(rows, []string{"jobs", orDash(strings.Join(jobs, " "))}, []string{"digest", g.Digest})
 	return columns(2, rows)
+}
+
+// onBoot is whether and when a guest is started by itself.
+func onBoot(b guest.Boot) string {
+	text := "off"
+	if b.On {
+		text = "on"
+	}
+	if b.Order != 0 {
+		text += fmt.Sprintf(", order %d", b.Order)
+	}
+	if b.Delay != 0 {
+		text += fmt.Sprintf(", the next ones %d s later", b.Delay)
+	}
+	return text
 }
 
 // Traces tells what became of datasets that Tandem no longer takes care of.
