@@ -26,8 +26,6 @@ type GuestDetail struct {
 	// Config is the content of its configuration file.
 	Config string        `json:"config,omitempty"`
 	Jobs   []guest.JobID `json:"jobs,omitempty"`
-	// Boot is whether its owner starts it after a boot.
-	Boot guest.Boot `json:"boot,omitzero"`
 	// Traces are what a change did with datasets, Warnings what it could not check.
 	Traces   []Trace  `json:"traces,omitempty"`
 	Warnings []string `json:"warnings,omitempty"`
@@ -40,8 +38,13 @@ type SetGuestRequest struct {
 	// Unit may be empty: no unit.
 	Unit *string `json:"unit,omitempty"`
 	// Config is the content of its configuration file; empty: none.
-	Config        *string        `json:"config,omitempty"`
-	Boot          *guest.Boot    `json:"boot,omitempty"`
+	Config *string `json:"config,omitempty"`
+	// OnBoot, BootOrder and BootDelay are those of guest.Boot.
+	OnBoot    *bool `json:"on_boot,omitempty"`
+	BootOrder *int  `json:"boot_order,omitempty"`
+	BootDelay *int  `json:"boot_delay,omitempty"`
+	// Quiesce may be empty: not at all.
+	Quiesce       *guest.Quiesce `json:"quiesce,omitempty"`
 	AddVolumes    []guest.Volume `json:"add_volumes,omitempty"`
 	RemoveVolumes []guest.Volume `json:"remove_volumes,omitempty"`
 	// DeleteData destroys the removed volumes, and their replicas.

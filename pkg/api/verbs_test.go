@@ -150,12 +150,12 @@ func clusterMethods(cluster api.Cluster) []method {
 func guestMethods(g api.Guest) []method {
 	volume := guest.Volume{Storage: "local-zfs", Name: "vm-100-disk-0"}
 	g.GuestDetail = api.GuestDetail{
-		Config: "a=1\n", Boot: guest.Boot{On: true, Order: 3, Delay: 7}, Jobs: []guest.JobID{{Guest: 100}}, Warnings: []string{"w"},
+		Config: "a=1\n", Jobs: []guest.JobID{{Guest: 100}}, Warnings: []string{"w"},
 		Traces: []api.Trace{{Node: "n1", Volume: volume, Dataset: "tank/x", Fate: api.FateLeft, Reason: "r"}},
 	}
 	g.Run = &api.GuestRun{State: api.GuestRunning, Since: time.Date(2026, 11, 22, 20, 41, 0, 0, time.UTC), On: []guest.NodeName{"n1"}}
 	set := api.SetGuestRequest{
-		Boot: &guest.Boot{On: true}, ID: 100, Name: new("web"), Unit: new(""), Config: new("a=1"), AddVolumes: []guest.Volume{volume},
+		ID: 100, Name: new("web"), Unit: new(""), Config: new("a=1"), AddVolumes: []guest.Volume{volume},
 		RemoveVolumes: []guest.Volume{volume}, DeleteData: true, Digest: "d",
 	}
 	remove := api.RemoveGuestRequest{ID: 100, DeleteData: true, Digest: "d"}

@@ -124,6 +124,7 @@ func (c *cluster) build(known *ledger.State) error {
 		Node: d.id.Node, Name: d.conf.NodeName, Storages: d.conf.Storages, ZFS: d.zfs,
 		Ledger: view{c}, Store: facts{d.state, d.troubles}, LockDir: d.state.path("locks"), Now: d.now,
 		Locks: local.NewLocks(d.state.path("locks")), Together: local.NewTogether(d.zfs), Pins: local.NewPins(),
+		Quiescer: d.quiescer,
 	}
 	if c.source, err = replicate.NewSource(opts, link{d.peer, d.rate}); err != nil {
 		return err
@@ -158,7 +159,7 @@ func (c *cluster) build(known *ledger.State) error {
 		Self: d.id.Node, Name: d.conf.NodeName, Storages: d.storages, Book: d.book,
 		Cons: c.cons, Gossip: c.gossip, Node: c.node, Target: c.target, Ask: c.askReport,
 		Standing: c.standing, Plan: c.source.Preview, Spread: func() time.Duration { return time.Duration(d.limits.Load().StartSpread) },
-		Now: d.now, Troubles: func() []string { return slices.Concat(d.pools.list(), d.troubles.list(), c.keeper.Troubles()) }, Verified: c.verified,
+		Now: d.now, Troubles: func() []string { return slices.Concat(d.pools.list(), d.troubles.list(), d.standing.list(), c.keeper.Troubles()) }, Verified: c.verified,
 		Aside: c.diverged,
 	}
 	return nil

@@ -181,33 +181,3 @@ where. Exit code 1 where one runs where it should not, or has failed.
 func amiss(g api.Guest) bool {
 	return g.Run.State == api.GuestFailed || slices.ContainsFunc(g.Run.On, func(n guest.NodeName) bool { return n != g.Owner })
 }
-
-// bootFlags are when a guest is started by itself.
-type bootFlags struct{ on, order, delay bool }
-
-// addBoot adds the flags of a guest's Boot.
-func addBoot(cmd *cobra.Command, b *guest.Boot) {
-	f := cmd.Flags()
-	f.BoolVar(&b.On, "onboot", false, "have its owner start it after a boot")
-	f.IntVar(&b.Order, "boot-order", 0, "its `place` in the row at boot: smaller ones first, 0 after all others")
-	f.IntVar(&b.Delay, "boot-delay", 0, "`seconds` to wait after its start before the next place starts")
-}
-
-// bootChanged says which of them were given.
-func bootChanged(cmd *cobra.Command) bootFlags {
-	return bootFlags{cmd.Flags().Changed("onboot"), cmd.Flags().Changed("boot-order"), cmd.Flags().Changed("boot-delay")}
-}
-
-// over puts what was given over what is.
-func (c bootFlags) over(is, given guest.Boot) guest.Boot {
-	if c.on {
-		is.On = given.On
-	}
-	if c.order {
-		is.Order = given.Order
-	}
-	if c.delay {
-		is.Delay = given.Delay
-	}
-	return is
-}

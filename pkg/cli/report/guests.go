@@ -1,6 +1,7 @@
 package report
 
 import (
+	"cmp"
 	"fmt"
 	"strings"
 
@@ -81,21 +82,6 @@ func (p Printer) runText(g api.Guest) string {
 	return text
 }
 
-// bootText is whether a guest is started after a boot.
-func bootText(b guest.Boot) string {
-	if !b.On {
-		return "no"
-	}
-	text := "yes"
-	if b.Order != 0 {
-		text += fmt.Sprintf(", place %d", b.Order)
-	}
-	if b.Delay != 0 {
-		text += fmt.Sprintf(", %d s before the next", b.Delay)
-	}
-	return text
-}
-
 func volumeList(volumes []guest.Volume) string {
 	var out []string
 	for _, v := range volumes {
@@ -122,8 +108,9 @@ func (p Printer) Guest(g api.Guest) []string {
 		{"term", orDash(g.Term)},
 		{"unit", orDash(g.Unit)},
 		{"state", p.runText(g)},
-		{"onboot", bootText(g.Boot)},
 		{"config", config},
+		{"onboot", onBoot(g.Boot)},
+		{"quiesce", cmp.Or(string(g.Quiesce), "off")},
 	}
 	for i, v := range g.Volumes {
 		label := ""
@@ -134,6 +121,21 @@ func (p Printer) Guest(g api.Guest) []string {
 	}
 	rows = append(rows, []string{"jobs", orDash(strings.Join(jobs, " "))}, []string{"digest", g.Digest})
 	return columns(2, rows)
+}
+
+// onBoot is whether and when a guest is started by itself.
+func onBoot(b guest.Boot) string {
+	text := "off"
+	if b.On {
+		text = "on"
+	}
+	if b.Order != 0 {
+		text += fmt.Sprintf(", order %d", b.Order)
+	}
+	if b.Delay != 0 {
+		text += fmt.Sprintf(", the next ones %d s later", b.Delay)
+	}
+	return text
 }
 
 // Traces tells what became of datasets that Tandem no longer takes care of.

@@ -31,7 +31,7 @@ func (b *Backend) Guests(context.Context) ([]api.Guest, error) {
 
 func guestOf(s *ledger.State, g guest.Guest) api.Guest {
 	return api.Guest{
-		ID: g.ID, Type: g.Type, Name: g.Name, Volumes: g.Volumes, Unit: g.Unit,
+		ID: g.ID, Type: g.Type, Name: g.Name, Volumes: g.Volumes, Unit: g.Unit, Boot: g.Boot, Quiesce: g.Quiesce,
 		Owner: guest.NodeName(s.NameOf(g.Owner)), Term: g.Term.String(), Digest: ledger.Digest(g),
 	}
 }
@@ -58,7 +58,7 @@ func (b *Backend) Guest(_ context.Context, id guest.ID) (api.Guest, error) {
 		return api.Guest{}, err
 	}
 	out := guestOf(s, g)
-	out.Config, out.Boot = g.Config, g.Boot
+	out.Config = g.Config
 	if c := b.Running(); c != nil {
 		if run, ok := c.Runs()[id]; ok {
 			out.Run = &run
@@ -83,7 +83,10 @@ func (b *Backend) AddGuest(ctx context.Context, r api.AddGuestRequest) (api.Gues
 	if err != nil {
 		return api.Guest{}, err
 	}
-	g := guest.Guest{ID: r.ID, Type: r.Type, Name: r.Name, Volumes: r.Volumes, Unit: r.Unit, Config: r.Config, Boot: r.Boot, Owner: owner.ID}
+	g := guest.Guest{
+		ID: r.ID, Type: r.Type, Name: r.Name, Volumes: r.Volumes, Unit: r.Unit, Config: r.Config, Boot: r.Boot, Quiesce: r.Quiesce,
+		Owner: owner.ID,
+	}
 	if err := g.Validate(); err != nil {
 		return api.Guest{}, invalid("%v", err)
 	}
@@ -170,8 +173,17 @@ func changed(g guest.Guest, r api.SetGuestRequest) (guest.Guest, error) {
 	if r.Config != nil {
 		g.Config = *r.Config
 	}
-	if r.Boot != nil {
-		g.Boot = *r.Boot
+	if r.OnBoot != nil {
+		g.Boot.On = *r.OnBoot
+	}
+	if r.BootOrder != nil {
+		g.Boot.Order = *r.BootOrder
+	}
+	if r.BootDelay != nil {
+		g.Boot.Delay = *r.BootDelay
+	}
+	if r.Quiesce != nil {
+		g.Quiesce = *r.Quiesce
 	}
 	g.Volumes = slices.Clone(g.Volumes)
 	for _, v := range r.RemoveVolumes {

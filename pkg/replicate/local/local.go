@@ -72,6 +72,14 @@ type Streamer interface {
 	AbortReceive(ctx context.Context, dataset string) error
 }
 
+// Quiescer has a running guest stand still while a point of it is taken.
+type Quiescer interface {
+	// Quiesce never fails: where it cannot, the guest is Crash-consistent and the warning
+	// says why. Thaw must be called, once; its error says that the guest did not stand
+	// still until then, or still does.
+	Quiesce(ctx context.Context, g guest.Guest) (how guest.Consistency, thaw func() error, warning string)
+}
+
 // Ledger is the node's copy of the agreed state.
 type Ledger interface {
 	View() *ledger.State
@@ -103,7 +111,9 @@ type Options struct {
 	// Pins are snapshots that are being read; who reads must share them with the
 	// source. Default: none.
 	Pins *Pins
-	Now  func() time.Time
+	// Quiescer is for guests that ask for it; nil: their points are as after a power cut.
+	Quiescer Quiescer
+	Now      func() time.Time
 	// Quorate is how long this node has been quorate in all, as far as it knows; it
 	// may begin anew. Default: as if it had always been.
 	Quorate func() time.Duration
