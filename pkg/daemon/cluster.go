@@ -17,6 +17,7 @@ import (
 	"github.com/tandemd/tandem/pkg/daemon/overview"
 	"github.com/tandemd/tandem/pkg/gossip"
 	"github.com/tandemd/tandem/pkg/guest"
+	"github.com/tandemd/tandem/pkg/keeper"
 	"github.com/tandemd/tandem/pkg/ledger"
 	"github.com/tandemd/tandem/pkg/member"
 	"github.com/tandemd/tandem/pkg/node"
@@ -45,6 +46,8 @@ type cluster struct {
 	verification verification
 	diverged     *aside.Keeper
 	quorate      *quorateTime
+	// keeper starts and fences what runs on this node.
+	keeper *keeper.Keeper
 	steward      *member.Steward
 	// convener meets other generations, gate holds raft back at the start, memory is
 	// what was heard of other nodes.
@@ -121,6 +124,7 @@ func (c *cluster) build(known *ledger.State) error {
 		Node: d.id.Node, Name: d.conf.NodeName, Storages: d.conf.Storages, ZFS: d.zfs,
 		Ledger: view{c}, Store: facts{d.state, d.troubles}, LockDir: d.state.path("locks"), Now: d.now,
 		Locks: local.NewLocks(d.state.path("locks")), Together: local.NewTogether(d.zfs), Pins: local.NewPins(),
+		Quiescer: d.quiescer,
 	}
 	if c.source, err = replicate.NewSource(opts, link{d.peer, d.rate}); err != nil {
 		return err
@@ -155,7 +159,7 @@ func (c *cluster) build(known *ledger.State) error {
 		Self: d.id.Node, Name: d.conf.NodeName, Storages: d.storages, Book: d.book,
 		Cons: c.cons, Gossip: c.gossip, Node: c.node, Target: c.target, Ask: c.askReport,
 		Standing: c.standing, Plan: c.source.Preview, Spread: func() time.Duration { return time.Duration(d.limits.Load().StartSpread) },
-		Now: d.now, Troubles: func() []string { return slices.Concat(d.pools.list(), d.troubles.list()) }, Verified: c.verified,
+		Now: d.now, Troubles: func() []string { return slices.Concat(d.pools.list(), d.troubles.list(), d.standing.list(), c.keeper.Troubles()) }, Verified: c.verified,
 		Aside: c.diverged,
 	}
 	return nil
@@ -187,6 +191,7 @@ func (c *cluster) run() {
 		c.lookForLeftovers(ctx)
 	})
 	c.wg.Go(func() { c.quorate.run(ctx) })
+	c.wg.Go(func() { c.keeper.Run(ctx) })
 	c.wg.Go(func() {
 		if !c.admitted.Load() {
 			c.admit(ctx)
@@ -245,6 +250,8 @@ func (c *cluster) follow(ctx context.Context) {
 		case <-c.cons.Changed():
 		case <-c.d.book.Changed():
 		case <-c.gossip.Changed():
+		case <-c.keeper.Changed():
+			c.announce(c.acted)
 		}
 	}
 }
@@ -272,6 +279,7 @@ func (c *cluster) learnt(ctx context.Context, s *ledger.State) {
 	}
 	c.target.EndStale()
 	c.forget(s)
+	c.keeper.Learn()
 	c.announce(s)
 	c.node.Ledger(ctx, s)
 }
@@ -309,9 +317,9 @@ func (c *cluster) save() {
 	}
 }
 
-// announce gossips which guests this node owns.
+// announce gossips which guests this node owns, and what runs here.
 func (c *cluster) announce(s *ledger.State) {
-	now := node.Announcement(s, c.d.id.Node)
+	now := c.aloud(s)
 	for key, value := range now {
 		if old, ok := c.announced[key]; ok && bytes.Equal(old, value) {
 			continue

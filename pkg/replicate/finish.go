@@ -62,7 +62,9 @@ func (r *run) commit(ctx context.Context, p plan.Plan, point string) error {
 			after[v.Volume] = h
 		}
 	}
-	r.note(func() { r.result.Point, r.result.Taken = point, time.Unix(taken.Taken, 0) })
+	r.note(func() {
+		r.result.Point, r.result.Taken, r.result.Consistency = point, time.Unix(taken.Taken, 0), taken.Consistency
+	})
 	return r.s.bases.put(r.guest, r.job.Target, after)
 }
 

@@ -42,7 +42,11 @@ func (r *run) take(ctx context.Context) (string, error) {
 	name := next.String()
 	change := r.destroying(r.spare())
 	change.Take, change.Props = name, map[string]string{zfs.PropPoint: property}
-	done, err := r.s.o.Together.Change(ctx, change)
+	carryOut := r.s.o.Together.Change
+	if r.guest.Quiesce != "" && r.s.o.Quiescer != nil {
+		carryOut = r.quiet
+	}
+	done, err := carryOut(ctx, change)
 	if err = cmp.Or(err, done.Err); err != nil {
 		return "", fault.Wrap(err, "snapshot guest %s", r.guest.ID)
 	}

@@ -116,9 +116,11 @@ type Result struct {
 	Base  string `json:"base,omitempty"`
 	Point string `json:"point"`
 	// Taken is when the point was taken, by this node's clock.
-	Taken    time.Time      `json:"taken"`
-	Volumes  []VolumeResult `json:"volumes"`
-	Warnings []string       `json:"warnings,omitempty"`
+	Taken time.Time `json:"taken"`
+	// Consistency is how the point was taken.
+	Consistency guest.Consistency `json:"consistency,omitempty"`
+	Volumes     []VolumeResult    `json:"volumes"`
+	Warnings    []string          `json:"warnings,omitempty"`
 }
 
 // VolumeResult is a sync's part for one volume.

@@ -77,6 +77,9 @@ type Cluster struct {
 	// Unread ends what is read of a guest's volumes on this node.
 	Unread  func(id guest.ID)
 	Aside   *aside.Keeper
+	Keeper  Keeper
+	// Runs tells how the units of all guests fare.
+	Runs    func() map[guest.ID]api.GuestRun
 	Members Members
 	// Mover moves guests away from this node, Recoverer tells what it has of others'.
 	Mover     *migrate.Mover

@@ -59,4 +59,5 @@ func (b *Backend) Handle(mux *http.ServeMux) {
 	b.handleForesee(mux)
 	b.handleVerify(mux)
 	b.handleMove(mux)
+	b.handleKeeper(mux)
 }

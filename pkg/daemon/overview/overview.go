@@ -83,6 +83,8 @@ type Report struct {
 // Copy is how a target fares with a guest.
 type Copy struct {
 	Point string `json:"point,omitempty"`
+	// Consistency is the point's.
+	Consistency guest.Consistency `json:"consistency,omitempty"`
 	// Lag is in seconds, by the target's own clock; nil: it has no complete point, or
 	// its clock tells nothing about it.
 	Lag *float64 `json:"lag,omitempty"`
@@ -117,14 +119,14 @@ func (o *Overview) Report(ctx context.Context) Report {
 		}
 		now := o.Now()
 		if rep.Point.Arrived.After(now.Add(clockSlack)) {
-			r.Copies[rep.Guest] = Copy{Point: rep.Point.Name}
+			r.Copies[rep.Guest] = Copy{Point: rep.Point.Name, Consistency: rep.Point.Consistency}
 			r.Warnings = append(r.Warnings, fmt.Sprintf(
 				"node %s: the newest point of guest %s arrived on %s by its clock, which is now %s: the clock was set back, so the lag is not known until the next sync",
 				o.Name, rep.Guest, rep.Point.Arrived.UTC().Format(time.RFC3339), now.UTC().Format(time.RFC3339)))
 			continue
 		}
 		lag := rep.Point.Lag(now).Seconds()
-		r.Copies[rep.Guest] = Copy{Point: rep.Point.Name, Lag: &lag}
+		r.Copies[rep.Guest] = Copy{Point: rep.Point.Name, Consistency: rep.Point.Consistency, Lag: &lag}
 	}
 	r.Warnings = append(r.Warnings, o.setAside(ctx)...)
 	for _, t := range o.Troubles() {
@@ -315,7 +317,7 @@ func (o *Overview) merge(s *ledger.State, j guest.Job, all map[guest.NodeID]*Rep
 		return js
 	}
 	if cp, ok := r.Copies[j.ID.Guest]; ok {
-		js.Point, js.Lag = cp.Point, cp.Lag
+		js.Point, js.Consistency, js.Lag = cp.Point, cp.Consistency, cp.Lag
 	}
 	if sched, err := calendar.Parse(j.Schedule); err == nil && js.Lag != nil && js.Enabled {
 		lag := time.Duration(*js.Lag * float64(time.Second))
