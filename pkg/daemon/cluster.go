@@ -20,6 +20,7 @@ import (
 	"github.com/tandemd/tandem/pkg/keeper"
 	"github.com/tandemd/tandem/pkg/ledger"
 	"github.com/tandemd/tandem/pkg/member"
+	"github.com/tandemd/tandem/pkg/move/migrate"
 	"github.com/tandemd/tandem/pkg/node"
 	"github.com/tandemd/tandem/pkg/replicate"
 	"github.com/tandemd/tandem/pkg/replicate/aside"
@@ -48,6 +49,8 @@ type cluster struct {
 	quorate      *quorateTime
 	// keeper starts and fences what runs on this node.
 	keeper *keeper.Keeper
+	// mover moves guests away from this node.
+	mover   *migrate.Mover
 	steward      *member.Steward
 	// convener meets other generations, gate holds raft back at the start, memory is
 	// what was heard of other nodes.
@@ -144,6 +147,9 @@ func (c *cluster) build(known *ledger.State) error {
 	if c.diverged, err = aside.New(opts); err != nil {
 		return err
 	}
+	if c.mover, err = c.newMover(opts); err != nil {
+		return err
+	}
 	c.node = node.New(node.Options{
 		Self: d.id.Node, Name: d.conf.NodeName, Retries: d.conf.Retries(), Local: time.Local,
 		Limits: limitsOf(*d.limits.Load()),
@@ -160,7 +166,7 @@ func (c *cluster) build(known *ledger.State) error {
 		Cons: c.cons, Gossip: c.gossip, Node: c.node, Target: c.target, Ask: c.askReport,
 		Standing: c.standing, Plan: c.source.Preview, Spread: func() time.Duration { return time.Duration(d.limits.Load().StartSpread) },
 		Now: d.now, Troubles: func() []string { return slices.Concat(d.pools.list(), d.troubles.list(), d.standing.list(), c.keeper.Troubles()) }, Verified: c.verified,
-		Aside: c.diverged,
+		Aside: c.diverged, Moving: c.moving,
 	}
 	return nil
 }
@@ -192,6 +198,7 @@ func (c *cluster) run() {
 	})
 	c.wg.Go(func() { c.quorate.run(ctx) })
 	c.wg.Go(func() { c.keeper.Run(ctx) })
+	c.wg.Go(func() { c.mover.Run(ctx) })
 	c.wg.Go(func() {
 		if !c.admitted.Load() {
 			c.admit(ctx)

@@ -20,6 +20,7 @@ import (
 	"github.com/tandemd/tandem/pkg/consensus"
 	"github.com/tandemd/tandem/pkg/daemon"
 	"github.com/tandemd/tandem/pkg/guest"
+	"github.com/tandemd/tandem/pkg/unit/unittest"
 	"github.com/tandemd/tandem/pkg/zfs/zfstest"
 )
 
@@ -35,6 +36,8 @@ type machine struct {
 
 	daemon *daemon.Daemon
 	timing consensus.Timing
+	// units are the machine's, whatever happens to its daemon.
+	units *unittest.Manager
 	// log takes what the daemon logs, and now is its clock; nil for the usual ones.
 	log *zap.Logger
 	now func() time.Time
@@ -67,7 +70,7 @@ func (m *machine) configure(name string, changes ...func(*config.Config)) {
 // stoppedMachine is a machine whose daemon was never started.
 func stoppedMachine(tb testing.TB, name string, changes ...func(*config.Config)) *machine {
 	tb.Helper()
-	m := &machine{t: tb, conf: config.Default(), pool: zfstest.New(zfstest.Options{Node: name}), timing: consensus.Timing{Heartbeat: time.Second}}
+	m := &machine{t: tb, conf: config.Default(), pool: zfstest.New(zfstest.Options{Node: name}), timing: consensus.Timing{Heartbeat: time.Second}, units: unittest.New()}
 	m.configure(name, changes...)
 	m.stop = func() {}
 	return m
@@ -112,7 +115,7 @@ func (m *machine) tryStart() error {
 		log = m.log
 	}
 	d, err := daemon.New(daemon.Options{
-		Config: m.conf, Version: "test", Logger: log, ZFS: m.pool, Timing: m.timing, Now: m.now,
+		Config: m.conf, Version: "test", Logger: log, ZFS: m.pool, Units: m.units, Timing: m.timing, Now: m.now,
 	})
 	if err != nil {
 		return err

@@ -164,6 +164,9 @@ func (m *Mover) load(ctx context.Context, id guest.ID) error {
 			return fmt.Errorf("hold guest %s, whose migration is in doubt: %w", id, perr)
 		}
 		x.resume = resume
+		if x.unlock, perr = m.lock(ctx, id); perr != nil {
+			return fmt.Errorf("hold guest %s, whose migration is in doubt: %w", id, perr)
+		}
 	}
 	m.moves[id] = x
 	return nil
