@@ -20,6 +20,8 @@ import (
 	"github.com/tandemd/tandem/pkg/keeper"
 	"github.com/tandemd/tandem/pkg/ledger"
 	"github.com/tandemd/tandem/pkg/member"
+	"github.com/tandemd/tandem/pkg/move/promote"
+	"github.com/tandemd/tandem/pkg/move/retire"
 	"github.com/tandemd/tandem/pkg/node"
 	"github.com/tandemd/tandem/pkg/replicate"
 	"github.com/tandemd/tandem/pkg/replicate/aside"
@@ -46,8 +48,11 @@ type cluster struct {
 	verification verification
 	diverged     *aside.Keeper
 	quorate      *quorateTime
-	// keeper starts and fences what runs on this node.
-	keeper *keeper.Keeper
+	// keeper starts and fences what runs on this node; promoter and retirer make its
+	// volumes the owner's, and take them out of use.
+	keeper   *keeper.Keeper
+	promoter *promote.Promoter
+	retirer  *retire.Retirer
 	steward      *member.Steward
 	// convener meets other generations, gate holds raft back at the start, memory is
 	// what was heard of other nodes.
@@ -142,6 +147,9 @@ func (c *cluster) build(known *ledger.State) error {
 		return err
 	}
 	if c.diverged, err = aside.New(opts); err != nil {
+		return err
+	}
+	if c.keeper, err = c.newKeeper(opts); err != nil {
 		return err
 	}
 	c.node = node.New(node.Options{
