@@ -26,6 +26,8 @@ type GuestDetail struct {
 	// Config is the content of its configuration file.
 	Config string        `json:"config,omitempty"`
 	Jobs   []guest.JobID `json:"jobs,omitempty"`
+	// Migration is the one that goes on, or the last that its owner knows of.
+	Migration *Migration `json:"migration,omitempty"`
 	// Traces are what a change did with datasets, Warnings what it could not check.
 	Traces   []Trace  `json:"traces,omitempty"`
 	Warnings []string `json:"warnings,omitempty"`

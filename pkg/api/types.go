@@ -44,6 +44,7 @@ type Backend interface {
 	GuestBackend
 	VerifyBackend
 	DivergedBackend
+	MoveBackend
 }
 
 // Filter limits what Status tells; zero fields limit nothing.
@@ -59,6 +60,8 @@ type Status struct {
 	Time    time.Time      `json:"time"`
 	Cluster Cluster        `json:"cluster"`
 	Jobs    []JobStatus    `json:"jobs"`
+	// Migrations are those that go on.
+	Migrations []Migration `json:"migrations,omitempty"`
 	// Silent are the members that did not answer; what they alone know is missing.
 	Silent []guest.NodeName `json:"silent"`
 	// Warnings are whole sentences for the operator: disagreements, broken

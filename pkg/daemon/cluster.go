@@ -20,6 +20,7 @@ import (
 	"github.com/tandemd/tandem/pkg/keeper"
 	"github.com/tandemd/tandem/pkg/ledger"
 	"github.com/tandemd/tandem/pkg/member"
+	"github.com/tandemd/tandem/pkg/move/migrate"
 	"github.com/tandemd/tandem/pkg/move/promote"
 	"github.com/tandemd/tandem/pkg/move/retire"
 	"github.com/tandemd/tandem/pkg/node"
@@ -49,10 +50,11 @@ type cluster struct {
 	diverged     *aside.Keeper
 	quorate      *quorateTime
 	// keeper starts and fences what runs on this node; promoter and retirer make its
-	// volumes the owner's, and take them out of use.
+	// volumes the owner's, and take them out of use; mover moves guests away.
 	keeper   *keeper.Keeper
 	promoter *promote.Promoter
 	retirer  *retire.Retirer
+	mover    *migrate.Mover
 	steward      *member.Steward
 	// convener meets other generations, gate holds raft back at the start, memory is
 	// what was heard of other nodes.
@@ -152,6 +154,9 @@ func (c *cluster) build(known *ledger.State) error {
 	if c.keeper, err = c.newKeeper(opts); err != nil {
 		return err
 	}
+	if c.mover, err = c.newMover(opts); err != nil {
+		return err
+	}
 	c.node = node.New(node.Options{
 		Self: d.id.Node, Name: d.conf.NodeName, Retries: d.conf.Retries(), Local: time.Local,
 		Limits: limitsOf(*d.limits.Load()),
@@ -168,7 +173,7 @@ func (c *cluster) build(known *ledger.State) error {
 		Cons: c.cons, Gossip: c.gossip, Node: c.node, Target: c.target, Ask: c.askReport,
 		Standing: c.standing, Plan: c.source.Preview, Spread: func() time.Duration { return time.Duration(d.limits.Load().StartSpread) },
 		Now: d.now, Troubles: func() []string { return slices.Concat(d.pools.list(), d.troubles.list(), d.standing.list(), c.keeper.Troubles()) }, Verified: c.verified,
-		Aside: c.diverged,
+		Aside: c.diverged, Moving: c.moving,
 	}
 	return nil
 }
@@ -200,6 +205,7 @@ func (c *cluster) run() {
 	})
 	c.wg.Go(func() { c.quorate.run(ctx) })
 	c.wg.Go(func() { c.keeper.Run(ctx) })
+	c.wg.Go(func() { c.mover.Run(ctx) })
 	c.wg.Go(func() {
 		if !c.admitted.Load() {
 			c.admit(ctx)

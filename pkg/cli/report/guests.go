@@ -119,6 +119,9 @@ func (p Printer) Guest(g api.Guest) []string {
 		}
 		rows = append(rows, []string{label, v.String()})
 	}
+	if g.Migration != nil {
+		rows = append(rows, []string{"move", p.migration(*g.Migration)})
+	}
 	rows = append(rows, []string{"jobs", orDash(strings.Join(jobs, " "))}, []string{"digest", g.Digest})
 	return columns(2, rows)
 }

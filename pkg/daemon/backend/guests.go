@@ -52,7 +52,7 @@ func (b *Backend) guest(id guest.ID) (*ledger.State, guest.Guest, error) {
 }
 
 // Guest is one guest with its configuration and its jobs.
-func (b *Backend) Guest(_ context.Context, id guest.ID) (api.Guest, error) {
+func (b *Backend) Guest(ctx context.Context, id guest.ID) (api.Guest, error) {
 	s, g, err := b.guest(id)
 	if err != nil {
 		return api.Guest{}, err
@@ -67,6 +67,7 @@ func (b *Backend) Guest(_ context.Context, id guest.ID) (api.Guest, error) {
 	for _, j := range s.JobsOf(id) {
 		out.Jobs = append(out.Jobs, j.ID)
 	}
+	out.Migration = b.migrationOf(ctx, id)
 	return out, nil
 }
 

@@ -122,11 +122,15 @@ func (t *Target) owned(view *ledger.State, from guest.NodeID, req wire.Request) 
 	}
 }
 
-// admitJob is admit for a request that needs the job to point to this node.
+// admitJob is admit for a request that needs the job to point to this node, or the
+// owner to hand the guest over to it.
 func (t *Target) admitJob(ctx context.Context, from guest.NodeID, req wire.Request) (*ledger.State, guest.Guest, error) {
 	view, g, err := t.admit(ctx, from, req)
 	if err != nil {
 		return nil, g, err
+	}
+	if req.Move {
+		return view, g, nil
 	}
 	job, ok := view.Jobs[req.Job]
 	if !ok || job.Target != t.o.Node {
