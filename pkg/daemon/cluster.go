@@ -21,6 +21,8 @@ import (
 	"github.com/tandemd/tandem/pkg/ledger"
 	"github.com/tandemd/tandem/pkg/member"
 	"github.com/tandemd/tandem/pkg/move/migrate"
+	"github.com/tandemd/tandem/pkg/move/promote"
+	"github.com/tandemd/tandem/pkg/move/retire"
 	"github.com/tandemd/tandem/pkg/node"
 	"github.com/tandemd/tandem/pkg/replicate"
 	"github.com/tandemd/tandem/pkg/replicate/aside"
@@ -47,10 +49,12 @@ type cluster struct {
 	verification verification
 	diverged     *aside.Keeper
 	quorate      *quorateTime
-	// keeper starts and fences what runs on this node.
-	keeper *keeper.Keeper
-	// mover moves guests away from this node.
-	mover   *migrate.Mover
+	// keeper starts and fences what runs on this node; promoter and retirer make its
+	// volumes the owner's, and take them out of use; mover moves guests away.
+	keeper   *keeper.Keeper
+	promoter *promote.Promoter
+	retirer  *retire.Retirer
+	mover    *migrate.Mover
 	steward      *member.Steward
 	// convener meets other generations, gate holds raft back at the start, memory is
 	// what was heard of other nodes.
@@ -145,6 +149,9 @@ func (c *cluster) build(known *ledger.State) error {
 		return err
 	}
 	if c.diverged, err = aside.New(opts); err != nil {
+		return err
+	}
+	if c.keeper, err = c.newKeeper(opts); err != nil {
 		return err
 	}
 	if c.mover, err = c.newMover(opts); err != nil {

@@ -63,6 +63,8 @@ type Options struct {
 	ZFS ZFS
 	// Units is nil for the machine's own, over D-Bus.
 	Units Units
+	// BootID names this run of the machine; empty: as the kernel says.
+	BootID string
 	// Watchdog is the command that thaws a guest if the daemon dies, with the path of a
 	// note appended (tandemd watch-frozen); empty: none.
 	Watchdog []string

@@ -36,8 +36,9 @@ type machine struct {
 
 	daemon *daemon.Daemon
 	timing consensus.Timing
-	// units are the machine's, whatever happens to its daemon.
+	// units are its services, and boot is which run of it this is.
 	units *unittest.Manager
+	boot  string
 	// log takes what the daemon logs, and now is its clock; nil for the usual ones.
 	log *zap.Logger
 	now func() time.Time
@@ -70,7 +71,9 @@ func (m *machine) configure(name string, changes ...func(*config.Config)) {
 // stoppedMachine is a machine whose daemon was never started.
 func stoppedMachine(tb testing.TB, name string, changes ...func(*config.Config)) *machine {
 	tb.Helper()
-	m := &machine{t: tb, conf: config.Default(), pool: zfstest.New(zfstest.Options{Node: name}), timing: consensus.Timing{Heartbeat: time.Second}, units: unittest.New()}
+	m := &machine{t: tb, conf: config.Default(), pool: zfstest.New(zfstest.Options{Node: name}), timing: consensus.Timing{Heartbeat: time.Second}}
+	m.units, m.boot = unittest.New(), "boot-1"
+	m.units.MayStart = func(ctx context.Context, id guest.ID) error { return m.api.MayStart(ctx, id) }
 	m.configure(name, changes...)
 	m.stop = func() {}
 	return m
@@ -115,11 +118,13 @@ func (m *machine) tryStart() error {
 		log = m.log
 	}
 	d, err := daemon.New(daemon.Options{
-		Config: m.conf, Version: "test", Logger: log, ZFS: m.pool, Units: m.units, Timing: m.timing, Now: m.now,
+		Config: m.conf, Version: "test", Logger: log, ZFS: m.pool, Timing: m.timing, Now: m.now,
+		Units: m.units, BootID: m.boot,
 	})
 	if err != nil {
 		return err
 	}
+	m.api = api.NewClient(m.conf.Socket)
 	ctx, cancel := context.WithCancel(context.Background())
 	ready, done := make(chan struct{}), make(chan error, 1)
 	go func() { done <- d.Run(ctx, func() { close(ready) }) }()
@@ -129,7 +134,7 @@ func (m *machine) tryStart() error {
 		cancel()
 		return err
 	}
-	m.api, m.daemon = api.NewClient(m.conf.Socket), d
+	m.daemon = d
 	stopped := false
 	m.stop = func() {
 		if stopped {

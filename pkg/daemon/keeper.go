@@ -1,6 +1,7 @@
 package daemon
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -15,25 +16,36 @@ import (
 	"github.com/tandemd/tandem/pkg/guest"
 	"github.com/tandemd/tandem/pkg/keeper"
 	"github.com/tandemd/tandem/pkg/ledger"
+	"github.com/tandemd/tandem/pkg/move/promote"
+	"github.com/tandemd/tandem/pkg/move/retire"
 	"github.com/tandemd/tandem/pkg/node"
-	"github.com/tandemd/tandem/pkg/replicate"
 	"github.com/tandemd/tandem/pkg/replicate/local"
 )
 
 // newKeeper builds the keeper of what runs here.
-func (c *cluster) newKeeper(opts local.Options, mover keeper.Mover) (*keeper.Keeper, error) {
+func (c *cluster) newKeeper(opts local.Options) (*keeper.Keeper, error) {
 	d := c.d
+	var err error
+	if c.promoter, err = promote.New(opts, c.target); err != nil {
+		return nil, err
+	}
+	if c.retirer, err = retire.New(opts); err != nil {
+		return nil, err
+	}
+	files := host.Files{Dir: d.state.path("guests")}
+	if err := files.EndPermits(); err != nil {
+		c.log.Error("a forced start is still remembered", zap.Error(err))
+	}
 	boot := d.bootID
 	if boot == "" {
-		var err error
 		if boot, err = host.BootID(); err != nil {
 			c.log.Error("guests are not started after a boot", zap.Error(err))
 		}
 	}
 	return keeper.New(keeper.Options{
 		Self: d.id.Node, Units: systemd{d.units},
-		Disks: disks{host.Volumes{Storages: d.conf.Storages, List: opts.Together.List}, c.source},
-		Mover: mover, Ledger: agreement{c}, Store: facts{d.state, d.troubles}, Files: host.Files{Dir: d.state.path("guests")},
+		Disks: host.Volumes{Storages: d.conf.Storages, List: opts.Together.List}, Mover: mover{c.promoter, c.retirer},
+		Ledger: agreement{c}, Store: facts{d.state, d.troubles}, Files: files,
 		BootID: boot, Boottime: consensus.Boottime, Logger: c.log.Named("keeper"),
 	})
 }
@@ -52,14 +64,32 @@ func (s systemd) State(ctx context.Context, name string) (keeper.UnitState, erro
 	}, nil
 }
 
-// disks are the volumes of this node.
-type disks struct {
-	host.Volumes
-	source *replicate.Source
+// mover makes a guest's volumes here the owner's, or take them out of use.
+type mover struct {
+	promoter *promote.Promoter
+	retirer  *retire.Retirer
 }
 
-// Claim marks a guest's volumes that carry no mark.
-func (d disks) Claim(ctx context.Context, id guest.ID) error { return d.source.Claim(ctx, id) }
+// Promote makes them the owner's, and ready to be used.
+func (m mover) Promote(ctx context.Context, cluster string, g guest.Guest) (told []string, err error) {
+	out, err := m.promoter.Promote(ctx, cluster, g)
+	for _, v := range out.Volumes {
+		told = append(told, fmt.Sprintf("%s: %s", v.Dataset, v.State))
+	}
+	for _, aside := range out.Aside {
+		told = append(told, "what was newer is kept in "+aside)
+	}
+	return append(told, out.Warnings...), err
+}
+
+// Retire makes them follow the owner that the view tells.
+func (m mover) Retire(ctx context.Context, view *ledger.State, g guest.Guest) (told []string, err error) {
+	out, err := m.retirer.Retire(ctx, view, g)
+	for _, v := range out.Volumes {
+		told = append(told, fmt.Sprintf("%s: %s", v.Dataset, v.State))
+	}
+	return append(told, out.Warnings...), err
+}
 
 // agreement is the ledger as the keeper sees it.
 type agreement struct{ c *cluster }
@@ -84,12 +114,23 @@ func (a agreement) Confirm(ctx context.Context) (*ledger.State, error) {
 // notQuorate says what is missing for a guest to be started, and what to do.
 func (c *cluster) notQuorate() error {
 	v := c.overview.Votes()
+	why := fmt.Sprintf("not quorate: %d of %s, %d needed", v.Votes, counted(v.Voters, "vote"), v.Quorum)
+	if v.Voters == 0 { // Its part in the agreement has not begun: as after a boot of a part of the cluster.
+		why = "not quorate: " + cmp.Or(c.gate.Waiting(), "this node does not know yet who votes")
+	}
 	return &api.Error{
 		Code:    api.CodeNotQuorate,
-		Message: fmt.Sprintf("not quorate: %d of %d votes, %d needed", v.Votes, v.Voters, v.Quorum),
+		Message: why,
 		Hint: fmt.Sprintf("`tandem cluster status` shows which members are away: bring them back; "+
 			"if they are off and stay off, `tandem cluster expected %d` lets this node go on without them", max(v.Votes, 1)),
 	}
+}
+
+func counted(n int, noun string) string {
+	if n == 1 {
+		return "1 " + noun
+	}
+	return fmt.Sprintf("%d %ss", n, noun)
 }
 
 // unitWords are what gossip tells of the guests that are this node's or run here.

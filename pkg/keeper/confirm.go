@@ -2,6 +2,7 @@ package keeper
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"sync"
 	"time"
@@ -116,6 +117,27 @@ func (k *Keeper) newest(id guest.ID) (view *ledger.State, g guest.Guest, known, 
 	}
 	then, was := c.Guests[id]
 	return view, g, known, known && was && then.Owner == g.Owner && then.Term == g.Term
+}
+
+// assure has a majority confirm what is known of a guest. A read that is young, and says
+// something else, is not taken for an answer: it was asked before the guest changed.
+func (k *Keeper) assure(ctx context.Context, id guest.ID) error {
+	after := k.given(id)
+	for range 3 {
+		if _, _, known, sure := k.newest(id); sure || !known {
+			return nil
+		}
+		if _, err := k.confirm(ctx, after); err != nil {
+			return err
+		}
+		k.asking.mu.Lock()
+		after = max(after, k.asking.at)
+		k.asking.mu.Unlock()
+	}
+	if _, _, known, sure := k.newest(id); known && !sure {
+		return errors.New("this node's copy of the ledger changes just now")
+	}
+	return nil
 }
 
 // Refusal is why a guest is not started or stopped.

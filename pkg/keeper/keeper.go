@@ -50,14 +50,13 @@ type Units interface {
 // Disks looks at the volumes of a guest on this node.
 type Disks interface {
 	Look(ctx context.Context, cluster string, g guest.Guest) ([]rules.Volume, error)
-	// Claim marks those of this node's guest that carry no mark.
-	Claim(ctx context.Context, id guest.ID) error
 }
 
 // Mover changes whose data a guest's volumes here are; pkg/move. Its results are
 // sentences for people.
 type Mover interface {
-	// Promote makes them the owner's, of the guest's term.
+	// Promote makes them the owner's, of the guest's term, and ready to be used. Done
+	// again it changes nothing.
 	Promote(ctx context.Context, cluster string, g guest.Guest) (told []string, err error)
 	// Retire makes them follow the owner that the view tells; nothing runs on them.
 	Retire(ctx context.Context, view *ledger.State, g guest.Guest) (told []string, err error)
@@ -80,8 +79,8 @@ type Store interface {
 
 // Files are the configuration files of the guests that run here.
 type Files interface {
+	// Put replaces a guest's; empty: it goes.
 	Put(id guest.ID, content string) error
-	Remove(id guest.ID) error
 }
 
 // Options are what a keeper works with; all are required.

@@ -323,7 +323,7 @@ func TestStart(t *testing.T) {
 		refused(100, "not quorate")
 		w.set(func() { w.quorate, w.trouble["start"] = true, errors.New("no such bridge") })
 		refused(100, "no such bridge")
-		w.did()
+		w.want("promote 100", "failed vm@100.service")
 		w.set(func() { delete(w.trouble, "start") })
 		if err := w.k.Start(t.Context(), 100); err != nil {
 			t.Fatal(err)
@@ -342,6 +342,19 @@ func TestStart(t *testing.T) {
 		if c := w.k.State(100); c.State != keeper.StateFailed {
 			t.Errorf("it shows %+v", c)
 		}
+	})
+}
+
+// What a majority confirmed a moment ago is older than the guest.
+func TestStart_AGuestOfAMomentAgo(t *testing.T) {
+	within(t, func(t *testing.T, w *world) {
+		w.run()
+		w.wait(time.Second)
+		w.has(guest.Guest{ID: 100, Owner: n1, Term: term(5)}, "", guest.Term{})
+		if err := w.k.Start(t.Context(), 100); err != nil {
+			t.Fatal(err)
+		}
+		w.want("promote 100", "start vm@100.service")
 	})
 }
 

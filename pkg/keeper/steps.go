@@ -59,7 +59,7 @@ func (k *Keeper) settle(ctx context.Context, e *entry, f facts, step rules.Step)
 
 // configure has the guest's configuration file be as the ledger has it, or be gone
 // where the guest is another's.
-func (k *Keeper) configure(e *entry, f facts) (err error) {
+func (k *Keeper) configure(e *entry, f facts) error {
 	want := ""
 	if f.Guest.Owner == k.o.Self {
 		want = f.Guest.Config
@@ -67,12 +67,7 @@ func (k *Keeper) configure(e *entry, f facts) (err error) {
 	if e.config != nil && *e.config == want {
 		return nil
 	}
-	if want == "" {
-		err = k.o.Files.Remove(e.id)
-	} else {
-		err = k.o.Files.Put(e.id, want)
-	}
-	if err != nil {
+	if err := k.o.Files.Put(e.id, want); err != nil {
 		return fmt.Errorf("guest %s: its configuration file: %w", e.id, err)
 	}
 	e.config = &want
@@ -104,17 +99,14 @@ func (k *Keeper) act(ctx context.Context, e *entry, f facts, step rules.Step) er
 	case rules.Nothing, rules.Tell:
 		return nil
 	case rules.Confirm:
-		_, err := k.confirm(ctx, k.given(e.id))
-		if err != nil {
+		if err := k.assure(ctx, e.id); err != nil {
 			return fmt.Errorf("guest %s: %s, and that cannot be confirmed: %w", e.id, step.Why, err)
 		}
-		return k.agrees(e.id)
+		return nil
 	case rules.Adopt:
 		return k.keep(e, rules.Adopted(f.Facts))
 	case rules.TakeOver:
 		return k.takeOver(ctx, e, f, step)
-	case rules.Claim:
-		return k.o.Disks.Claim(ctx, e.id)
 	case rules.Start:
 		return k.start(ctx, e, f, step)
 	case rules.Stop:
@@ -123,14 +115,6 @@ func (k *Keeper) act(ctx context.Context, e *entry, f facts, step rules.Step) er
 		return k.retire(ctx, e, f, step)
 	}
 	return fmt.Errorf("guest %s: %q is no step", e.id, step.Do)
-}
-
-// agrees says whether what a majority has just confirmed is what is known here.
-func (k *Keeper) agrees(id guest.ID) error {
-	if _, _, known, sure := k.newest(id); known && !sure {
-		return fmt.Errorf("guest %s: this node's copy of the ledger changes just now", id)
-	}
-	return nil
 }
 
 func (k *Keeper) takeOver(ctx context.Context, e *entry, f facts, step rules.Step) error {
@@ -151,6 +135,10 @@ func (k *Keeper) start(ctx context.Context, e *entry, f facts, step rules.Step) 
 	k.tried(e.id, begun)
 	if err := errors.Join(k.configure(e, f), k.guard(ctx, e, f)); err != nil {
 		return err
+	}
+	// Mounted, and with device nodes: what carries the right marks need not be that after a boot.
+	if _, err := k.o.Mover.Promote(ctx, f.view.Cluster, f.Guest); err != nil {
+		return fmt.Errorf("guest %s: make its volumes ready: %w", e.id, err)
 	}
 	if _, _, _, sure := k.newest(e.id); !sure {
 		return nil // it took longer than the confirmation holds: ask again

@@ -46,7 +46,7 @@ func (k *Keeper) Start(ctx context.Context, id guest.ID) error {
 		return err
 	}
 	// The answer is that of this moment, also where a round asked a moment ago.
-	if _, err := k.confirm(ctx, k.given(id)); err != nil {
+	if err := k.assure(ctx, id); err != nil {
 		return &Refusal{Text: fmt.Sprintf("guest %s is not started", id), Err: err}
 	}
 	if err := k.mine(id, "started"); err != nil {
@@ -125,8 +125,7 @@ func (k *Keeper) Stop(ctx context.Context, id guest.ID) error {
 // not. It asks a majority unless that was done just now, and looks at the volumes.
 // systemd asks it before each start of the guest's unit.
 func (k *Keeper) MayStart(ctx context.Context, id guest.ID) error {
-	_, err := k.confirm(ctx, k.given(id))
-	if err != nil {
+	if err := k.assure(ctx, id); err != nil {
 		return &Refusal{Text: fmt.Sprintf("guest %s may not be started now", id), Err: err}
 	}
 	view, g, known, sure := k.newest(id)

@@ -38,7 +38,8 @@ type entry struct {
 	note    rules.Note
 	noted   bool   // note is as on disk
 	guarded string // the unit that asks MayStart
-	config  *string
+	// config is what its configuration file holds, "" where it is gone; nil: not known.
+	config *string
 }
 
 // looked is what was read from the volumes of a guest, and for which guest.

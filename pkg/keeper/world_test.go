@@ -259,17 +259,12 @@ func (w *world) mark(g guest.Guest, v rules.Volume) {
 	w.disks[g.ID] = []rules.Volume{v}
 }
 
-func (w *world) Claim(_ context.Context, id guest.ID) error {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	w.mark(w.view.Guests[id], rules.Volume{Role: rules.RoleOwner, Term: w.view.Guests[id].Term})
-	w.done = append(w.done, "claim "+id.String())
-	return nil
-}
-
 func (w *world) Promote(_ context.Context, _ string, g guest.Guest) ([]string, error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	if d := w.disks[g.ID][0]; d.Role == rules.RoleOwner && d.Term == g.Term && !d.ReadOnly {
+		return nil, nil
+	}
 	w.done = append(w.done, "promote "+g.ID.String())
 	if err := w.trouble["promote"]; err != nil {
 		return nil, err
@@ -315,12 +310,8 @@ func (f files) Put(id guest.ID, content string) error {
 	f.w.mu.Lock()
 	defer f.w.mu.Unlock()
 	f.w.files[id] = content
-	return nil
-}
-
-func (f files) Remove(id guest.ID) error {
-	f.w.mu.Lock()
-	defer f.w.mu.Unlock()
-	delete(f.w.files, id)
+	if content == "" {
+		delete(f.w.files, id)
+	}
 	return nil
 }

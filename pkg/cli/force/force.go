@@ -9,6 +9,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"path/filepath"
 
 	"github.com/tandemd/tandem/pkg/config"
@@ -107,18 +108,19 @@ func (m Machine) Start(ctx context.Context, id guest.ID) (warning string, err er
 }
 
 func (m Machine) start(ctx context.Context, g guest.Guest) error {
-	files := host.Files{Dir: filepath.Join(m.StateDir, "guests")}
-	if g.Config != "" {
-		if err := files.Put(g.ID, g.Config); err != nil {
-			return fmt.Errorf("guest %s: its configuration file: %w", g.ID, err)
-		}
+	files := m.files()
+	if err := files.Put(g.ID, g.Config); err != nil {
+		return fmt.Errorf("guest %s: its configuration file: %w", g.ID, err)
 	}
 	boot, err := host.BootID()
 	if err != nil {
 		return err
 	}
-	// The unit's ExecCondition asks, and so does each restart of it.
-	if err := statefile.Write(permitPath(m.StateDir, g.ID), permit{Boot: boot, Term: g.Term}); err != nil {
+	if err := os.MkdirAll(files.Dir, 0o700); err != nil {
+		return err
+	}
+	// The unit's ExecCondition asks for it, and so does each restart of it.
+	if err := statefile.Write(files.PermitPath(g.ID), host.Permit{Boot: boot, Term: g.Term}); err != nil {
 		return err
 	}
 	if err := m.Units.Guard(ctx, g.Unit, g.ID); err != nil {
@@ -127,16 +129,7 @@ func (m Machine) start(ctx context.Context, g guest.Guest) error {
 	return m.Units.Start(ctx, g.Unit)
 }
 
-// permit lets a unit start on this machine while its daemon does not run, until the
-// machine boots.
-type permit struct {
-	Boot string     `json:"boot"`
-	Term guest.Term `json:"term"`
-}
-
-func permitPath(stateDir string, id guest.ID) string {
-	return filepath.Join(stateDir, "guests", id.String()+".forced")
-}
+func (m Machine) files() host.Files { return host.Files{Dir: filepath.Join(m.StateDir, "guests")} }
 
 // Allowed says whether a guest's start was forced since this machine has booted. It
 // counts only while there is no daemon to ask.
@@ -145,11 +138,18 @@ func Allowed(path string, id guest.ID) bool {
 	if err != nil {
 		return false
 	}
-	return allowed(conf.StateDir, id)
+	return Machine{StateDir: conf.StateDir}.Allowed(id)
 }
 
-func allowed(stateDir string, id guest.ID) bool {
-	var p permit
+// Allowed says whether a guest's start was forced on this machine, in this run of it and
+// for the term that this node knew last.
+func (m Machine) Allowed(id guest.ID) bool {
+	var s ledger.State
+	var p host.Permit
 	boot, err := host.BootID()
-	return err == nil && statefile.Read(permitPath(stateDir, id), &p) == nil && p.Boot == boot
+	if err != nil || statefile.Read(m.files().PermitPath(id), &p) != nil || statefile.Read(filepath.Join(m.StateDir, "cluster.json"), &s) != nil {
+		return false
+	}
+	g, known := s.Guests[id]
+	return known && p.Boot == boot && p.Term == g.Term
 }

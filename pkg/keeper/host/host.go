@@ -81,15 +81,19 @@ func volumeOf(cluster string, g guest.Guest, v guest.Volume, d zfs.Dataset) rule
 	return out
 }
 
-// Files are the configuration files of guests, in a folder that is root's alone.
+// Files are the configuration files of guests, ID.conf in a folder that is root's
+// alone.
 type Files struct{ Dir string }
 
-// Path is where a guest's configuration file is.
-func (f Files) Path(id guest.ID) string { return filepath.Join(f.Dir, id.String()+".conf") }
+func (f Files) path(id guest.ID) string { return filepath.Join(f.Dir, id.String()+".conf") }
 
-// Put has the file hold the content: the old one or the new one, whenever the machine stops.
+// Put has the file hold the content: the old one or the new one, whenever the machine
+// stops. Empty: there is none.
 func (f Files) Put(id guest.ID, content string) error {
-	path := f.Path(id)
+	if content == "" {
+		return f.Remove(id)
+	}
+	path := f.path(id)
 	if old, err := os.ReadFile(path); err == nil && string(old) == content {
 		return nil
 	}
@@ -98,10 +102,10 @@ func (f Files) Put(id guest.ID, content string) error {
 	}
 	aside := path + ".new"
 	if err := write(aside, content); err != nil {
-		return errors.Join(err, f.remove(aside))
+		return errors.Join(err, gone(os.Remove(aside)))
 	}
 	if err := os.Rename(aside, path); err != nil {
-		return errors.Join(err, f.remove(aside))
+		return errors.Join(err, gone(os.Remove(aside)))
 	}
 	return f.sync()
 }
@@ -118,23 +122,24 @@ func write(path, content string) (err error) {
 	return f.Sync()
 }
 
-// Remove takes the file away, if there is one.
+// Remove takes the file away, if it is there.
 func (f Files) Remove(id guest.ID) error {
-	path := f.Path(id)
+	path := f.path(id)
 	if _, err := os.Lstat(path); errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
-	if err := f.remove(path); err != nil {
+	if err := gone(os.Remove(path)); err != nil {
 		return err
 	}
 	return f.sync()
 }
 
-func (Files) remove(path string) error {
-	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return err
+// gone is nil where there was nothing to remove.
+func gone(err error) error {
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
 	}
-	return nil
+	return err
 }
 
 func (f Files) sync() (err error) {
@@ -154,4 +159,33 @@ func BootID() (string, error) {
 		return "", fmt.Errorf("which boot this is: %w", err)
 	}
 	return strings.TrimSpace(string(b)), nil
+}
+
+// A Permit lets the unit of a guest start while there is no daemon to ask, until the
+// machine boots or a daemon starts: a start that was forced.
+type Permit struct {
+	Boot string     `json:"boot"`
+	Term guest.Term `json:"term"`
+}
+
+const permitSuffix = ".forced"
+
+// PermitPath is where the permit of a guest is, as a state file.
+func (f Files) PermitPath(id guest.ID) string {
+	return filepath.Join(f.Dir, id.String()+permitSuffix)
+}
+
+// EndPermits ends all: from now on there is a daemon to ask.
+func (f Files) EndPermits() error {
+	entries, err := os.ReadDir(f.Dir)
+	if err != nil {
+		return gone(err)
+	}
+	var errs []error
+	for _, e := range entries {
+		if strings.HasSuffix(e.Name(), permitSuffix) {
+			errs = append(errs, gone(os.Remove(filepath.Join(f.Dir, e.Name()))))
+		}
+	}
+	return errors.Join(errs...)
 }

@@ -65,7 +65,7 @@ func (f Facts) own() Step {
 	case h.sealed:
 		return Step{TakeOver, "its volumes are read-only"}
 	default:
-		return Step{Claim, "its volumes carry no mark yet"}
+		return Step{TakeOver, "its volumes carry no mark yet"}
 	}
 }
 

@@ -117,10 +117,6 @@ func TestDecide_NeverDoesWhatMayNotBe(t *testing.T) {
 				f.Unit.Running && anyOf(f, replica) {
 				bad = "a take-over"
 			}
-		case rules.Claim:
-			if !own || !f.Confirmed || f.Paused != "" || anyOf(f, func(v rules.Volume) bool { return v.Missing || v.Foreign || v.Marked && !ready(v) }) {
-				bad = "a claim"
-			}
 		case rules.Retire:
 			if own || !f.Confirmed || f.Paused != "" || f.Unit.Running || f.Unit.Unknown != "" || !anyOf(f, owners) {
 				bad = "a retirement"
@@ -161,9 +157,7 @@ func do(t *testing.T, f rules.Facts, s rules.Step) rules.Facts {
 	f.Disks.Volumes = append([]rules.Volume(nil), f.Disks.Volumes...)
 	set := func(v rules.Volume) {
 		for i := range f.Disks.Volumes {
-			if s.Do != rules.Claim || !f.Disks.Volumes[i].Marked {
-				f.Disks.Volumes[i] = v
-			}
+			f.Disks.Volumes[i] = v
 		}
 	}
 	switch s.Do {
@@ -173,8 +167,6 @@ func do(t *testing.T, f rules.Facts, s rules.Step) rules.Facts {
 		f.Note = rules.Adopted(f)
 	case rules.TakeOver:
 		f.Note = rules.Taken(f)
-		set(disk("ready"))
-	case rules.Claim:
 		set(disk("ready"))
 	case rules.Start:
 		f.Unit.Running, f.Note.Start, f.Due = true, false, false

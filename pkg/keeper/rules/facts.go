@@ -89,10 +89,8 @@ const (
 	Confirm Do = "confirm"
 	// Adopt: remember that the guest is this node's own.
 	Adopt Do = "adopt"
-	// TakeOver: make the replica here the owner's data.
+	// TakeOver: make the volumes here the owner's data of the guest's term.
 	TakeOver Do = "take over"
-	// Claim: mark volumes that carry no mark as the owner's.
-	Claim Do = "claim"
 	// Start the unit.
 	Start Do = "start"
 	// Stop the unit: the guest may not run here.
