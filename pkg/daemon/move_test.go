@@ -17,11 +17,11 @@ func herd(t *testing.T) []*machine {
 	for _, m := range n[1:] {
 		m.units.Add(serviceOf(100), unittest.Spec{})
 	}
-	n[0].runGuest(100, guest.Boot{}, unittest.Spec{})
 	until(t, "all vote", func() bool {
 		c, err := n[0].api.Cluster(t.Context())
-		return err == nil && c.Voters == 3
+		return err == nil && c.Voters == 3 && c.Quorate
 	})
+	n[0].runGuest(100, guest.Boot{}, unittest.Spec{})
 	return n
 }
 
@@ -146,7 +146,7 @@ func TestMigrate_Refuses(t *testing.T) {
 	n[2].stop()
 	until(t, "n3 is dead", func() bool {
 		c, err := n[0].api.Cluster(ctx)
-		return err == nil && c.Members[2].State != "alive"
+		return err == nil && c.Members[2].State == "dead" && c.Quorate
 	})
 	if got := n[0].migrate(api.MigrateRequest{To: "n3"}); got.Outcome != api.MigrationUndone || !strings.Contains(got.Reason, "n3 is not alive") {
 		t.Errorf("to a dead node: %+v", got)
@@ -164,10 +164,12 @@ func TestRecover_AfterTheOwnerIsLost(t *testing.T) {
 	n[0].replicate(1, "n3")
 	n[0].write("vm-100-disk-0", "never replicated")
 	ctx := t.Context()
-	p, err := n[1].api.RecoverGuest(ctx, api.RecoverRequest{ID: 100, DryRun: true})
-	if err != nil || !strings.Contains(p.Refused, "is on n1, which is alive") {
-		t.Errorf("while the owner is alive: %+v, %v", p, err)
-	}
+	var p api.Recovery
+	var err error
+	until(t, "it is refused because its owner is alive", func() bool {
+		p, err = n[1].api.RecoverGuest(ctx, api.RecoverRequest{ID: 100, DryRun: true})
+		return err == nil && strings.Contains(p.Refused, "is on n1, which is alive")
+	})
 	n[0].stop()
 	if err := n[0].units.Stop(ctx, serviceOf(100)); err != nil {
 		t.Fatal(err)
