@@ -236,10 +236,40 @@ func (r Record) Restore(kind Kind) Change {
 		}
 	}
 	c.Set["readonly"] = "off"
+	if _, ok := c.Set["canmount"]; !ok && kind == Filesystem {
+		c.Set["canmount"] = "on" // It is not inherited.
+	}
 	c.Set = c.Set.Settable()
 	for name := range Guard(kind) {
 		if _, set := c.Set[name]; !set {
 			c.Inherit = append(c.Inherit, name)
+		}
+	}
+	slices.Sort(c.Inherit)
+	return c
+}
+
+// Demote tells what makes the owner's volume with these own values a replica: what it is is written down, what only an owner's
+// volume has goes, and the guard comes. Done once, there is nothing left to do.
+func Demote(kind Kind, own Values) Change {
+	c := Change{Set: Values{}, Record: Record{Values: Of(kind, own)}}
+	guard := Guard(kind)
+	for _, u := range uses() {
+		value, set := own[u.name]
+		_, guarded := guard[u.name]
+		switch {
+		case !set || guarded || !u.onlyWritten || !u.of(kind):
+		case u.name == "reservation" || u.name == "refreservation": // They are not inherited.
+			if value != "0" {
+				c.Set[u.name] = "none"
+			}
+		default:
+			c.Inherit = append(c.Inherit, u.name)
+		}
+	}
+	for name, value := range guard {
+		if own[name] != value {
+			c.Set[name] = value
 		}
 	}
 	slices.Sort(c.Inherit)

@@ -117,7 +117,7 @@ func (c *commit) verify(ctx context.Context) error {
 // volumes. Where they are on several pools, all marks come before anything goes: until
 // the point is complete everywhere, the one before it is what a recovery needs.
 func (c *commit) change(ctx context.Context) error {
-	at, err := arrival{At: c.t.o.Now().Unix(), Age: c.req.Age}.property()
+	at, err := local.Arrival{At: c.t.o.Now().Unix(), Age: c.req.Age}.Property()
 	if err != nil {
 		return err
 	}

@@ -16,19 +16,6 @@ import (
 	"github.com/tandemd/tandem/pkg/zfs"
 )
 
-// arrival is the value of the property tandem:arrived.
-type arrival struct {
-	// At is in seconds since 1970 by the target's clock.
-	At int64 `json:"at"`
-	// Age is that of the point at its arrival, by the source's clock, in seconds.
-	Age int64 `json:"age"`
-}
-
-func (a arrival) property() (string, error) {
-	b, err := json.Marshal(a)
-	return string(b), err
-}
-
 // Status is what this node has of one guest that another owns.
 type Status struct {
 	Guest guest.ID `json:"guest"`
@@ -164,7 +151,7 @@ func (t *Target) newestPoint(id guest.ID, volumes map[guest.Volume][]zfs.Snapsho
 		if p, err := guest.ParsePoint(props[s.GUID][zfs.PropPoint]); err == nil {
 			status.Taken, status.Consistency = time.Unix(p.Taken, 0), p.Consistency
 		}
-		var a arrival
+		var a local.Arrival
 		if err := json.Unmarshal([]byte(props[s.GUID][zfs.PropArrived]), &a); err == nil && status.Arrived.IsZero() {
 			status.Arrived, status.Age = time.Unix(a.At, 0), time.Duration(a.Age)*time.Second
 		}

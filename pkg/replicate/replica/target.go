@@ -122,11 +122,15 @@ func (t *Target) owned(view *ledger.State, from guest.NodeID, req wire.Request) 
 	}
 }
 
-// admitJob is admit for a request that needs the job to point to this node.
+// admitJob is admit for a request that needs the job to point to this node, or the
+// owner to hand the guest over to it.
 func (t *Target) admitJob(ctx context.Context, from guest.NodeID, req wire.Request) (*ledger.State, guest.Guest, error) {
 	view, g, err := t.admit(ctx, from, req)
 	if err != nil {
 		return nil, g, err
+	}
+	if req.Move {
+		return view, g, nil
 	}
 	job, ok := view.Jobs[req.Job]
 	if !ok || job.Target != t.o.Node {
@@ -303,21 +307,7 @@ func copied[V any](m map[guest.Volume]V) map[guest.Volume]V {
 func (t *Target) lock(ctx context.Context, volumes ...guest.Volume) (release func(), err error) {
 	wait, cancel := context.WithTimeout(ctx, t.o.LockWait)
 	defer cancel()
-	var done []func()
-	release = func() {
-		for _, f := range slices.Backward(done) {
-			f()
-		}
-	}
-	for _, v := range slices.SortedFunc(slices.Values(volumes), guest.Volume.Compare) {
-		f, err := t.locks.Lock(wait, local.VolumeLock(v))
-		if err != nil {
-			release()
-			return nil, err
-		}
-		done = append(done, f)
-	}
-	return release, nil
+	return t.locks.All(wait, local.VolumeLocks(volumes)...)
 }
 
 // Abort drops an interrupted receive, unless one runs. Only one that is a part of
