@@ -34,7 +34,7 @@ func (t *Target) Commit(ctx context.Context, from guest.NodeID, req wire.CommitR
 		}
 		volumes = append(volumes, v.Volume)
 	}
-	release, err := t.lock(ctx, volumes...)
+	release, err := t.lockFor(ctx, from, req.Request, volumes...)
 	if err != nil {
 		return wire.CommitReply{}, err
 	}

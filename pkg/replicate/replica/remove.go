@@ -24,7 +24,7 @@ func (t *Target) Remove(ctx context.Context, from guest.NodeID, req wire.RemoveR
 			return wire.RemoveReply{}, fault.Never("", "job %s still replicates guest %s to node %s", j.ID, g.ID, t.o.Name)
 		}
 	}
-	release, err := t.lock(ctx, g.Volumes...)
+	release, err := t.lockFor(ctx, from, req.Request, g.Volumes...)
 	if err != nil {
 		return wire.RemoveReply{}, err
 	}
