@@ -69,6 +69,7 @@ func (w *world) migrate(j guest.JobID, to string) {
 	w.t.Helper()
 	from := strings.TrimPrefix(string(w.owner().name), "n")
 	w.run(j)
+	w.owner().write(rootDS, 40, 1) // Until it is sealed the guest runs.
 	must(w.t, w.owner().retirer.Seal(w.t.Context(), "c1", w.guest()))
 	r := w.run(j)
 	point := w.held(from)[0]
