@@ -428,11 +428,9 @@ func (c *cluster) propose(ctx context.Context, by string, op ledger.Op) error {
 // edit is propose for a cluster that runs: the book has learnt of the change when
 // it returns.
 func (c *cluster) edit(ctx context.Context, by string, op ledger.Op) error {
-	if err := c.propose(ctx, by, op); err != nil {
-		return err
-	}
-	c.d.book.Learn(c.cons.View())
-	return nil
+	err := c.propose(ctx, by, op)
+	c.d.book.Learn(c.cons.View()) // Why it was refused is in there, too.
+	return err
 }
 
 func (c *cluster) dropJob(ctx context.Context, id guest.JobID) error {

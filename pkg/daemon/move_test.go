@@ -10,29 +10,18 @@ import (
 	"github.com/tandemd/tandem/pkg/unit/unittest"
 )
 
-const webUnit = "web.service"
-
 // herd is three machines that all have the unit of guest 100, which n1 owns and runs.
 func herd(t *testing.T) []*machine {
 	t.Helper()
 	n := cluster(t, 3)
-	for _, m := range n {
-		m.units.Add(webUnit, unittest.Spec{})
-	}
-	n[0].disk("vm-100-disk-0", "first")
-	_, err := n[0].api.AddGuest(t.Context(), api.AddGuestRequest{
-		ID: 100, Type: guest.VM, Name: "web", Unit: webUnit, Volumes: []guest.Volume{volume(100)},
-	})
-	if err != nil {
-		t.Fatal(err)
+	for _, m := range n[1:] {
+		m.units.Add(serviceOf(100), unittest.Spec{})
 	}
 	until(t, "all vote", func() bool {
 		c, err := n[0].api.Cluster(t.Context())
-		return err == nil && c.Voters == 3
+		return err == nil && c.Voters == 3 && c.Quorate
 	})
-	if err := n[0].api.StartGuest(t.Context(), 100); err != nil {
-		t.Fatal(err)
-	}
+	n[0].runGuest(100, guest.Boot{}, unittest.Spec{})
 	return n
 }
 
@@ -46,11 +35,6 @@ func (m *machine) replicate(number int, to guest.NodeName) guest.JobID {
 	return id
 }
 
-func (m *machine) runs() bool {
-	st, err := m.units.State(m.t.Context(), webUnit)
-	return err == nil && st.Running()
-}
-
 // migrate moves guest 100, asked of m, and waits for the end.
 func (m *machine) migrate(r api.MigrateRequest) api.Migration {
 	m.t.Helper()
@@ -59,10 +43,10 @@ func (m *machine) migrate(r api.MigrateRequest) api.Migration {
 	if err != nil {
 		m.t.Fatal(err)
 	}
-	return m.watched(started)
+	return m.landed(started)
 }
 
-func (m *machine) watched(s api.StartedMigration) (out api.Migration) {
+func (m *machine) landed(s api.StartedMigration) (out api.Migration) {
 	m.t.Helper()
 	until(m.t, "the migration has ended", func() bool {
 		x, err := m.api.WatchMigration(m.t.Context(), api.WatchMigrationRequest{Guest: s.Guest, Node: s.Node, Phase: out.Phase, Lines: len(out.Lines)})
@@ -96,8 +80,8 @@ func TestMigrate_ThereAndBack(t *testing.T) {
 	if got.Outcome != api.MigrationMoved || !got.Started || got.Downtime == nil || got.Bytes > mib {
 		t.Fatalf("the migration: %+v", got)
 	}
-	if n[0].runs() || !n[1].runs() || n[1].units.Starts(webUnit) != 1 {
-		t.Errorf("it runs on n1 %v, on n2 %v, started %d times", n[0].runs(), n[1].runs(), n[1].units.Starts(webUnit))
+	if n[0].runs(100) || !n[1].runs(100) || n[1].units.Starts(serviceOf(100)) != 1 {
+		t.Errorf("it runs on n1 %v, on n2 %v, started %d times", n[0].runs(100), n[1].runs(100), n[1].units.Starts(serviceOf(100)))
 	}
 	if got := n[1].replica(100); got != "written since" {
 		t.Errorf("the guest has %q", got)
@@ -111,8 +95,8 @@ func TestMigrate_ThereAndBack(t *testing.T) {
 		}
 	}
 	got = n[0].migrate(api.MigrateRequest{To: "n1"})
-	if got.Outcome != api.MigrationMoved || n[1].runs() || !n[0].runs() {
-		t.Fatalf("the way back: %+v; it runs on n1 %v, on n2 %v", got, n[0].runs(), n[1].runs())
+	if got.Outcome != api.MigrationMoved || n[1].runs(100) || !n[0].runs(100) {
+		t.Fatalf("the way back: %+v; it runs on n1 %v, on n2 %v", got, n[0].runs(100), n[1].runs(100))
 	}
 	if got := n[0].replica(100); !strings.HasPrefix(got, "on n2") {
 		t.Errorf("back on n1 it has %q", got)
@@ -130,13 +114,13 @@ func TestMigrate_WithoutAReplicaAndWithoutAStart(t *testing.T) {
 	if got.Outcome != api.MigrationMoved || got.Started || len(got.Warnings) > 0 {
 		t.Fatalf("the migration: %+v", got)
 	}
-	if n[0].runs() || n[2].runs() || n[2].replica(100) != "first" {
-		t.Errorf("it runs on n1 %v, on n3 %v, and has %q", n[0].runs(), n[2].runs(), n[2].replica(100))
+	if n[0].runs(100) || n[2].runs(100) || n[2].replica(100) != "first" {
+		t.Errorf("it runs on n1 %v, on n3 %v, and has %q", n[0].runs(100), n[2].runs(100), n[2].replica(100))
 	}
 	if n[0].dataset("vm-100-disk-0").Exists() {
 		t.Error("the copy on n1 is left")
 	}
-	if err := n[1].api.StartGuest(t.Context(), 100); err != nil || !n[2].runs() {
+	if err := n[1].api.StartGuest(t.Context(), 100); err != nil || !n[2].runs(100) {
 		t.Errorf("it does not start there: %v", err)
 	}
 }
@@ -162,12 +146,12 @@ func TestMigrate_Refuses(t *testing.T) {
 	n[2].stop()
 	until(t, "n3 is dead", func() bool {
 		c, err := n[0].api.Cluster(ctx)
-		return err == nil && c.Members[2].State != "alive"
+		return err == nil && c.Members[2].State == "dead" && c.Quorate
 	})
 	if got := n[0].migrate(api.MigrateRequest{To: "n3"}); got.Outcome != api.MigrationUndone || !strings.Contains(got.Reason, "n3 is not alive") {
 		t.Errorf("to a dead node: %+v", got)
 	}
-	if !n[0].runs() || n[0].units.Starts(webUnit) != 1 {
+	if !n[0].runs(100) || n[0].units.Starts(serviceOf(100)) != 1 {
 		t.Error("what was refused has touched the guest")
 	}
 }
@@ -180,12 +164,14 @@ func TestRecover_AfterTheOwnerIsLost(t *testing.T) {
 	n[0].replicate(1, "n3")
 	n[0].write("vm-100-disk-0", "never replicated")
 	ctx := t.Context()
-	p, err := n[1].api.RecoverGuest(ctx, api.RecoverRequest{ID: 100, DryRun: true})
-	if err != nil || !strings.Contains(p.Refused, "is on n1, which is alive") {
-		t.Errorf("while the owner is alive: %+v, %v", p, err)
-	}
+	var p api.Recovery
+	var err error
+	until(t, "it is refused because its owner is alive", func() bool {
+		p, err = n[1].api.RecoverGuest(ctx, api.RecoverRequest{ID: 100, DryRun: true})
+		return err == nil && strings.Contains(p.Refused, "is on n1, which is alive")
+	})
 	n[0].stop()
-	if err := n[0].units.Stop(ctx, webUnit); err != nil {
+	if err := n[0].units.Stop(ctx, serviceOf(100)); err != nil {
 		t.Fatal(err)
 	}
 	until(t, "it can be recovered", func() bool {
@@ -215,8 +201,8 @@ func TestRecover_AfterTheOwnerIsLost(t *testing.T) {
 	}
 	wantError(t, loser, api.CodeRefused, "guest 100 is on "+string(winner.conf.NodeName))
 	wantError(t, loser, api.CodeRefused, "@"+string(winner.conf.NodeName))
-	until(t, "it runs again", winner.runs)
-	if n[1].runs() == n[2].runs() {
+	until(t, "it runs again", func() bool { return winner.runs(100) })
+	if n[1].runs(100) == n[2].runs(100) {
 		t.Error("it runs on both")
 	}
 }
