@@ -44,6 +44,7 @@ type Backend interface {
 	GuestBackend
 	VerifyBackend
 	DivergedBackend
+	MoveBackend
 }
 
 // Filter limits what Status tells; zero fields limit nothing.
@@ -59,6 +60,8 @@ type Status struct {
 	Time    time.Time      `json:"time"`
 	Cluster Cluster        `json:"cluster"`
 	Jobs    []JobStatus    `json:"jobs"`
+	// Migrations are those that go on.
+	Migrations []Migration `json:"migrations,omitempty"`
 	// Silent are the members that did not answer; what they alone know is missing.
 	Silent []guest.NodeName `json:"silent"`
 	// Warnings are whole sentences for the operator: disagreements, broken
@@ -126,6 +129,8 @@ type Guest struct {
 	Owner   guest.NodeName `json:"owner"`
 	Term    string         `json:"term"`
 	Digest  string         `json:"digest"`
+	// Run is how its unit fares; nil: it has none.
+	Run *GuestRun `json:"run,omitempty"`
 	GuestDetail
 }
 
@@ -350,6 +355,8 @@ type Error struct {
 	Code    Code   `json:"code"`
 	Message string `json:"message"`
 	Hint    string `json:"hint,omitempty"`
+	// Absent says that there is no daemon at all; it is the client's word.
+	Absent bool `json:"-"`
 }
 
 // Error is the message, without the hint.

@@ -63,6 +63,8 @@ type Options struct {
 	ZFS ZFS
 	// Units is nil for the machine's own, over D-Bus.
 	Units Units
+	// BootID names this run of the machine; empty: as the kernel says.
+	BootID string
 	// Watchdog is the command that thaws a guest if the daemon dies, with the path of a
 	// note appended (tandemd watch-frozen); empty: none.
 	Watchdog []string
@@ -85,6 +87,7 @@ type Daemon struct {
 	peer    *peer.Peer
 	zfs     ZFS
 	units   Units
+	bootID  string
 	// quiescer freezes guests for the moment of a point; standing are those that it
 	// cannot thaw.
 	quiescer *quiesce.Quiescer
@@ -139,7 +142,7 @@ func New(o Options) (*Daemon, error) {
 	if d.now == nil {
 		d.now = time.Now
 	}
-	d.units = o.Units
+	d.units, d.bootID = o.Units, o.BootID
 	if d.units == nil {
 		d.units = unit.New(unit.Options{})
 	}

@@ -120,9 +120,9 @@ func (r *run) spareAtTarget(p plan.Plan, point string, guids map[guest.Volume]ui
 // sync comes as soon, it destroys them with the snapshot that it takes.
 const cleanWithin = 15 * time.Minute
 
-// tidy cleans unless the next sync will soon.
+// tidy cleans unless the next sync will soon, or a guest waits for the end of this one.
 func (r *run) tidy(ctx context.Context) {
-	if !r.soon() {
+	if !r.soon() && (r.hand == nil || !r.hand.locked) {
 		r.clean(ctx)
 	}
 }
@@ -151,7 +151,7 @@ func (r *run) soon() bool {
 // sync has succeeded.
 func (r *run) clean(ctx context.Context) {
 	r.phase(PhaseClean, 0)
-	release, err := r.s.lockGuest(ctx, r.guest.ID)
+	release, err := r.lockGuest(ctx)
 	if err != nil {
 		r.warn("old snapshots are left: %v", err)
 		return

@@ -98,7 +98,7 @@ func (r *run) newest(ctx context.Context) (string, error) {
 // to be sent. One at a time for a guest: another sync must not clean in between.
 func (r *run) snapshot(ctx context.Context) (plan.Plan, string, error) {
 	r.phase(PhaseSnapshot, 0)
-	release, err := r.s.lockGuest(ctx, r.guest.ID)
+	release, err := r.lockGuest(ctx)
 	if err != nil {
 		return plan.Plan{}, "", err
 	}

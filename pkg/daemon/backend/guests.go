@@ -13,13 +13,18 @@ import (
 
 // Guests is all guests, by ID.
 func (b *Backend) Guests(context.Context) ([]api.Guest, error) {
-	if _, err := b.cluster(); err != nil {
+	c, err := b.cluster()
+	if err != nil {
 		return nil, err
 	}
-	s := b.Book.Current()
+	s, runs := b.Book.Current(), c.Runs()
 	out := []api.Guest{}
 	for _, g := range s.GuestList() {
-		out = append(out, guestOf(s, g))
+		one := guestOf(s, g)
+		if run, ok := runs[g.ID]; ok {
+			one.Run = &run
+		}
+		out = append(out, one)
 	}
 	return out, nil
 }
@@ -47,16 +52,22 @@ func (b *Backend) guest(id guest.ID) (*ledger.State, guest.Guest, error) {
 }
 
 // Guest is one guest with its configuration and its jobs.
-func (b *Backend) Guest(_ context.Context, id guest.ID) (api.Guest, error) {
+func (b *Backend) Guest(ctx context.Context, id guest.ID) (api.Guest, error) {
 	s, g, err := b.guest(id)
 	if err != nil {
 		return api.Guest{}, err
 	}
 	out := guestOf(s, g)
 	out.Config = g.Config
+	if c := b.Running(); c != nil {
+		if run, ok := c.Runs()[id]; ok {
+			out.Run = &run
+		}
+	}
 	for _, j := range s.JobsOf(id) {
 		out.Jobs = append(out.Jobs, j.ID)
 	}
+	out.Migration = b.migrationOf(ctx, id)
 	return out, nil
 }
 

@@ -56,6 +56,8 @@ type Overview struct {
 	Aside interface {
 		All(ctx context.Context, cluster string) ([]aside.Copy, error)
 	}
+	// Moving are the migrations that this node does now.
+	Moving func() []api.Migration
 	// Troubles are sentences on what of this node's own is not in order.
 	Troubles func() []string
 	// Verified is what comparing a job's replica with its source has found.
@@ -78,6 +80,8 @@ type Report struct {
 	Copies   map[guest.ID]Copy `json:"copies"`
 	Storages []api.Storage     `json:"storages"`
 	Warnings []string          `json:"warnings"`
+	// Migrations are those that go on.
+	Migrations []api.Migration `json:"migrations,omitempty"`
 }
 
 // Copy is how a target fares with a guest.
@@ -128,6 +132,8 @@ func (o *Overview) Report(ctx context.Context) Report {
 		lag := rep.Point.Lag(now).Seconds()
 		r.Copies[rep.Guest] = Copy{Point: rep.Point.Name, Consistency: rep.Point.Consistency, Lag: &lag}
 	}
+	r.Migrations = o.Moving()
+	r.Warnings = append(r.Warnings, inDoubt(r.Migrations)...)
 	r.Warnings = append(r.Warnings, o.setAside(ctx)...)
 	for _, t := range o.Troubles() {
 		r.Warnings = append(r.Warnings, fmt.Sprintf("node %s: %s", o.Name, t))
@@ -287,6 +293,11 @@ func (o *Overview) Status(ctx context.Context, f api.Filter) api.Status {
 			continue
 		}
 		out.Warnings = append(out.Warnings, r.Warnings...)
+		for _, x := range r.Migrations {
+			if f.Guest == 0 || x.Guest == f.Guest {
+				out.Migrations = append(out.Migrations, x)
+			}
+		}
 	}
 	for _, j := range s.JobList() {
 		js := o.merge(s, j, all)

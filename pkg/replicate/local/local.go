@@ -5,6 +5,7 @@ package local
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -38,6 +39,10 @@ type Reader interface {
 	Properties(ctx context.Context, props []string, names ...string) (map[string]map[string]zfs.Property, error)
 	Holds(ctx context.Context, snaps ...string) ([]zfs.Hold, error)
 	Mounted(dataset string) (bool, error)
+	// Device waits for the device node of a zvol.
+	Device(ctx context.Context, dataset string) (string, error)
+	// Users are who has datasets open or mounted.
+	Users(ctx context.Context, datasets ...string) ([]zfs.User, error)
 }
 
 // Changer changes snapshots and properties, and destroys replicas under guard.
@@ -60,8 +65,10 @@ type Keeper interface {
 // Mover takes datasets out of the way and puts others in their place.
 type Mover interface {
 	CreateFilesystem(ctx context.Context, name string, props map[string]string) error
+	Mount(ctx context.Context, dataset string) error
 	Unmount(ctx context.Context, dataset string) error
 	Rename(ctx context.Context, from, to string) error
+	Clone(ctx context.Context, snap, dataset string, props map[string]string) error
 	Promote(ctx context.Context, dataset string) error
 }
 
@@ -237,6 +244,20 @@ const (
 	ReceivedPoint    = "point"
 	ReceivedSnapshot = "snapshot"
 )
+
+// Arrival is the value of the property tandem:arrived.
+type Arrival struct {
+	// At is in seconds since 1970 by the target's clock.
+	At int64 `json:"at"`
+	// Age is that of the point at its arrival, by the source's clock, in seconds.
+	Age int64 `json:"age"`
+}
+
+// Property is the form in which it is written down.
+func (a Arrival) Property() (string, error) {
+	b, err := json.Marshal(a)
+	return string(b), err
+}
 
 // Side is a dataset of this node as the planner wants it.
 func Side(name string, d zfs.Dataset) plan.Side {
