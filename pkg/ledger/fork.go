@@ -27,9 +27,9 @@ type Fork struct {
 
 // Fork makes this ledger the first state of a new generation, while no log is
 // being applied. Everything else stays as it is, what was unconfirmed included:
-// in the new generation it counts as done. Terms that began after known, which is
-// the newest ledger that the node knows to be confirmed, are the new generation's:
-// the parent may yet give the same number to another owner.
+// in the new generation it counts as done. Terms that are not those of known, which
+// is the newest ledger that the node knows to be confirmed, are the new generation's:
+// the parent may yet give the same number to another owner, or has done so.
 func (m *Machine) Fork(f Fork, known *State) error {
 	switch {
 	case !m.state.Founded():
@@ -42,7 +42,7 @@ func (m *Machine) Fork(f Fork, known *State) error {
 	m.view = nil
 	m.state.Generation = f.Generation
 	for id, g := range m.state.Guests {
-		if g.Term != known.Guests[id].Term {
+		if k := known.Guests[id]; g.Term != k.Term || g.Owner != k.Owner {
 			g.Term.Generation = f.Generation
 			m.state.Guests[id] = g
 		}

@@ -32,3 +32,19 @@ func TestFork_WhatWasUnconfirmedGetsTermsOfItsOwn(t *testing.T) {
 		t.Errorf("the term of a guest that stayed where it was changed to %s", got)
 	}
 }
+
+// The node that is forced has heard of what the others did instead, and has in its
+// own log what they never confirmed.
+func TestFork_WhatTheOthersConfirmedInsteadKeepsItsTerm(t *testing.T) {
+	cut, others := running(t), running(t)
+	cut.must(ledger.ChangeOwner{ID: 100, Owner: nodeID(1), Term: term(1), To: nodeID(2)})
+	others.must(ledger.ChangeOwner{ID: 100, Owner: nodeID(1), Term: term(1), To: nodeID(3)})
+	const forked = "fedcba9876543210"
+	err := cut.m.Fork(ledger.Fork{Generation: forked, Parent: generation, Index: cut.at, Node: nodeID(1), By: "operator@n1"}, others.m.View())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, want := cut.m.View().Guests[100].Term, (guest.Term{N: 2, Generation: forked}); got != want {
+		t.Errorf("two owners in one term: that of the unconfirmed one is %s, want %s", got, want)
+	}
+}

@@ -82,6 +82,9 @@ func (c *cluster) act(ctx context.Context, rng *rand.Rand, number int, p *proces
 // contest gives the contested guest to some node.
 func (c *cluster) contest(ctx context.Context, rng *rand.Rand, number int, p *process) {
 	view := p.cons.View()
+	if !view.Founded() {
+		return // The daemon has just begun, or has ended: it knows nothing.
+	}
 	g, ok := view.Guests[contested]
 	members := view.MemberList()
 	to := members[rng.IntN(len(members))].ID

@@ -37,7 +37,7 @@ func (p *process) tend() {
 		}
 		for _, id := range p.due() {
 			if time.Since(at) < holds {
-				p.launch(id)
+				p.launch(id, at)
 			}
 			// A unit takes its time to start.
 			pause(p.life, time.Second)
@@ -63,15 +63,17 @@ func (p *process) due() []guest.ID {
 	return out
 }
 
-// launch starts one guest, if it still belongs here.
-func (p *process) launch(id guest.ID) {
+// launch starts one guest, if it still belongs here by a read that was asked at a
+// time after this node last tried to give it away: what came of that may not be in
+// this node's copy yet.
+func (p *process) launch(id guest.ID, asked time.Time) {
 	view := p.cons.View()
 	p.m.mu.Lock()
 	defer p.m.mu.Unlock()
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	g, ok := view.Guests[id]
-	if !ok || g.Owner != p.id || p.busy[id] || p.m.daemon != p {
+	if !ok || g.Owner != p.id || p.busy[id] || p.m.daemon != p || !asked.After(p.given[id]) {
 		return
 	}
 	p.m.guests[id] = g.Term
@@ -160,6 +162,7 @@ func (p *process) give(id guest.ID) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	delete(p.busy, id)
+	p.given[id] = time.Now()
 }
 
 func (p *process) noteDoubts(change func(all map[guest.ID]doubt)) error {

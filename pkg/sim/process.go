@@ -49,13 +49,16 @@ type process struct {
 	cons     *consensus.Consensus // nil: in no cluster
 	convener *member.Convener
 	busy     map[guest.ID]bool // guests that are being moved or removed
-	started  string            // the generation in which a guest was started last
+	// given is when this node last ended trying to give a guest away.
+	given   map[guest.ID]time.Time
+	started string // the generation in which a guest was started last
 }
 
 // newProcess starts a daemon; the machine's lock is held.
 func newProcess(m *machine) *process {
 	p := &process{
-		c: m.c, m: m, id: m.id, log: m.c.log.Named(short(m.id)), sight: map[guest.NodeID]sighting{}, busy: map[guest.ID]bool{},
+		c: m.c, m: m, id: m.id, log: m.c.log.Named(short(m.id)), sight: map[guest.NodeID]sighting{},
+		busy: map[guest.ID]bool{}, given: map[guest.ID]time.Time{},
 		turn: make(chan struct{}, 1), joined: make(chan *ledger.State, 1), booted: fmt.Sprint(m.boot),
 	}
 	p.life, p.end = context.WithCancelCause(context.Background())
