@@ -47,7 +47,7 @@ func crowded(b *testing.B, guests, volumes, snapshots int) (w *world, jobs []gue
 	})
 	for _, name := range names {
 		must(b, pool.Create(name, 1<<20, nil))
-		must(b, pool.Write(name, 0, []byte("data")))
+		must(b, pool.Write(name, 0, make([]byte, 4096)))
 	}
 	snap := func(from, to int) {
 		for n := from; n < to; n++ {

@@ -150,7 +150,7 @@ func (w *world) WaitApplied(context.Context, uint64) error { return errors.New("
 
 // restart makes the engines anew, as a new process does.
 func (n *node) restart() {
-	n.trap = nil
+	n.setTrap(nil)
 	o := replicate.Options{
 		Node: n.id, Name: n.name, Storages: map[string]string{"local-zfs": "tank/g"}, ZFS: n.pool, Ledger: n.w,
 		Store: store{n}, LockDir: n.dir, Now: n.w.clock, LockWait: time.Second, Quorate: n.quorate, Streams: n.w.streams,
