@@ -17,6 +17,8 @@ type volume struct {
 	source, target []Snapshot // in the order of their node
 	// atSource and atTarget are the places in them.
 	atSource, atTarget places
+	// named are the places in target by name, once they were asked for.
+	named map[string]int
 	// branch: target is what a clone of a copy set aside will have once it is promoted.
 	branch   bool
 	warnings []Warning
@@ -190,7 +192,13 @@ func (v *volume) blocked(s Snapshot) string {
 	if n := len(v.pair.Target.Dataset) + 1 + len(s.Name); n > MaxName {
 		return fmt.Sprintf("its full name there would have %d bytes, ZFS allows %d", n, MaxName)
 	}
-	if i := indexName(v.target, s.Name); i >= 0 && v.target[i].GUID != s.GUID {
+	if v.named == nil {
+		v.named = make(map[string]int, len(v.target))
+		for i, x := range v.target {
+			v.named[x.Name] = i
+		}
+	}
+	if i, taken := v.named[s.Name]; taken && v.target[i].GUID != s.GUID {
 		return "another snapshot has that name there"
 	}
 	return ""
