@@ -53,7 +53,8 @@ const (
 	RoleFolder = "folder"
 )
 
-// PropSealed is the term in which an owner's volume was made read-only for its guest's move. Only who ends that reads it.
+// PropSealed is on an owner's volume that was made read-only, for a move or because another owns its guest now: the guest's term
+// then. It goes when the volume is the owner's again, or a replica. Only who does that reads it.
 const PropSealed = "tandem:sealed"
 
 // PropDiverged says of data set aside why, when and by whom. Only who looks at such data reads it.

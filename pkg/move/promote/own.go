@@ -16,7 +16,7 @@ import (
 // own makes the volumes the owner's: first what they are like, then, for all together, role, term and that they can be written.
 // Until then nobody takes them for the owner's.
 func (x *promotion) own(ctx context.Context) error {
-	var names []string
+	var names, sealed []string
 	for _, v := range x.volumes {
 		state := x.state(v)
 		x.out.Volumes = append(x.out.Volumes, Volume{Volume: v.Volume, Dataset: v.name, State: state})
@@ -29,9 +29,17 @@ func (x *promotion) own(ctx context.Context) error {
 		if m := local.MarksOf(v.data); m.Role != zfs.RoleOwner || m.Term != x.guest.Term.String() || v.data.ReadOnly {
 			names = append(names, v.name)
 		}
+		if v.standing == owned && v.data.ReadOnly {
+			sealed = append(sealed, v.name)
+		}
 	}
 	if len(names) == 0 {
 		return nil
+	}
+	if len(sealed) > 0 { // For a move that went back.
+		if err := x.p.o.ZFS.Inherit(ctx, zfs.PropSealed, sealed...); err != nil {
+			return fault.Wrap(err, "make the volumes of guest %s writable again", x.guest.ID)
+		}
 	}
 	stamp := map[string]string{zfs.PropRole: zfs.RoleOwner, zfs.PropTerm: x.guest.Term.String(), "readonly": "off"}
 	return fault.Wrap(x.p.o.ZFS.SetProps(ctx, stamp, names...), "mark the volumes of guest %s as the owner's", x.guest.ID)

@@ -160,7 +160,7 @@ func (x *promotion) data(ctx context.Context) error {
 		if err := x.look(ctx); err != nil {
 			return err
 		}
-		if err := x.choose(ctx); err != nil {
+		if err := x.choose(); err != nil {
 			return err
 		}
 		i := slices.IndexFunc(x.volumes, func(v volume) bool { return x.next(v) != settled })

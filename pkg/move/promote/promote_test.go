@@ -254,20 +254,6 @@ func TestPromote_AVolumeThatWasNotInThePointIsTold(t *testing.T) {
 	w.same("p1")
 }
 
-func TestPromote_SealedForAMoveIsLeft(t *testing.T) {
-	w := newWorld(t)
-	first(w)
-	w.promote()
-	must(t, w.pool.SetProps(t.Context(), map[string]string{"readonly": "on", zfs.PropSealed: term(2).String()}, diskDS))
-	_, err := w.promoter.Promote(t.Context(), cluster, w.guest)
-	if replicate.ClassOf(err) != replicate.ClassBusy || !strings.Contains(err.Error(), "has not ended") {
-		t.Errorf("got %v", err)
-	}
-	w.guest.Term = term(3) // The move was called off.
-	w.promote()
-	w.ready()
-}
-
 func TestPromote_NoRoomForTheReservationIsTold(t *testing.T) {
 	w := newWorld(t)
 	first(w)

@@ -191,7 +191,7 @@ func (x *promotion) warn(format string, args ...any) {
 
 // choose finds the point's snapshots on all volumes, or refuses and names all that is missing or in the way: before anything is
 // changed, and again after each step.
-func (x *promotion) choose(ctx context.Context) error {
+func (x *promotion) choose() error {
 	x.want = map[guest.Volume]uint64{}
 	if b := x.guest.Beginning; b != nil {
 		x.out.Point = b.Point
@@ -209,7 +209,7 @@ func (x *promotion) choose(ctx context.Context) error {
 			Hint: "nothing was changed; put right what is named, or recover the guest on a node that has the point",
 		}
 	}
-	return x.sealed(ctx)
+	return nil
 }
 
 // obstacles are what keeps the volumes from being brought to the point.
@@ -266,22 +266,4 @@ func follows(name, before string) bool {
 	}
 	b, err := guest.ParseSnapshotName(before)
 	return err == nil && n.Term == b.Term && n.Node == b.Node && n.Seq > b.Seq
-}
-
-// sealed refuses volumes that were made read-only for a move which has not ended.
-func (x *promotion) sealed(ctx context.Context) error {
-	for _, v := range x.volumes {
-		if v.standing != owned || !v.data.ReadOnly || v.data.Props[zfs.PropTerm] != x.guest.Term.String() {
-			continue
-		}
-		props, err := x.p.o.ZFS.Properties(ctx, []string{zfs.PropSealed}, v.name)
-		if err != nil {
-			return fault.WrapVolume(v.Volume, err, "look whether it is sealed")
-		}
-		if props[v.name][zfs.PropSealed].Value == x.guest.Term.String() {
-			return fault.Busy("it passes when the move ends, or is canceled",
-				"volume %s: %s was made read-only for a move of guest %s that has not ended", v.Volume, v.name, x.guest.ID)
-		}
-	}
-	return nil
 }

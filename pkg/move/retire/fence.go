@@ -14,7 +14,7 @@ import (
 
 // Seal makes the guest's volumes here read-only, unmounts its filesystems, and makes sure of both and that nobody has them open.
 // Volumes that are not the owner's are passed over, but where this node owns the guest: then all must be, at its term. Done again
-// it makes sure again. After an error some may be read-only: Unseal undoes that.
+// it makes sure again. After an error some may be read-only. A promotion of the same owner makes them writable again.
 func (r *Retirer) Seal(ctx context.Context, cluster string, g guest.Guest) error {
 	release, err := r.o.LockGuest(ctx, g)
 	if err != nil {
@@ -29,45 +29,6 @@ func (r *Retirer) Seal(ctx context.Context, cluster string, g guest.Guest) error
 		err = r.fence(ctx, g, list)
 	}
 	return fault.Final(ctx, err)
-}
-
-// Unseal makes the guest's volumes writable again and mounts its filesystems, where this node owns it: all must have role owner
-// and its term.
-func (r *Retirer) Unseal(ctx context.Context, cluster string, g guest.Guest) error {
-	return fault.Final(ctx, r.unseal(ctx, cluster, g))
-}
-
-func (r *Retirer) unseal(ctx context.Context, cluster string, g guest.Guest) error {
-	if g.Owner != r.o.Node {
-		return fault.Never("", "guest %s: it is not this node's, its volumes stay read-only here", g.ID)
-	}
-	release, err := r.o.LockGuest(ctx, g)
-	if err != nil {
-		return err
-	}
-	defer release()
-	list, err := r.owned(ctx, cluster, g)
-	if err != nil {
-		return err
-	}
-	if err := r.all(g, list); err != nil {
-		return err
-	}
-	if err := r.o.ZFS.SetProps(ctx, map[string]string{"readonly": "off"}, names(list)...); err != nil {
-		return fault.Wrap(err, "make the volumes of guest %s writable again", g.ID)
-	}
-	if err := r.o.ZFS.Inherit(ctx, zfs.PropSealed, names(list)...); err != nil {
-		return fault.Wrap(err, "make the volumes of guest %s writable again", g.ID)
-	}
-	for _, v := range list {
-		d := v.data
-		if d.Type == zfs.TypeFilesystem && d.CanMount == "on" && d.Mountpoint != "none" && d.Mountpoint != "legacy" && !d.Mounted {
-			if err := r.o.ZFS.Mount(ctx, d.Name); err != nil {
-				return fault.WrapVolume(v.Volume, err, "mount %s again", d.Name)
-			}
-		}
-	}
-	return nil
 }
 
 // all refuses where a volume of the guest is not the owner's at its term.

@@ -1,6 +1,5 @@
 // Package retire takes what a former owner has of a guest out of use, on its own node: no write comes to it any more (Seal), what
-// the new owner does not have is set aside, and the rest becomes a replica again (Retire). A move seals its source by it as well,
-// and unseals it where it goes back.
+// the new owner does not have is set aside, and the rest becomes a replica again (Retire). A move seals its source by it as well.
 //
 // It works from the disks and the guest's record in the ledger and keeps no state: each of its steps can be the last before a
 // power cut. It destroys nothing. It does not stop the guest's unit: its caller, pkg/keeper, has done that, and it refuses to go on

@@ -195,12 +195,28 @@ func Compare(kind Kind, want, own Values, former Record) Change {
 	for name := range former.Values.Replica(kind) {
 		_, still := carried[name]
 		_, lifted := c.Record.Lifted[name]
-		if value, set := own[name]; set && !still && !lifted && value == former.Values[name] {
+		value, set := own[name]
+		switch {
+		case !set || still || lifted || value != former.Values[name]:
+		case !inherited(name):
+			if value != "0" {
+				c.Set[name] = "none"
+			}
+		default:
 			c.Inherit = append(c.Inherit, name)
 		}
 	}
 	slices.Sort(c.Inherit)
 	return c
+}
+
+// inherited says that zfs takes the own value of a property off; the others are only set to something else.
+func inherited(name string) bool {
+	switch name {
+	case "canmount", "quota", "refquota", "reservation", "refreservation":
+		return false
+	}
+	return true
 }
 
 // Same says that two records say the same.
@@ -237,7 +253,7 @@ func (r Record) Restore(kind Kind) Change {
 	}
 	c.Set["readonly"] = "off"
 	if _, ok := c.Set["canmount"]; !ok && kind == Filesystem {
-		c.Set["canmount"] = "on" // It is not inherited.
+		c.Set["canmount"] = "on" // It cannot be inherited.
 	}
 	c.Set = c.Set.Settable()
 	for name := range Guard(kind) {
@@ -259,7 +275,7 @@ func Demote(kind Kind, own Values) Change {
 		_, guarded := guard[u.name]
 		switch {
 		case !set || guarded || !u.onlyWritten || !u.of(kind):
-		case u.name == "reservation" || u.name == "refreservation": // They are not inherited.
+		case !inherited(u.name):
 			if value != "0" {
 				c.Set[u.name] = "none"
 			}

@@ -45,8 +45,12 @@ func TestCompare(t *testing.T) {
 		{name: "all is as it should be", want: values{"xattr": "sa", "mountpoint": "/srv"}, own: with(values{"xattr": "sa"}), set: values{}},
 		{name: "the owner changed a value", want: values{"quota": "2"}, own: with(values{"quota": "1"}), set: values{"quota": "2"}},
 		{
-			name: "the owner took a value off", own: with(values{"quota": "1"}), set: values{},
-			former: manifest.Record{Values: values{"quota": "1"}}, inherit: []string{"quota"},
+			name: "the owner took a value off", own: with(values{"xattr": "sa"}), set: values{},
+			former: manifest.Record{Values: values{"xattr": "sa"}}, inherit: []string{"xattr"},
+		},
+		{
+			name: "one that is not inherited", own: with(values{"quota": "1"}), set: values{"quota": "none"},
+			former: manifest.Record{Values: values{"quota": "1"}},
 		},
 		{name: "a value that somebody set there stays", own: with(values{"quota": "1"}), set: values{}},
 		{

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/tandemd/tandem/pkg/guest"
+	"github.com/tandemd/tandem/pkg/ledger"
 	"github.com/tandemd/tandem/pkg/plan"
 	"github.com/tandemd/tandem/pkg/replicate/fault"
 	"github.com/tandemd/tandem/pkg/replicate/local"
@@ -22,6 +23,8 @@ type Status struct {
 	// Term is the last one that was received from.
 	Term    string         `json:"term"`
 	Volumes []VolumeStatus `json:"volumes"`
+	// Kept says that no job points here: it stays as it is, until one does again.
+	Kept bool `json:"kept,omitempty"`
 	// Point is the newest complete one; nil where there is none yet.
 	Point *PointStatus `json:"point,omitempty"`
 }
@@ -58,24 +61,24 @@ func (p PointStatus) Lag(now time.Time) time.Duration { return max(0, now.Sub(p.
 // Replicas tells what this node has, from its disks, ordered by guest. A storage
 // that cannot be read makes an error beside what the others have.
 func (t *Target) Replicas(ctx context.Context) ([]Status, error) {
-	cluster := t.o.Ledger.View().Cluster
+	view := t.o.Ledger.View()
 	byGuest := map[guest.ID]*Status{}
 	snapshots := map[guest.ID]map[guest.Volume][]zfs.Snapshot{}
 	var errs []error
 	for _, storage := range slices.Sorted(maps.Keys(t.o.Storages)) {
-		list, err := t.replicas(ctx, storage, cluster)
+		list, err := t.replicas(ctx, storage, view.Cluster)
 		if err != nil {
 			errs = append(errs, fmt.Errorf("storage %s: %w", storage, err))
 			continue
 		}
 		for _, l := range list {
 			id, err := guest.ParseID(l.data.Props[zfs.PropGuest])
-			if err != nil || !l.replica(cluster, id) {
+			if err != nil || !l.replica(view.Cluster, id) {
 				continue
 			}
 			s := byGuest[id]
 			if s == nil {
-				s = &Status{Guest: id, Term: l.data.Props[zfs.PropTerm]}
+				s = &Status{Guest: id, Term: l.data.Props[zfs.PropTerm], Kept: !t.pointed(view, id)}
 				byGuest[id], snapshots[id] = s, map[guest.Volume][]zfs.Snapshot{}
 			}
 			s.Volumes = append(s.Volumes, t.volumeStatus(ctx, l))
@@ -90,6 +93,11 @@ func (t *Target) Replicas(ctx context.Context) ([]Status, error) {
 	}
 	slices.SortFunc(out, func(a, b Status) int { return cmp.Compare(a.Guest, b.Guest) })
 	return out, fault.Worst(errs)
+}
+
+// pointed says that a job of the guest points to this node.
+func (t *Target) pointed(view *ledger.State, id guest.ID) bool {
+	return slices.ContainsFunc(view.JobsOf(id), func(j guest.Job) bool { return j.Target == t.o.Node })
 }
 
 // replicas lists the datasets of a storage that are marked as replicas, with their snapshots.

@@ -153,7 +153,7 @@ func (t *Target) Inventory(ctx context.Context, from guest.NodeID, req wire.Inve
 	if out.ZFS, err = t.version.Get(ctx, t.o.ZFS); err != nil {
 		return wire.Inventory{}, err
 	}
-	release, err := t.lock(ctx, g.Volumes...) // A receive that was just cut is ending.
+	release, err := t.lockFor(ctx, from, req.Request, g.Volumes...) // A receive that was just cut is ending.
 	if err != nil {
 		return wire.Inventory{}, err
 	}
@@ -310,6 +310,19 @@ func (t *Target) lock(ctx context.Context, volumes ...guest.Volume) (release fun
 	return t.locks.All(wait, local.VolumeLocks(volumes)...)
 }
 
+// lockFor is lock for a request that was admitted. The owner may have changed while it
+// waited: what takes this node's data into use has the same locks.
+func (t *Target) lockFor(ctx context.Context, from guest.NodeID, req wire.Request, volumes ...guest.Volume) (release func(), err error) {
+	if release, err = t.lock(ctx, volumes...); err != nil {
+		return nil, err
+	}
+	if _, err := t.owned(t.o.Ledger.View(), from, req); err != nil {
+		release()
+		return nil, err
+	}
+	return release, nil
+}
+
 // Abort drops an interrupted receive, unless one runs. Only one that is a part of
 // the guest's replica, or that this node began for it, and only the very one that
 // the source has seen.
@@ -321,7 +334,7 @@ func (t *Target) Abort(ctx context.Context, from guest.NodeID, req wire.AbortReq
 	if !g.Has(req.Volume) {
 		return wire.AbortReply{}, fault.Never("", "guest %s has no volume %s", g.ID, req.Volume)
 	}
-	release, err := t.lock(ctx, req.Volume)
+	release, err := t.lockFor(ctx, from, req.Request, req.Volume)
 	if err != nil {
 		return wire.AbortReply{}, err
 	}
