@@ -132,7 +132,7 @@ const (
 )
 
 // StandingOf tells it from the guest as the ledger has it.
-func (r Record) StandingOf(g guest.Guest, exists bool) Standing { //nolint:revive // flag-parameter: what a map tells beside its value
+func (r Record) StandingOf(g guest.Guest, exists bool) Standing {
 	b := g.Beginning
 	switch {
 	case exists && g.Owner == r.From:
