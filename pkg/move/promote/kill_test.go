@@ -3,9 +3,7 @@ package promote_test
 import (
 	"bytes"
 	"errors"
-	"flag"
 	"fmt"
-	"math/rand/v2"
 	"slices"
 	"testing"
 
@@ -13,8 +11,6 @@ import (
 	"github.com/tandemd/tandem/pkg/zfs"
 	"github.com/tandemd/tandem/pkg/zfs/zfstest"
 )
-
-var killEvery = flag.Int("kill-every", 3, "one of how many kill points is tried; 1: all")
 
 var errKilled = errors.New("killed")
 
@@ -24,8 +20,6 @@ var reads = []string{"List", "Children", "Properties", "Holds", "Version", "Toke
 // TestKill_AnywhereConverges ends the process, or the machine, before and after each effect of a promotion. The next one ends with
 // the data of the point, and all that was newer is there.
 func TestKill_AnywhereConverges(t *testing.T) {
-	first := rand.IntN(*killEvery)
-	t.Logf("every %d. moment, from the %d. on", *killEvery, first)
 	for name, before := range map[string]func(*world){
 		"at the point": once, "one volume ahead": ahead, "and the other cut": cut, "not parted from a copy": parted,
 		"both ahead": func(w *world) {
@@ -53,7 +47,7 @@ func TestKill_AnywhereConverges(t *testing.T) {
 				t.Fatalf("only %d moments", moments)
 			}
 			t.Logf("%d moments", moments)
-			for at := first; at < moments; at += *killEvery {
+			for at := range moments {
 				for _, power := range []bool{false, true} {
 					survive(t, before, kill{at: at, power: power, copies: want})
 				}
