@@ -7,6 +7,7 @@ import (
 	"os"
 	"slices"
 	"sync"
+	"time"
 
 	"github.com/spf13/cobra"
 	"go.uber.org/zap"
@@ -23,12 +24,17 @@ const (
 	self      = "/proc/self/exe"
 )
 
+// adoptTimeout is for systemd to take the watchdog; the guest runs meanwhile.
+const adoptTimeout = 5 * time.Second
+
 // newQuiescer makes what freezes and thaws guests.
 func (d *Daemon) newQuiescer(watchdog []string) (*quiesce.Quiescer, error) {
 	d.standing = &standstill{log: d.log, byGuest: map[guest.ID]string{}}
 	return quiesce.New(quiesce.Options{
 		Dir: d.state.path(frozenFolder), Units: freezer{d.units}, Watchdog: watchdog, Report: d.standing.note,
 		Adopt: func(ctx context.Context, id guest.ID, pid int) error {
+			ctx, cancel := context.WithTimeout(ctx, adoptTimeout)
+			defer cancel()
 			return d.units.Adopt(ctx, fmt.Sprintf("tandem-thaw-%s-%d.scope", id, pid), pid)
 		},
 	})
@@ -37,9 +43,9 @@ func (d *Daemon) newQuiescer(watchdog []string) (*quiesce.Quiescer, error) {
 // freezer is systemd as pkg/quiesce wants it.
 type freezer struct {
 	units interface {
-		State(ctx context.Context, unit string) (unit.State, error)
-		Freeze(ctx context.Context, unit string) error
-		Thaw(ctx context.Context, unit string) error
+		State(ctx context.Context, name string) (unit.State, error)
+		Freeze(ctx context.Context, name string) error
+		Thaw(ctx context.Context, name string) error
 	}
 }
 

@@ -11,17 +11,17 @@ import (
 // tests.
 type Units interface {
 	// State of one that does not exist is no error.
-	State(ctx context.Context, unit string) (unit.State, error)
+	State(ctx context.Context, name string) (unit.State, error)
 	// Start and Stop wait until it is done, and verify it.
-	Start(ctx context.Context, unit string) error
-	Stop(ctx context.Context, unit string) error
-	Freeze(ctx context.Context, unit string) error
-	Thaw(ctx context.Context, unit string) error
+	Start(ctx context.Context, name string) error
+	Stop(ctx context.Context, name string) error
+	Freeze(ctx context.Context, name string) error
+	Thaw(ctx context.Context, name string) error
 	// Guard has systemd ask `tandem guest may-start ID` before it starts the unit.
-	Guard(ctx context.Context, unit string, id guest.ID) error
-	Unguard(ctx context.Context, unit string) error
+	Guard(ctx context.Context, name string, id guest.ID) error
+	Unguard(ctx context.Context, name string) error
 	// Journal is the unit's last n lines.
-	Journal(ctx context.Context, unit string, n int) ([]string, error)
+	Journal(ctx context.Context, name string, n int) ([]string, error)
 	// Adopt moves a process out of the daemon's control group, into a scope.
 	Adopt(ctx context.Context, scope string, pid int) error
 	// Close ends the connection.

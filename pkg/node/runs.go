@@ -121,7 +121,11 @@ func (n *Node) sync(ctx context.Context, r *run, rec *history.Run, log *zap.Logg
 		r.say(n.now(), "warn", w)
 	}
 	if err == nil && res.Kind != replicate.KindNothing {
-		r.say(n.now(), "info", fmt.Sprintf("done: %s, %d bytes sent; %s has %s (%s) complete", res.Kind, res.Bytes, rec.Target, res.Point, res.Consistency))
+		how := ""
+		if res.Consistency == guest.Frozen || res.Consistency == guest.Hooked {
+			how = ", " + string(res.Consistency)
+		}
+		r.say(n.now(), "info", fmt.Sprintf("done: %s, %d bytes sent; %s has %s complete%s", res.Kind, res.Bytes, rec.Target, res.Point, how))
 	}
 	return err
 }

@@ -47,7 +47,7 @@ const (
 )
 
 // AgentSocket is where the agent of a guest that runs under tandem-vm@.service answers.
-func AgentSocket(id guest.ID) string { return "/run/tandem/guests/" + id.String() + ".agent" }
+func AgentSocket(id guest.ID) string { return "/run/tandem-guests/" + id.String() + "/agent" }
 
 // Options say how.
 type Options struct {

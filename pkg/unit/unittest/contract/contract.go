@@ -17,14 +17,14 @@ import (
 
 // Manager is what callers use of pkg/unit.
 type Manager interface {
-	State(ctx context.Context, unit string) (unit.State, error)
-	Start(ctx context.Context, unit string) error
-	Stop(ctx context.Context, unit string) error
-	Freeze(ctx context.Context, unit string) error
-	Thaw(ctx context.Context, unit string) error
-	Guard(ctx context.Context, unit string, id guest.ID) error
-	Unguard(ctx context.Context, unit string) error
-	Journal(ctx context.Context, unit string, n int) ([]string, error)
+	State(ctx context.Context, name string) (unit.State, error)
+	Start(ctx context.Context, name string) error
+	Stop(ctx context.Context, name string) error
+	Freeze(ctx context.Context, name string) error
+	Thaw(ctx context.Context, name string) error
+	Guard(ctx context.Context, name string, id guest.ID) error
+	Unguard(ctx context.Context, name string) error
+	Journal(ctx context.Context, name string, n int) ([]string, error)
 }
 
 // Service is one that a test needs.
