@@ -70,7 +70,11 @@ func (p Printer) Candidates(r api.Recovery) []string {
 		if c.Node == r.On {
 			note = "goes on from here"
 		}
-		rows = append(rows, []string{string(c.Node), orDash(c.Point), p.Time(c.Taken), orDash(note)})
+		taken := ""
+		if !c.Taken.IsZero() {
+			taken = p.Time(c.Taken)
+		}
+		rows = append(rows, []string{string(c.Node), orDash(c.Point), orDash(taken), orDash(note)})
 	}
 	return columns(2, rows)
 }

@@ -242,7 +242,7 @@ func (x *move) perform(ctx context.Context, effect Effect) Event {
 		return x.await(ctx, r)
 	case DoUndo:
 		return x.undo(ctx, r)
-	default:
+	case DoNothing, DoCheck, DoSync, DoHold, DoStop, DoSeal, DoShip, DoProve:
 	}
 	view := x.m.o.Ledger.View()
 	g, ok := view.Guests[r.Guest]
@@ -306,7 +306,7 @@ func (m *Mover) lock(ctx context.Context, id guest.ID) (unlock func(), err error
 }
 
 // sync does one sync, which a cancel ends.
-func (x *move) sync(ctx context.Context, r Record, last bool) (replicate.Result, Round, error) { //nolint:revive // flag-parameter: which of the two syncs it is
+func (x *move) sync(ctx context.Context, r Record, last bool) (replicate.Result, Round, error) {
 	ctx, done := x.cancellable(ctx)
 	defer done()
 	if x.handover == nil {

@@ -55,7 +55,7 @@ type Ledger interface {
 	Propose(ctx context.Context, c ledger.Command) error
 }
 
-// ErrUnsent: the command was not sent by this call.
+// ErrUnsent means that the command was not sent by this call.
 var ErrUnsent = errors.New("not sent")
 
 // RefusedError says that the ledger refused the command: nothing was changed.
@@ -179,7 +179,7 @@ func (m *Mover) Run(ctx context.Context) {
 	m.life = ctx
 	for id, x := range m.moves {
 		if m.broken[id] == nil && !x.record.Over() {
-			m.goOn(x, Resumed{})
+			m.goOn(x, Resumed{}) //nolint:contextcheck // it has ctx as its life
 		}
 	}
 	m.mu.Unlock()
@@ -289,7 +289,7 @@ func (m *Mover) mend(ctx context.Context, id guest.ID, x *move) error {
 	}
 	x.mu.Unlock()
 	delete(m.broken, id)
-	m.goOn(x, Resumed{})
+	m.goOn(x, Resumed{}) //nolint:contextcheck // it lives as long as the daemon, not as the caller
 	return nil
 }
 

@@ -182,6 +182,8 @@ func (s *scene) apply(c ledger.Command) string {
 		if g.Owner != op.Owner || g.Term != op.Term {
 			return "it has another owner or term"
 		}
+	default:
+		return "nobody sends that"
 	}
 	g.Term = termN(g.Term.N + 1)
 	s.state.Guests[100] = g

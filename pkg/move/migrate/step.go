@@ -45,56 +45,56 @@ const (
 type Event interface{ event() }
 
 type (
-	// Began: the record is new.
+	// Began says: the record is new.
 	Began struct{}
-	// Resumed: the daemon was restarted, and has read the record.
+	// Resumed says: the daemon was restarted, and has read the record.
 	Resumed struct{}
-	// Cancel: an operator wants it back. Retain is a new command ID.
+	// Cancel says: an operator wants it back. Retain is a new command ID.
 	Cancel struct{ Retain string }
-	// Failed: the effect did not succeed.
+	// Failed says: the effect did not succeed.
 	Failed struct{ Reason string }
-	// Checked: it can be done.
+	// Checked says: it can be done.
 	Checked struct{}
-	// Synced: a sync while the guest runs is done.
+	// Synced says: a sync while the guest runs is done.
 	Synced struct{ Round Round }
-	// Held: nobody else touches the guest; Ran says whether it runs.
+	// Held says: nobody else touches the guest; Ran says whether it runs.
 	Held struct{ Ran bool }
-	// Halted: it does not run.
+	// Halted says: it does not run.
 	Halted struct{}
-	// Closed: nobody can write to its volumes.
+	// Closed says: nobody can write to its volumes.
 	Closed struct{}
-	// Shipped: the target has the point.
+	// Shipped says: the target has the point.
 	Shipped struct {
 		Point string
 		Round Round
 	}
-	// Proven: the target has all. Command is a new command ID.
+	// Proven says: the target has all. Command is a new command ID.
 	Proven struct {
 		GUIDs   map[guest.Volume]uint64
 		Command string
 	}
-	// Done: the owner change was carried out.
+	// Done says: the owner change was carried out.
 	Done struct{}
-	// Retained: the cancel was carried out.
+	// Retained says: the cancel was carried out.
 	Retained struct{}
-	// Unsent: the command has certainly never been sent.
+	// Unsent says: the command has certainly never been sent.
 	Unsent struct{ Reason string }
-	// Unknown: the command may have been carried out or not.
+	// Unknown says: the command may have been carried out or not.
 	Unknown struct{ Reason string }
-	// Refused: the ledger refused the command, and says now whose the guest is.
+	// Refused says: the ledger refused the command, and says now whose the guest is.
 	Refused struct {
 		Reason string
 		Now    Standing
 	}
-	// Arrived: the target has finished.
+	// Arrived says: the target has finished.
 	Arrived struct {
 		Started  bool
 		Downtime *time.Duration
 		Warnings []string
 	}
-	// Restored: the guest is where it was.
+	// Restored says: the guest is where it was.
 	Restored struct{}
-	// Gone: by a confirmed ledger it is somebody else's business now.
+	// Gone says: by a confirmed ledger it is somebody else's business now.
 	Gone struct{ Reason string }
 )
 
@@ -132,7 +132,7 @@ const (
 )
 
 // StandingOf tells it from the guest as the ledger has it.
-func (r Record) StandingOf(g guest.Guest, exists bool) Standing { //nolint:revive // flag-parameter: what a map tells beside its value
+func (r Record) StandingOf(g guest.Guest, exists bool) Standing {
 	b := g.Beginning
 	switch {
 	case exists && g.Owner == r.From:

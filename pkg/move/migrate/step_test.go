@@ -306,7 +306,7 @@ func (w *world) act(lost bool) migrate.Event {
 	return nil
 }
 
-func (w *world) propose(id string, lost bool) migrate.Event {
+func (w *world) propose(id string, lost bool) migrate.Event { //nolint:revive // flag-parameter: a fact of this try
 	first := !w.sent
 	w.sent = true
 	if lost {
