@@ -35,7 +35,7 @@ func (m *machine) runGuest(id guest.ID, boot guest.Boot, spec unittest.Spec) {
 	}
 }
 
-func (m *machine) up(id guest.ID) bool {
+func (m *machine) runs(id guest.ID) bool {
 	m.t.Helper()
 	s, err := m.units.State(m.t.Context(), serviceOf(id))
 	return err == nil && s.Running()
@@ -70,11 +70,11 @@ func TestKeeper_NothingStartsWithoutAMajority(t *testing.T) {
 	})
 	wantError(t, n[0].api.StartGuest(t.Context(), 100), api.CodeNotQuorate, "guest 100 is not started: not quorate")
 	wantError(t, n[0].api.MayStart(t.Context(), 100), api.CodeNotQuorate, "tandem cluster expected 1")
-	if n[0].up(100) {
+	if n[0].runs(100) {
 		t.Fatal("it runs without a majority")
 	}
 	n[1].start()
-	until(t, "with a majority it runs", func() bool { return n[0].up(100) })
+	until(t, "with a majority it runs", func() bool { return n[0].runs(100) })
 	wantError(t, n[1].api.MayStart(t.Context(), 100), api.CodeRefused, "it is n1's at term")
 }
 
@@ -104,7 +104,7 @@ func TestKeeper_BootIsTheMachinesAndNotTheDaemons(t *testing.T) {
 		until(t, "it is quorate", func() bool { return m.api.MayStart(t.Context(), 101) == nil })
 	}
 	again()
-	if m.up(100) || !m.up(101) || m.units.Starts(serviceOf(101)) != 1 {
+	if m.runs(100) || !m.runs(101) || m.units.Starts(serviceOf(101)) != 1 {
 		t.Error("a restart of the daemon is no boot")
 	}
 	m.units.Reboot()
@@ -149,8 +149,8 @@ func TestKeeper_AGuestThatMovesRunsOnceAndItsFormerOwnerIsFenced(t *testing.T) {
 			}
 		}
 	}
-	until(t, "it runs on its new owner", func() bool { return n[1].up(100) })
-	until(t, "it does not run on the former one", func() bool { return !n[0].up(100) })
+	until(t, "it runs on its new owner", func() bool { return n[1].runs(100) })
+	until(t, "it does not run on the former one", func() bool { return !n[0].runs(100) })
 	until(t, "the former owner's volume is no owner's any more", func() bool {
 		d := n[0].dataset("vm-100-disk-0")
 		return !d.Exists() || d.Props[zfs.PropRole] != zfs.RoleOwner
@@ -177,7 +177,7 @@ func TestKeeper_AGuestThatMovesRunsOnceAndItsFormerOwnerIsFenced(t *testing.T) {
 		})
 	})
 	wantError(t, n[0].api.MayStart(t.Context(), 100), api.CodeRefused, "it is n2's at term")
-	if err := n[0].api.StopGuest(t.Context(), 100); err != nil || n[1].up(100) {
+	if err := n[0].api.StopGuest(t.Context(), 100); err != nil || n[1].runs(100) {
 		t.Errorf("stopped from another node: %v", err)
 	}
 	// The daemon of the new owner starts again: what an operator stopped stays stopped.

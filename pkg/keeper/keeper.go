@@ -159,7 +159,7 @@ func (k *Keeper) Run(ctx context.Context) {
 	k.mu.Lock()
 	k.ctx = ctx
 	k.mu.Unlock()
-	defer k.wg.Wait()
+	defer k.rest()
 	k.wg.Go(func() { k.listBoot(ctx) })
 	tick := time.NewTicker(lookEvery)
 	defer tick.Stop()
@@ -183,6 +183,14 @@ func (k *Keeper) Run(ctx context.Context) {
 	}
 }
 
+// rest waits for the workers; none is begun any more.
+func (k *Keeper) rest() {
+	k.mu.Lock()
+	k.ctx = nil
+	k.mu.Unlock()
+	k.wg.Wait()
+}
+
 // follow pokes the workers of the guests that the ledger has changed.
 func (k *Keeper) follow() {
 	view := k.o.Ledger.View()
@@ -202,12 +210,36 @@ func (k *Keeper) follow() {
 	}
 	for id, e := range k.entries {
 		if _, known := view.Guests[id]; !known && e.seen != nil {
+			unit := e.seen.Unit
 			e.seen = nil
 			e.end(errChanged)
 			k.row.gone(id)
 			k.show(e, Condition{})
+			k.release(e, unit)
 		}
 	}
+}
+
+// release has systemd no longer ask before it starts the unit of a guest that is in
+// Tandem's care no more; what runs goes on, and its configuration file stays. The
+// caller holds the lock.
+func (k *Keeper) release(e *entry, unit string) {
+	ctx := k.ctx
+	if unit == "" || ctx == nil || ctx.Err() != nil {
+		return
+	}
+	k.wg.Go(func() {
+		select {
+		case e.turn <- struct{}{}:
+		case <-ctx.Done():
+			return
+		}
+		defer func() { <-e.turn }()
+		e.guarded, e.config = "", nil
+		if err := k.o.Units.Unguard(ctx, unit); err != nil {
+			k.log.Warn("systemd still asks before it starts the unit of a guest that was removed", zap.Stringer("guest", e.id), zap.String("unit", unit), zap.Error(err))
+		}
+	})
 }
 
 // errChanged ends what was being done for a guest that is another's meanwhile.

@@ -280,6 +280,26 @@ func TestFence_NotByKnowledgeOlderThanTheDisks(t *testing.T) {
 	})
 }
 
+func TestRemoved_GoesOnRunningAndIsNoLongerAskedFor(t *testing.T) {
+	within(t, func(t *testing.T, w *world) {
+		g := onboot(100, 0, 0)
+		g.Config = "cores=2\n"
+		w.has(g, rules.RoleOwner, term(5))
+		w.run()
+		w.wait(time.Second)
+		w.want("start vm@100.service")
+		w.agree(func(s *ledger.State) { delete(s.Guests, 100) })
+		w.wait(time.Minute)
+		w.want()
+		if u := w.unit(100); !u.running || u.guard != 0 {
+			t.Errorf("its unit is %+v", u)
+		}
+		if len(w.k.Conditions()) != 0 || w.files[100] == "" {
+			t.Errorf("it shows %v, and its configuration file is %q", w.k.Conditions(), w.files[100])
+		}
+	})
+}
+
 // A start that hangs is ended when the guest is given away.
 func TestFence_EndsAStartThatHangs(t *testing.T) {
 	within(t, func(t *testing.T, w *world) {

@@ -88,11 +88,11 @@ func (f Facts) takeOver(h held) Step {
 // node has not taken note of what the term began from.
 func (f Facts) ready(fresh bool) Step { //nolint:revive // flag-parameter: it is a fact
 	switch {
+	case !f.Unit.Named:
+		return Step{Nothing, "it has no unit"}
 	case fresh || f.Note.Term != f.Guest.Term:
 		// Its taking over is finished, and this node has forgotten that it was begun, or it has the guest from a time before notes.
 		return Step{Adopt, "it is this node's own"}
-	case !f.Unit.Named:
-		return Step{Nothing, "it has no unit"}
 	case f.Unit.Unknown != "":
 		return f.unless(f.Note.Start || f.Due, "the state of its unit cannot be told: "+f.Unit.Unknown)
 	case f.Unit.Running && f.Note.Start:
@@ -122,7 +122,7 @@ func (f Facts) unless(wanted bool, why string) Step { //nolint:revive // flag-pa
 func Taken(f Facts) Note {
 	n := f.Note
 	if b := f.Guest.Beginning; b != nil && n.Begun != b.Term {
-		n.Begun, n.Start = b.Term, !b.Stopped
+		n.Begun, n.Start = b.Term, !b.Stopped && f.Unit.Named
 	}
 	return n
 }

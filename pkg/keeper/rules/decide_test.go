@@ -271,7 +271,7 @@ func TestMayStart_OnlyWhatDecideWouldStart(t *testing.T) {
 
 func TestTaken_StartsUnlessTheMoveSaysNot(t *testing.T) {
 	for _, stopped := range []bool{false, true} {
-		f := rules.Facts{Self: self, Guest: guest.Guest{Owner: self, Term: term(5), Beginning: &guest.Beginning{Term: term(4), Stopped: stopped}}}
+		f := rules.Facts{Self: self, Unit: rules.Unit{Named: true}, Guest: guest.Guest{Owner: self, Term: term(5), Beginning: &guest.Beginning{Term: term(4), Stopped: stopped}}}
 		got, want := rules.Taken(f), rules.Note{Begun: term(4), Start: !stopped}
 		if got != want {
 			t.Errorf("stopped=%v: %+v", stopped, got)
