@@ -55,7 +55,7 @@ type cluster struct {
 	promoter *promote.Promoter
 	retirer  *retire.Retirer
 	mover    *migrate.Mover
-	steward      *member.Steward
+	steward  *member.Steward
 	// convener meets other generations, gate holds raft back at the start, memory is
 	// what was heard of other nodes.
 	convener *member.Convener
@@ -172,7 +172,9 @@ func (c *cluster) build(known *ledger.State) error {
 		Self: d.id.Node, Name: d.conf.NodeName, Storages: d.storages, Book: d.book,
 		Cons: c.cons, Gossip: c.gossip, Node: c.node, Target: c.target, Ask: c.askReport,
 		Standing: c.standing, Plan: c.source.Preview, Spread: func() time.Duration { return time.Duration(d.limits.Load().StartSpread) },
-		Now: d.now, Troubles: func() []string { return slices.Concat(d.pools.list(), d.troubles.list(), d.standing.list(), c.keeper.Troubles()) }, Verified: c.verified,
+		Now: d.now, Troubles: func() []string {
+			return slices.Concat(d.pools.list(), d.troubles.list(), d.standing.list(), c.keeper.Troubles())
+		}, Verified: c.verified,
 		Aside: c.diverged, Moving: c.moving,
 	}
 	return nil

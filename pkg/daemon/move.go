@@ -302,4 +302,3 @@ func (c *cluster) couldStart(ctx context.Context, r landingRequest) error {
 	}
 	return nil
 }
-

@@ -60,7 +60,7 @@ func runNotes(g api.Guest) (notes []string) {
 		}
 	}
 	if g.Run.State == api.GuestFailed {
-		notes = append(notes, fmt.Sprintf("guest %s has failed; on %s: systemctl status %s; start it again: tandem guest start %s", g.ID, g.Owner, g.Unit, g.ID))
+		notes = append(notes, fmt.Sprintf("guest %s has failed; on %s: systemctl status %s", g.ID, g.Owner, g.Unit))
 	}
 	return notes
 }

@@ -75,9 +75,9 @@ type Cluster struct {
 	Releaser *release.Releaser
 	Verifier *verify.Verifier
 	// Unread ends what is read of a guest's volumes on this node.
-	Unread  func(id guest.ID)
-	Aside   *aside.Keeper
-	Keeper  Keeper
+	Unread func(id guest.ID)
+	Aside  *aside.Keeper
+	Keeper Keeper
 	// Runs tells how the units of all guests fare.
 	Runs    func() map[guest.ID]api.GuestRun
 	Members Members

@@ -287,4 +287,3 @@ func (b *Backend) toRecover(node guest.NodeID, r api.RecoverNodeRequest) []api.R
 	}
 	return out
 }
-

@@ -26,13 +26,29 @@ func begun() migrate.Record {
 // events are one of each kind, with each of its shapes that matter.
 func events() []migrate.Event {
 	return []migrate.Event{
-		migrate.Began{}, migrate.Resumed{}, migrate.Cancel{Retain: "r"}, migrate.Failed{Reason: "x"}, migrate.Checked{},
-		migrate.Synced{Round: migrate.Round{Took: time.Second}}, migrate.Synced{Round: migrate.Round{Took: time.Hour}},
-		migrate.Held{Ran: true}, migrate.Held{}, migrate.Halted{}, migrate.Closed{}, migrate.Shipped{Point: "p"},
-		migrate.Proven{GUIDs: map[guest.Volume]uint64{disk(): 7}, Command: "c"}, migrate.Done{}, migrate.Retained{},
-		migrate.Unsent{Reason: "x"}, migrate.Unknown{Reason: "x"}, migrate.Refused{Now: migrate.Ours},
-		migrate.Refused{Now: migrate.Theirs}, migrate.Refused{Now: migrate.Others}, migrate.Arrived{Started: true},
-		migrate.Restored{}, migrate.Gone{Reason: "x"},
+		migrate.Began{},
+		migrate.Resumed{},
+		migrate.Cancel{Retain: "r"},
+		migrate.Failed{Reason: "x"},
+		migrate.Checked{},
+		migrate.Synced{Round: migrate.Round{Took: time.Second}},
+		migrate.Synced{Round: migrate.Round{Took: time.Hour}},
+		migrate.Held{Ran: true},
+		migrate.Held{},
+		migrate.Halted{},
+		migrate.Closed{},
+		migrate.Shipped{Point: "p"},
+		migrate.Proven{GUIDs: map[guest.Volume]uint64{disk(): 7}, Command: "c"},
+		migrate.Done{},
+		migrate.Retained{},
+		migrate.Unsent{Reason: "x"},
+		migrate.Unknown{Reason: "x"},
+		migrate.Refused{Now: migrate.Ours},
+		migrate.Refused{Now: migrate.Theirs},
+		migrate.Refused{Now: migrate.Others},
+		migrate.Arrived{Started: true},
+		migrate.Restored{},
+		migrate.Gone{Reason: "x"},
 	}
 }
 
@@ -45,8 +61,15 @@ func at(t *testing.T, phase migrate.Phase) (migrate.Record, migrate.Effect) {
 		return r, effect
 	}
 	way := []migrate.Event{
-		migrate.Checked{}, migrate.Synced{Round: migrate.Round{Took: time.Second}}, migrate.Held{Ran: true}, migrate.Halted{}, migrate.Closed{},
-		migrate.Shipped{Point: "p"}, migrate.Proven{GUIDs: map[guest.Volume]uint64{disk(): 7}, Command: "c"}, migrate.Done{}, migrate.Arrived{Started: true},
+		migrate.Checked{},
+		migrate.Synced{Round: migrate.Round{Took: time.Second}},
+		migrate.Held{Ran: true},
+		migrate.Halted{},
+		migrate.Closed{},
+		migrate.Shipped{Point: "p"},
+		migrate.Proven{GUIDs: map[guest.Volume]uint64{disk(): 7}, Command: "c"},
+		migrate.Done{},
+		migrate.Arrived{Started: true},
 	}
 	if phase == migrate.Back {
 		r, effect = at(t, migrate.Sealed)

@@ -14,7 +14,9 @@ import (
 
 func node(n string) guest.NodeID { return guest.NodeID(strings.Repeat("0", 31) + n) }
 
-func at(minute int) time.Time { return time.Unix(1_800_000_000, 0).Add(time.Duration(minute) * time.Minute) }
+func at(minute int) time.Time {
+	return time.Unix(1_800_000_000, 0).Add(time.Duration(minute) * time.Minute)
+}
 
 func vol(n string) guest.Volume { return guest.Volume{Storage: "local-zfs", Name: "vm-100-disk-" + n} }
 
