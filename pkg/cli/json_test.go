@@ -64,7 +64,7 @@ func collect(fields map[string]bool, typ reflect.Type) {
 	for f := range typ.Fields() {
 		name, _, _ := strings.Cut(f.Tag.Get("json"), ",")
 		switch {
-		case name == "-": // it is not written
+		case name == "-": // it does not travel
 		case name != "":
 			fields[name] = true
 			collect(fields, f.Type)

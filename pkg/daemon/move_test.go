@@ -80,8 +80,8 @@ func TestMigrate_ThereAndBack(t *testing.T) {
 	if got.Outcome != api.MigrationMoved || !got.Started || got.Downtime == nil || got.Bytes > mib {
 		t.Fatalf("the migration: %+v", got)
 	}
-	if n[0].up(100) || !n[1].up(100) || n[1].units.Starts(serviceOf(100)) != 1 {
-		t.Errorf("it runs on n1 %v, on n2 %v, started %d times", n[0].up(100), n[1].up(100), n[1].units.Starts(serviceOf(100)))
+	if n[0].runs(100) || !n[1].runs(100) || n[1].units.Starts(serviceOf(100)) != 1 {
+		t.Errorf("it runs on n1 %v, on n2 %v, started %d times", n[0].runs(100), n[1].runs(100), n[1].units.Starts(serviceOf(100)))
 	}
 	if got := n[1].replica(100); got != "written since" {
 		t.Errorf("the guest has %q", got)
@@ -95,8 +95,8 @@ func TestMigrate_ThereAndBack(t *testing.T) {
 		}
 	}
 	got = n[0].migrate(api.MigrateRequest{To: "n1"})
-	if got.Outcome != api.MigrationMoved || n[1].up(100) || !n[0].up(100) {
-		t.Fatalf("the way back: %+v; it runs on n1 %v, on n2 %v", got, n[0].up(100), n[1].up(100))
+	if got.Outcome != api.MigrationMoved || n[1].runs(100) || !n[0].runs(100) {
+		t.Fatalf("the way back: %+v; it runs on n1 %v, on n2 %v", got, n[0].runs(100), n[1].runs(100))
 	}
 	if got := n[0].replica(100); !strings.HasPrefix(got, "on n2") {
 		t.Errorf("back on n1 it has %q", got)
@@ -114,13 +114,13 @@ func TestMigrate_WithoutAReplicaAndWithoutAStart(t *testing.T) {
 	if got.Outcome != api.MigrationMoved || got.Started || len(got.Warnings) > 0 {
 		t.Fatalf("the migration: %+v", got)
 	}
-	if n[0].up(100) || n[2].up(100) || n[2].replica(100) != "first" {
-		t.Errorf("it runs on n1 %v, on n3 %v, and has %q", n[0].up(100), n[2].up(100), n[2].replica(100))
+	if n[0].runs(100) || n[2].runs(100) || n[2].replica(100) != "first" {
+		t.Errorf("it runs on n1 %v, on n3 %v, and has %q", n[0].runs(100), n[2].runs(100), n[2].replica(100))
 	}
 	if n[0].dataset("vm-100-disk-0").Exists() {
 		t.Error("the copy on n1 is left")
 	}
-	if err := n[1].api.StartGuest(t.Context(), 100); err != nil || !n[2].up(100) {
+	if err := n[1].api.StartGuest(t.Context(), 100); err != nil || !n[2].runs(100) {
 		t.Errorf("it does not start there: %v", err)
 	}
 }
@@ -151,7 +151,7 @@ func TestMigrate_Refuses(t *testing.T) {
 	if got := n[0].migrate(api.MigrateRequest{To: "n3"}); got.Outcome != api.MigrationUndone || !strings.Contains(got.Reason, "n3 is not alive") {
 		t.Errorf("to a dead node: %+v", got)
 	}
-	if !n[0].up(100) || n[0].units.Starts(serviceOf(100)) != 1 {
+	if !n[0].runs(100) || n[0].units.Starts(serviceOf(100)) != 1 {
 		t.Error("what was refused has touched the guest")
 	}
 }
@@ -201,8 +201,8 @@ func TestRecover_AfterTheOwnerIsLost(t *testing.T) {
 	}
 	wantError(t, loser, api.CodeRefused, "guest 100 is on "+string(winner.conf.NodeName))
 	wantError(t, loser, api.CodeRefused, "@"+string(winner.conf.NodeName))
-	until(t, "it runs again", func() bool { return winner.up(100) })
-	if n[1].up(100) == n[2].up(100) {
+	until(t, "it runs again", func() bool { return winner.runs(100) })
+	if n[1].runs(100) == n[2].runs(100) {
 		t.Error("it runs on both")
 	}
 }

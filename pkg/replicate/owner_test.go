@@ -17,6 +17,7 @@ import (
 	"github.com/tandemd/tandem/pkg/replicate"
 	"github.com/tandemd/tandem/pkg/replicate/aside"
 	"github.com/tandemd/tandem/pkg/zfs"
+	"github.com/tandemd/tandem/pkg/zfs/zfstest"
 )
 
 // give does to the ledger what an owner change does: another owner, the next term, what it begins from, the job turned.
@@ -338,6 +339,39 @@ func TestOwner_WithoutAJobAKeptCopyStays(t *testing.T) {
 	list, err = n1.target.Replicas(t.Context())
 	must(t, err)
 	equal(t, list[0].Kept, false)
+}
+
+// What a former owner took as points, and nobody else has, is not a replica's to destroy.
+func TestOwner_PointsThatNobodyElseHasAreNotDestroyedWithTheReplica(t *testing.T) {
+	w := pair(t)
+	n1 := w.node("1")
+	w.run(job)
+	handed := n1.dataset(diskDS).Snapshots
+	n1.write(diskDS, 60, 20)
+	must(t, n1.retirer.Seal(t.Context(), "c1", w.guest()))
+	w.node("2").pool.Inject(zfstest.Fault{Op: "Receive", Err: errors.New("lost")})
+	w.node("3").pool.Inject(zfstest.Fault{Op: "Receive", Err: errors.New("lost")})
+	if err := w.try(job); err == nil { // It takes a point, which does not arrive.
+		t.Fatal("it arrived")
+	}
+	w.node("2").pool.Heal()
+	wrote := n1.content(t, diskDS)
+	lost := w.held("2")[0]
+	lost.GUIDs = maps.Clone(lost.GUIDs)
+	lost.GUIDs[disk]++ // n1 does not have it, and cannot tell what has diverged.
+	w.give("2", guest.ByRecovery, lost)
+	w.retired("1")
+	equal(t, len(n1.dataset(diskDS).Snapshots), len(handed)+1)
+	g := w.guest()
+	remove(w, job, false)
+	reply, err := n1.target.Remove(t.Context(), g.Owner, replicate.RemoveRequest{Request: replicate.Request{
+		Version: replicate.WireVersion, Job: job, Term: g.Term,
+	}})
+	must(t, err)
+	if !strings.Contains(strings.Join(reply.Left, " "), diskDS) {
+		t.Errorf("left: %q, destroyed: %q", reply.Left, reply.Destroyed)
+	}
+	equal(t, bytes.Equal(n1.content(t, diskDS), wrote), true)
 }
 
 // turn points a job elsewhere.

@@ -21,7 +21,7 @@ var reads = []string{"List", "Children", "Properties", "Holds", "Version", "Toke
 // the data of the point, and all that was newer is there.
 func TestKill_AnywhereConverges(t *testing.T) {
 	for name, before := range map[string]func(*world){
-		"at the point": first, "one volume ahead": ahead, "and the other cut": cut, "not parted from a copy": parted,
+		"at the point": once, "one volume ahead": ahead, "and the other cut": cut, "not parted from a copy": parted,
 		"both ahead": func(w *world) {
 			ahead(w)
 			w.bring(rootDS, "p1", "p2")
@@ -65,7 +65,7 @@ type kill struct {
 
 func survive(t *testing.T, before func(*world), k kill) {
 	t.Helper()
-	w := newWorld(t)
+	w := makeWorld(t, zfstest.Options{Volatile: k.power})
 	before(w)
 	w.pool.Sync()
 	held := map[guest.Volume][]byte{}

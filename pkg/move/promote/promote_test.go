@@ -16,8 +16,8 @@ import (
 	faults "github.com/tandemd/tandem/pkg/zfs/zfstest/fault"
 )
 
-// first brings a first complete point, p1.
-func first(w *world) {
+// once brings a first complete point, p1.
+func once(w *world) {
 	write(w.t, w.owner, diskDS, 0, 64, 1)
 	write(w.t, w.owner, rootDS, 0, 16, 2)
 	w.take("p1")
@@ -29,7 +29,7 @@ func first(w *world) {
 
 // ahead brings p2 of the disk only, before the owner died.
 func ahead(w *world) {
-	first(w)
+	once(w)
 	write(w.t, w.owner, diskDS, 30, 20, 3)
 	write(w.t, w.owner, rootDS, 8, 4, 4)
 	w.take("p2")
@@ -48,7 +48,7 @@ func cut(w *world) {
 
 // parted had a diverged replica of the disk set aside, and the new one is not parted from the copy yet.
 func parted(w *world) {
-	first(w)
+	once(w)
 	must(w.t, w.pool.SetProps(w.t.Context(), map[string]string{"readonly": "off"}, diskDS))
 	write(w.t, w.pool, diskDS, 50, 4, 9)
 	must(w.t, w.pool.Snapshot(w.t.Context(), []string{diskDS + "@mine"}, nil))
@@ -68,7 +68,7 @@ func parted(w *world) {
 
 func TestPromote_AReplicaAtThePointStaysAsItIs(t *testing.T) {
 	w := newWorld(t)
-	first(w)
+	once(w)
 	must(t, w.pool.Snapshot(t.Context(), []string{diskDS + "@operators"}, nil)) // Empty.
 	before := []uint64{w.dataset(w.pool, diskDS).GUID, w.dataset(w.pool, rootDS).GUID}
 	ready, err := w.promoter.Ready(t.Context(), cluster, w.guest)
@@ -97,7 +97,7 @@ func TestPromote_WhatIsNewerIsSetAside(t *testing.T) {
 		"one volume ahead":  ahead,
 		"and the other cut": cut,
 		"written to": func(w *world) {
-			first(w)
+			once(w)
 			must(t, w.pool.SetProps(t.Context(), map[string]string{"readonly": "off"}, diskDS))
 			write(t, w.pool, diskDS, 3, 1, 8)
 		},
@@ -200,13 +200,17 @@ func TestPromote_TheOwnersOwnVolumesAreTakenAsTheyAre(t *testing.T) {
 		write(w.t, w.pool, diskDS, 3, 1, 8)
 	}
 	for name, before := range map[string]func(*world){
-		"a new term":                                  func(w *world) { owner(w, term(2)); w.guest.Term = term(4) },
+		"a new term": func(w *world) { owner(w, term(2)); w.guest.Term = term(4) },
+		"a term that forced quorum made its own": func(w *world) {
+			owner(w, term(2))
+			w.guest.Term.Generation = "fedcba9876543210"
+		},
 		"nothing known of how it began":               func(w *world) { owner(w, term(1)); w.guest.Beginning = nil },
 		"disks of the owner before, under a new node": func(w *world) { owner(w, term(1)) },
 	} {
 		t.Run(name, func(t *testing.T) {
 			w := newWorld(t)
-			first(w)
+			once(w)
 			before(w)
 			want, err := w.pool.Read(diskDS)
 			must(t, err)
@@ -219,7 +223,7 @@ func TestPromote_TheOwnersOwnVolumesAreTakenAsTheyAre(t *testing.T) {
 	}
 	t.Run("a stale owner that comes back", func(t *testing.T) {
 		w := newWorld(t)
-		first(w)
+		once(w)
 		owner(w, term(1))
 		w.guest.Term, w.guest.Beginning.Term = term(3), term(2)
 		must(t, w.pool.Mount(t.Context(), rootDS))
@@ -239,7 +243,7 @@ func TestPromote_TheOwnersOwnVolumesAreTakenAsTheyAre(t *testing.T) {
 
 func TestPromote_AVolumeThatWasNotInThePointIsTold(t *testing.T) {
 	w := newWorld(t)
-	first(w)
+	once(w)
 	extra := guest.Volume{Storage: "local-zfs", Name: "vm-100-disk-1"}
 	w.guest.Volumes = append(w.guest.Volumes, extra)
 	out, err := w.promoter.Promote(t.Context(), cluster, w.guest)
@@ -256,7 +260,7 @@ func TestPromote_AVolumeThatWasNotInThePointIsTold(t *testing.T) {
 
 func TestPromote_NoRoomForTheReservationIsTold(t *testing.T) {
 	w := newWorld(t)
-	first(w)
+	once(w)
 	w.pool.Inject(zfstest.Fault{Op: "SetProps", Name: diskDS, Times: 1, Err: faults.Fail("set", diskDS, "cannot set property: out of space")})
 	out := w.promote()
 	if len(out.Warnings) != 1 || !strings.Contains(out.Warnings[0], "zfs set refreservation=65536") {
@@ -269,7 +273,7 @@ func TestPromote_NoRoomForTheReservationIsTold(t *testing.T) {
 
 func TestPromote_NotTheOwner(t *testing.T) {
 	w := newWorld(t)
-	first(w)
+	once(w)
 	w.guest.Owner = former
 	if _, err := w.promoter.Promote(t.Context(), cluster, w.guest); replicate.ClassOf(err) != replicate.ClassNever {
 		t.Errorf("got %v", err)

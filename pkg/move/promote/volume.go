@@ -102,15 +102,15 @@ func (x *promotion) kept(v volume) bool {
 	return marks == x.guest.Beginning.Term.String() && (!listed || v.has(guid) >= 0)
 }
 
-// reign says that a term in marks is one of the guest's present owner: a Retain gives the same owner a new one. Terms are counted
-// within a generation.
+// reign says that a term in marks is one of the guest's present owner: a Retain gives the same owner a new one, and forced quorum
+// may give its term the new generation. Terms are counted within a generation.
 func reign(g guest.Guest, marks string) bool {
 	b := g.Beginning
 	if b == nil || marks == g.Term.String() {
 		return true
 	}
 	term, err := guest.ParseTerm(marks)
-	return err == nil && (term.Generation == g.Term.Generation || term.Generation == b.Term.Generation) && term.N > b.Term.N && term.N < g.Term.N
+	return err == nil && (term.Generation == g.Term.Generation || term.Generation == b.Term.Generation) && term.N > b.Term.N && term.N <= g.Term.N
 }
 
 // has is the place of a snapshot in the dataset, or -1.

@@ -56,16 +56,23 @@ type world struct {
 
 func newWorld(t *testing.T) *world {
 	t.Helper()
+	return makeWorld(t, zfstest.Options{})
+}
+
+// makeWorld makes it with these options of its pool.
+func makeWorld(t *testing.T, o zfstest.Options) *world {
+	t.Helper()
 	w := &world{t: t, now: time.Unix(1_800_000_000, 0), dir: t.TempDir(), files: map[string][]byte{}}
 	w.guest = guest.Guest{ID: 100, Type: guest.VM, Name: "web", Owner: here, Term: term(2), Volumes: []guest.Volume{disk, root}}
 	clock := func() time.Time { return w.now }
 	w.owner = zfstest.New(zfstest.Options{Node: "n1", Now: clock})
-	w.pool = zfstest.New(zfstest.Options{Node: "n2", Now: clock, Volatile: true, Hook: func(e zfstest.Event) error {
+	o.Node, o.Now, o.Hook = "n2", clock, func(e zfstest.Event) error {
 		if w.trap == nil {
 			return nil
 		}
 		return w.trap(e)
-	}})
+	}
+	w.pool = zfstest.New(o)
 	for _, p := range []*zfstest.Pool{w.owner, w.pool} {
 		must(t, p.Create("tank/g", 0, map[string]string{"canmount": "off"}))
 	}
@@ -80,7 +87,7 @@ func (w *world) restart() {
 	w.trap = nil
 	o := local.Options{
 		Node: here, Name: "n2", Storages: map[string]string{"local-zfs": "tank/g"}, ZFS: w.pool, Ledger: w, Store: w,
-		LockDir: w.dir, Now: func() time.Time { return w.now }, LockWait: 100 * time.Millisecond, Locks: local.NewLocks(w.dir),
+		LockDir: w.dir, Now: func() time.Time { return w.now }, Locks: local.NewLocks(w.dir),
 	}
 	target, err := replicate.NewTarget(o)
 	must(w.t, err)

@@ -60,18 +60,25 @@ type world struct {
 
 func newWorld(t *testing.T) *world {
 	t.Helper()
+	return makeWorld(t, zfstest.Options{})
+}
+
+// makeWorld makes it with these options of its pool.
+func makeWorld(t *testing.T, o zfstest.Options) *world {
+	t.Helper()
 	w := &world{t: t, now: time.Unix(1_800_000_000, 0), dir: t.TempDir(), files: map[string][]byte{}}
 	w.state = ledger.State{
 		Cluster: "c1", Members: map[guest.NodeID]ledger.Member{here: {ID: here, Name: "n1"}, another: {ID: another, Name: "n2"}},
 		Guests: map[guest.ID]guest.Guest{100: {ID: 100, Type: guest.VM, Name: "web", Owner: here, Term: term(1), Volumes: []guest.Volume{disk, root}}},
 		Jobs:   map[guest.JobID]guest.Job{{Guest: 100}: {ID: guest.JobID{Guest: 100}, Target: another, Schedule: "*/15", Snapshots: guest.Mirror}},
 	}
-	w.pool = zfstest.New(zfstest.Options{Node: "n1", Now: func() time.Time { return w.now }, Volatile: true, Hook: func(e zfstest.Event) error {
+	o.Node, o.Now, o.Hook = "n1", func() time.Time { return w.now }, func(e zfstest.Event) error {
 		if w.trap == nil {
 			return nil
 		}
 		return w.trap(e)
-	}})
+	}
+	w.pool = zfstest.New(o)
 	must(t, w.pool.Create("tank/g", 0, map[string]string{"canmount": "off"}))
 	must(t, w.pool.Create(diskDS, 3<<19, map[string]string{"refreservation": "65536", "snapdev": "visible"}))
 	must(t, w.pool.Create(rootDS, 0, map[string]string{"mountpoint": "/srv/web", "compression": "lz4"}))
@@ -91,7 +98,7 @@ func (w *world) restart() {
 	w.trap = nil
 	o := local.Options{
 		Node: here, Name: "n1", Storages: map[string]string{"local-zfs": "tank/g"}, ZFS: w.pool, Ledger: w, Store: w,
-		LockDir: w.dir, Now: func() time.Time { return w.now }, LockWait: 100 * time.Millisecond, Locks: local.NewLocks(w.dir),
+		LockDir: w.dir, Now: func() time.Time { return w.now }, Locks: local.NewLocks(w.dir),
 	}
 	target, err := replicate.NewTarget(o)
 	must(w.t, err)
@@ -333,7 +340,7 @@ func TestKill_AnywhereConverges(t *testing.T) {
 			t.Parallel()
 			for at := 0; ; at++ {
 				for _, power := range []bool{false, true} {
-					w := newWorld(t)
+					w := makeWorld(t, zfstest.Options{Volatile: power})
 					before(w)
 					w.leave(true)
 					w.pool.Sync()

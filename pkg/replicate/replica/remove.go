@@ -3,6 +3,7 @@ package replica
 import (
 	"context"
 	"fmt"
+	"slices"
 
 	"github.com/tandemd/tandem/pkg/guest"
 	"github.com/tandemd/tandem/pkg/replicate/fault"
@@ -77,8 +78,11 @@ func (t *Target) removeOne(ctx context.Context, cluster string, g guest.Guest, r
 		return "", nil
 	}
 	spec := zfs.DestroySpec{Dataset: l.name, GUID: l.data.GUID, Guest: g.ID.String()}
-	for _, s := range local.Side(l.name, l.data).Snapshots {
-		if !s.Tandem && !s.Received && !s.Complete && !req.Copied(l.volume, s.GUID) {
+	complete := false // A newer one is, which the owner had as well.
+	for _, s := range slices.Backward(local.Side(l.name, l.data).Snapshots) {
+		complete = complete || s.Complete
+		// What this node took as an owner goes where a newer point was handed on: else nobody else may have it.
+		if taken := s.Tandem && complete; !taken && !s.Received && !s.Complete && !req.Copied(l.volume, s.GUID) {
 			return "snapshot " + s.Name + " was not brought by Tandem", nil
 		}
 		if s.Held {
