@@ -112,7 +112,7 @@ func (m *Manager) dial(ctx context.Context, r route) (*link, error) {
 
 // handshake makes one connection, which lives longer than ctx.
 func (m *Manager) handshake(ctx context.Context, r route) (*godbus.Conn, error) {
-	c, err := godbus.Dial(r.address, godbus.WithContext(m.life))
+	c, err := godbus.Dial(r.address, godbus.WithContext(m.life)) //nolint:contextcheck // it outlives the call
 	if err != nil {
 		return nil, err
 	}
