@@ -76,6 +76,10 @@ bench-cluster: ## Measure whole clusters in one process; the report is a page fo
 		exec ../../bin/daemon.test -test.run "^$$" -test.bench "^BenchmarkCluster$$" -test.benchtime 1x -test.timeout 2h \
 		-cluster.commit "$(VERSION)"'
 
+.PHONY: bench-plan
+bench-plan: ## Measure planning with many snapshots, with ZFS in memory; the report is a page for docs/evidence
+	go test -run '^$$' -bench '^BenchmarkPlan$$' -benchtime 3x -timeout 1h ./pkg/replicate -args -plan.commit '$(VERSION)'
+
 .PHONY: sim
 sim: ## Run simulated clusters with faults for ten minutes; the report is a page for docs/evidence (SIM_SEED=, SIM_FOR=)
 	@mkdir -p bin

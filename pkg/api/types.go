@@ -112,7 +112,10 @@ type Storage struct {
 	// Available and Used are in bytes.
 	Available uint64 `json:"available,omitempty"`
 	Used      uint64 `json:"used,omitempty"`
-	Error     string `json:"error,omitempty"`
+	// PoolSize and PoolFree are the whole pool's, in bytes, redundancy included.
+	PoolSize uint64 `json:"pool_size,omitempty"`
+	PoolFree uint64 `json:"pool_free,omitempty"`
+	Error    string `json:"error,omitempty"`
 }
 
 // Guest is a guest as clients see it.

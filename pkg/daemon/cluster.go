@@ -200,6 +200,7 @@ func (c *cluster) run() {
 	c.wg.Go(func() { c.catchUp(ctx) })
 	c.wg.Go(func() { c.declare(ctx) })
 	c.wg.Go(func() { c.verifying(ctx) })
+	c.wg.Go(func() { c.carrying(ctx) })
 	c.wg.Go(func() { c.steward.Run(ctx) })
 	c.wg.Go(func() {
 		c.tidy(ctx)

@@ -201,6 +201,8 @@ type run struct {
 	target string   // its name
 	names  []string // datasets of the volumes, in their order
 	zfs    string   // version
+	// anew: the job's last run failed, and nobody has looked yet at what seldom changes.
+	anew bool
 	// preview: nothing is counted, because nothing follows.
 	preview bool
 	// ahead: job and volumes need not be on the ledger yet.
@@ -244,7 +246,7 @@ func (s *Source) begin(task Task) (*run, error) {
 	}
 	return &run{
 		s: s, task: task, view: view, job: job, guest: g, target: view.NameOf(job.Target), names: names,
-		volumes: map[guest.Volume]*VolumeResult{},
+		anew: s.doubted(job.ID), volumes: map[guest.Volume]*VolumeResult{},
 	}, nil
 }
 

@@ -113,8 +113,12 @@ func (o *Overview) Report(ctx context.Context) Report {
 			r.Warnings = append(r.Warnings, fmt.Sprintf("node %s: storage %s: %s", o.Name, s.Name, s.Error))
 		}
 	}
+	unread := len(r.Warnings) > 0
+	r.Warnings = append(r.Warnings, o.warnFull(st.Ledger, r.Storages)...)
+	aside := make(chan []string, 1)
+	go func() { aside <- o.setAside(ctx) }()
 	replicas, err := o.Target.Replicas(ctx)
-	if err != nil && len(r.Warnings) == 0 { // else it is told already
+	if err != nil && !unread { // else it is told already
 		r.Warnings = append(r.Warnings, fmt.Sprintf("node %s: its replicas cannot be read: %v", o.Name, err))
 	}
 	for _, rep := range replicas {
@@ -134,7 +138,7 @@ func (o *Overview) Report(ctx context.Context) Report {
 	}
 	r.Migrations = o.Moving()
 	r.Warnings = append(r.Warnings, inDoubt(r.Migrations)...)
-	r.Warnings = append(r.Warnings, o.setAside(ctx)...)
+	r.Warnings = append(r.Warnings, <-aside...)
 	for _, t := range o.Troubles() {
 		r.Warnings = append(r.Warnings, fmt.Sprintf("node %s: %s", o.Name, t))
 	}
@@ -218,6 +222,7 @@ func (s Storages) Look(ctx context.Context) []api.Storage {
 			st.Error = err.Error()
 		} else {
 			st.Health, st.Available, st.Used = got.Health, got.Available, got.Used
+			st.PoolSize, st.PoolFree = got.PoolSize, got.PoolFree
 		}
 		out = append(out, st)
 	}

@@ -48,7 +48,6 @@ type Reader interface {
 // Changer changes snapshots and properties, and destroys replicas under guard.
 type Changer interface {
 	Change(ctx context.Context, changes ...zfs.Change) ([]zfs.Changed, error)
-	Snapshot(ctx context.Context, snaps []string, props map[string]string) error
 	SetProps(ctx context.Context, props map[string]string, names ...string) error
 	Inherit(ctx context.Context, prop string, names ...string) error
 	DestroyDataset(ctx context.Context, spec zfs.DestroySpec) error
@@ -58,7 +57,6 @@ type Changer interface {
 type Keeper interface {
 	Hold(ctx context.Context, tag string, snaps ...string) error
 	Release(ctx context.Context, tag string, snaps ...string) error
-	Bookmark(ctx context.Context, snap, bookmark string) error
 	DestroyBookmark(ctx context.Context, bookmark string) error
 }
 
