@@ -38,8 +38,9 @@ build: ## Build tandemd and tandem into bin/, static
 .PHONY: install
 install: build ## Install binaries, units, sample configuration and man pages (DESTDIR=, PREFIX=/usr)
 	install -D -m 0755 -t '$(DESTDIR)$(PREFIX)/bin' bin/tandem bin/tandemd
-	install -D -m 0644 -t '$(DESTDIR)/usr/lib/systemd/system' systemd/tandemd.service
-	@[ '$(PREFIX)' = /usr ] || sed -i 's|^ExecStart=/usr/bin/|ExecStart=$(PREFIX)/bin/|' '$(DESTDIR)/usr/lib/systemd/system/tandemd.service'
+	install -D -m 0644 -t '$(DESTDIR)/usr/lib/systemd/system' systemd/tandemd.service systemd/tandem-vm@.service systemd/tandem-ct@.service
+	@[ '$(PREFIX)' = /usr ] || sed -i 's|^\(Exec[A-Za-z]*\)=/usr/bin/tandem|\1=$(PREFIX)/bin/tandem|' \
+		'$(DESTDIR)/usr/lib/systemd/system/'{tandemd,tandem-vm@,tandem-ct@}.service
 	install -D -m 0644 systemd/tandem.sysusers.conf '$(DESTDIR)/usr/lib/sysusers.d/tandem.conf'
 	install -D -m 0644 pkg/config/sample.toml '$(DESTDIR)/etc/tandem/tandemd.toml.sample'
 	install -D -m 0644 -t '$(DESTDIR)$(PREFIX)/share/man/man1' docs/man/tandem.1
@@ -74,6 +75,10 @@ bench-cluster: ## Measure whole clusters in one process; the report is a page fo
 	cd pkg/daemon && unshare --user --map-root-user --net sh -c 'ip link set lo up && \
 		exec ../../bin/daemon.test -test.run "^$$" -test.bench "^BenchmarkCluster$$" -test.benchtime 1x -test.timeout 2h \
 		-cluster.commit "$(VERSION)"'
+
+.PHONY: bench-plan
+bench-plan: ## Measure planning with many snapshots, with ZFS in memory; the report is a page for docs/evidence
+	go test -run '^$$' -bench '^BenchmarkPlan$$' -benchtime 3x -timeout 1h ./pkg/replicate -args -plan.commit '$(VERSION)'
 
 .PHONY: sim
 sim: ## Run simulated clusters with faults for ten minutes; the report is a page for docs/evidence (SIM_SEED=, SIM_FOR=)

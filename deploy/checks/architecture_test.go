@@ -43,10 +43,11 @@ func layers() []layer {
 		{name: "engine", packages: []string{"replicate"}, mayUse: []string{"pure", "zfs"}},
 		{name: "engine", packages: []string{"member"}, mayUse: []string{"pure"}},
 		{name: "engine", packages: []string{"move"}, mayUse: []string{"pure", "zfs", "replicate"}},
+		{name: "engine", packages: []string{"keeper"}, mayUse: []string{"pure", "zfs"}},
 		{name: "engine", packages: []string{"node"}, mayUse: []string{"pure", "replicate", "history"}},
 		{name: "edge", packages: []string{"api"}, mayUse: []string{"pure"}},
 		{name: "edge", packages: []string{"web"}, mayUse: []string{"pure", "api"}},
-		{name: "assembly", packages: []string{"cli"}, mayUse: []string{"pure", "api", "config", "identity"}},
+		{name: "assembly", packages: []string{"cli"}, mayUse: []string{"pure", "api", "config", "identity", "statefile", "zfs", "unit", "keeper"}},
 		{name: "assembly", packages: []string{"daemon"}, mayUse: []string{"*"}},
 		{name: "assembly", packages: []string{"sim"}, mayUse: []string{"pure", "consensus", "member"}},
 	}

@@ -14,7 +14,6 @@ import (
 	"github.com/tandemd/tandem/pkg/api"
 	"github.com/tandemd/tandem/pkg/cli/frame"
 	"github.com/tandemd/tandem/pkg/cli/report"
-	"github.com/tandemd/tandem/pkg/guest"
 )
 
 // statusFlags are the flags of `status` as typed.
@@ -70,7 +69,7 @@ With --watch it is that of the last one shown.`,
 			return frame.Arguments()(cmd, args)
 		},
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			f, err := filter(in.guest, in.node)
+			f, err := frame.Filter(in.guest, in.node)
 			if err != nil {
 				return err
 			}
@@ -171,18 +170,6 @@ func (a *app) frame(s api.Status, failed error, lines []string) error {
 		_, err := io.WriteString(a.Stdout, strings.Join(lines, "\n")+"\n\n")
 		return err
 	}
-}
-
-func filter(guestID, node string) (f api.Filter, err error) {
-	if guestID != "" {
-		if f.Guest, err = guest.ParseID(guestID); err != nil {
-			return f, frame.Invalid(err)
-		}
-	}
-	if node != "" {
-		f.Node, err = guest.ParseNodeName(node)
-	}
-	return f, frame.Invalid(err)
 }
 
 // judge is the exit code of `status`: what is known to be wrong goes before what

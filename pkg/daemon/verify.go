@@ -32,9 +32,19 @@ func (c *cluster) newVerification(o replicate.Options) (verification, error) {
 		return verification{}, err
 	}
 	r := reading.New(o, c.d.zfs, c.d.state.path(readingFolder))
-	return verification{
-		reader: r, verifier: verify.New(o, link{c.d.peer, c.d.rate}, r, c.log.Named("verify")), server: verify.NewServer(o, c.target, r),
-	}, nil
+	v := verify.New(o, link{c.d.peer, c.d.rate}, r, c.log.Named("verify"))
+	return verification{reader: r, verifier: v, server: verify.NewServer(o, c.target, v)}, nil
+}
+
+// carryEvery is how often this node looks for what was found of the replicas of guests that it owns since a while. That asks
+// nobody where nothing changed.
+const carryEvery = 15 * time.Second
+
+// carrying brings what verifications found from owner to owner, until ctx ends.
+func (c *cluster) carrying(ctx context.Context) {
+	for more := true; more; more = pause(ctx, carryEvery) {
+		c.verification.verifier.Carry(ctx)
+	}
 }
 
 // sweepEvery is between two looks for what ended verifications have left.
@@ -80,6 +90,9 @@ func verifyCalls(d *Daemon, mux *http.ServeMux) {
 	}))
 	peer.Handle(mux, verify.PathRead, withCluster(d, func(ctx context.Context, c *cluster, r verify.ReadRequest) (verify.ReadReply, error) {
 		return c.verification.server.Read(ctx, peer.Caller(ctx), r)
+	}))
+	peer.Handle(mux, verify.PathRecord, withCluster(d, func(ctx context.Context, c *cluster, r verify.RecordRequest) (verify.RecordReply, error) {
+		return c.verification.server.Record(ctx, peer.Caller(ctx), r)
 	}))
 	peer.Handle(mux, verify.PathEnd, withCluster(d, func(ctx context.Context, c *cluster, r verify.EndRequest) (verify.Ended, error) {
 		return c.verification.server.End(ctx, peer.Caller(ctx), r)

@@ -92,7 +92,7 @@ func (v *volume) misfit(from uint64) string {
 		return "its replica is being set aside"
 	case v.pair.Source.Kind != v.pair.Target.Kind:
 		return "its replica is of another type"
-	case from == 0 && len(v.pair.Target.Snapshots) == 0:
+	case len(v.pair.Target.Snapshots) == 0 && (from == 0 || v.stems(from)):
 		return ""
 	case at < 0:
 		return "its replica lost the snapshot on which it builds"
@@ -118,6 +118,25 @@ func (v *volume) setAside(d divergence) VolumePlan {
 	}
 	step.Reason = fmt.Sprintf("set the replica %s on %s aside: %s%s", v.pair.Target.Dataset, v.in.TargetName, d.why, what)
 	return VolumePlan{Volume: v.pair.Volume, Base: d.base, Steps: []Step{step}, After: v.target, Reason: step.Reason}
+}
+
+// renamed refuses to send a volume again of which the target has a replica under another name, with a state that the source has
+// too: whoever renamed it knows what for.
+func (v *volume) renamed() *Refusal {
+	for _, m := range v.pair.Moved {
+		w := *v
+		w.target = ordered(m.Snapshots)
+		w.atTarget = placesOf(w.target)
+		b, _ := w.newestCommon()
+		if b == nil || m.Kind != v.pair.Source.Kind {
+			continue
+		}
+		return v.refuse(Renamed,
+			fmt.Sprintf("on %s: `zfs rename %s %s`, and the next sync goes on from %s; or, to keep it apart and have everything sent again, `zfs inherit tandem:role %s`",
+				v.in.TargetName, m.Dataset, v.pair.Target.Dataset, b.Name, m.Dataset),
+			"the replica on %s was renamed to %s, and nothing is sent again for that, about %s", v.in.TargetName, m.Dataset, size(v.written(v.source)))
+	}
+	return nil
 }
 
 // renew plans for a target without the replica: one increment out of what was
@@ -185,6 +204,15 @@ func (v *volume) promote() (VolumePlan, bool) {
 	}
 	step := Step{Verb: Promote, Reason: fmt.Sprintf("the replica on %s takes over the snapshots that it shares with %s", v.in.TargetName, a.Dataset)}
 	return VolumePlan{Volume: v.pair.Volume, Steps: []Step{step}, After: v.target, Reason: step.Reason}, true
+}
+
+// stems says that the replica is being made out of that snapshot of a copy set aside.
+func (v *volume) stems(from uint64) bool {
+	dataset, own, _ := strings.Cut(v.pair.Target.Origin, "@")
+	return slices.ContainsFunc(v.copies(), func(a Side) bool {
+		i := indexName(a.Snapshots, own)
+		return a.Dataset == dataset && i >= 0 && a.Snapshots[i].GUID == from
+	})
 }
 
 // branches says that the target has no replica, but something set aside whose

@@ -140,6 +140,9 @@ type Pair struct {
 	Root   Root
 	// Aside are diverged copies of the volume that were set aside on the target.
 	Aside []Side
+	// Moved are replicas of the volume under other names on the target, told only
+	// where there is none under its own.
+	Moved []Side
 	// Sent are GUIDs of operators' snapshots that the last sync may have brought to
 	// the target, and that the source had when it took a point that it has still.
 	Sent []uint64

@@ -244,12 +244,15 @@ func TestMake_PartialReceives(t *testing.T) {
 		name, target string
 		unborn       bool
 		killed       bool
+		copied       string // the newest snapshot of the copy
 		change       func(*plan.Partial)
 		want         string
 	}{
 		{name: "resumed", target: "t0*", want: "resume > t1"},
 		{name: "of a first full stream, without marks yet", unborn: true, want: "resume > t1"},
 		{name: "of a first full stream whose receive was killed, with marks", killed: true, want: "resume > t1"},
+		{name: "out of a copy set aside, whose receive was killed", killed: true, copied: "t0", want: "resume > t1"},
+		{name: "out of another copy", killed: true, copied: "other", want: "abort >"},
 		{name: "the source lost the snapshot", target: "t0*", change: func(p *plan.Partial) { p.ToGUID = 7 }, want: "abort >"},
 		{name: "the token is refused", target: "t0*", change: func(p *plan.Partial) { p.Valid = false }, want: "abort >"},
 		{name: "its replica was changed", target: "t0* x+", want: "abort >"},
@@ -265,8 +268,14 @@ func TestMake_PartialReceives(t *testing.T) {
 			in.Pairs[0].Target.Snapshots = nil
 		}
 		partial := good
-		if !tc.unborn && !tc.killed {
+		if !tc.unborn && (!tc.killed || tc.copied != "") {
 			partial.FromGUID = guid("t0")
+		}
+		if tc.copied != "" {
+			marks := in.Pairs[0].Target.Marks
+			marks.Role = plan.Aside
+			in.Pairs[0].Target.Origin = "tank/diverged/100/d@" + tc.copied
+			in.Pairs[0].Aside = []plan.Side{{Dataset: "tank/diverged/100/d", Exists: true, Marks: marks, Snapshots: snaps(tc.copied + "*")}}
 		}
 		if tc.change != nil {
 			tc.change(&partial)

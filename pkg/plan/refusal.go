@@ -18,6 +18,8 @@ const (
 	NotOurs RefusalKind = "not the owner's"
 	// Foreign: something that is no replica of this guest has the name on the target.
 	Foreign RefusalKind = "foreign"
+	// Renamed: the replica has another name on the target.
+	Renamed RefusalKind = "renamed"
 	// Diverged: an encrypted replica has a snapshot of somebody's.
 	Diverged RefusalKind = "diverged"
 	// NoSpace: the target has too little room.

@@ -17,6 +17,8 @@ type volume struct {
 	source, target []Snapshot // in the order of their node
 	// atSource and atTarget are the places in them.
 	atSource, atTarget places
+	// named are the places in target by name, once they were asked for.
+	named map[string]int
 	// branch: target is what a clone of a copy set aside will have once it is promoted.
 	branch   bool
 	warnings []Warning
@@ -37,6 +39,9 @@ func (v *volume) plan() (VolumePlan, *Refusal) {
 		return VolumePlan{}, r
 	}
 	if !v.pair.Target.Exists {
+		if r := v.renamed(); r != nil {
+			return VolumePlan{}, r
+		}
 		return v.renew()
 	}
 	if v.pair.Target.Partial != nil {
@@ -187,7 +192,13 @@ func (v *volume) blocked(s Snapshot) string {
 	if n := len(v.pair.Target.Dataset) + 1 + len(s.Name); n > MaxName {
 		return fmt.Sprintf("its full name there would have %d bytes, ZFS allows %d", n, MaxName)
 	}
-	if i := indexName(v.target, s.Name); i >= 0 && v.target[i].GUID != s.GUID {
+	if v.named == nil {
+		v.named = make(map[string]int, len(v.target))
+		for i, x := range v.target {
+			v.named[x.Name] = i
+		}
+	}
+	if i, taken := v.named[s.Name]; taken && v.target[i].GUID != s.GUID {
 		return "another snapshot has that name there"
 	}
 	return ""
@@ -289,13 +300,21 @@ func (v *volume) reason(p VolumePlan) string {
 // settle decides what the target marks as brought by Tandem and which copies of
 // operators' snapshots go.
 func (v *volume) settle(p *VolumePlan) {
-	newestMarked := -1
+	newestMarked, newestComplete := -1, -1
 	for i, s := range v.target {
 		if s.Tandem {
 			newestMarked = i
 		}
+		if s.Complete {
+			newestComplete = i
+		}
 	}
 	for i, s := range p.After {
+		if i < newestComplete && v.lost(s) {
+			p.After[i].Tandem, p.After[i].Received = true, true
+			p.Mark = append(p.Mark, p.After[i].ref())
+			continue
+		}
 		if s.Tandem && i < len(v.target) || s.Received || i <= newestMarked {
 			continue
 		}
@@ -312,6 +331,15 @@ func (v *volume) settle(p *VolumePlan) {
 	if v.in.Mode == guest.Mirror && p.Base != nil {
 		v.gone(p)
 	}
+}
+
+// lost says that a snapshot of the replica is a point of which nothing is known any more: it arrived, its sync was cut before
+// it was marked, and it went at the source. It bears a name that only Tandem gives, and nobody but Tandem writes to a replica.
+func (v *volume) lost(s Snapshot) bool {
+	_, err := guest.ParseSnapshotName(s.Name)
+	known := v.atSource.of(s.GUID) >= 0 ||
+		slices.ContainsFunc(v.pair.Source.Bookmarks, func(b Bookmark) bool { return b.GUID == s.GUID })
+	return err == nil && !known && !s.Tandem && !s.Received && s.GUID != 0
 }
 
 // gone lists the marked copies of what the source, in this very list, does not

@@ -8,7 +8,6 @@ import (
 	"github.com/tandemd/tandem/pkg/plan"
 	"github.com/tandemd/tandem/pkg/replicate/local"
 	"github.com/tandemd/tandem/pkg/replicate/wire"
-	"github.com/tandemd/tandem/pkg/zfs"
 )
 
 // seenStep is how much of keep_base may be forgotten over a restart: so often at
@@ -108,7 +107,7 @@ func (r *run) dropBookmarks(ctx context.Context) {
 	targets := r.s.bases.targets(r.guest, r.targets())
 	for i, v := range r.guest.Volumes {
 		for _, name := range plan.Needless(v, local.Side(r.names[i], r.own[i]).Bookmarks, targets) {
-			if err := r.s.o.ZFS.DestroyBookmark(ctx, r.names[i]+"#"+name); err != nil && zfs.ClassOf(err) != zfs.ClassGone {
+			if err := local.DropBookmark(ctx, r.s.o.ZFS, r.names[i]+"#"+name); err != nil {
 				r.warn("volume %s: the bookmark %s is left: %v", v, name, err)
 			}
 		}

@@ -51,7 +51,7 @@ func holds(d zfs.Dataset) (n uint64) {
 }
 
 // cheap wants an increment that sent less than a third of the disk.
-func cheap(t *testing.T, r replicate.Result) {
+func cheap(t testing.TB, r replicate.Result) {
 	t.Helper()
 	if r.Kind != replicate.KindIncremental || r.Bytes > diskSize/3 {
 		t.Errorf("kind %s with %d bytes, want an increment", r.Kind, r.Bytes)

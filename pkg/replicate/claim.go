@@ -42,6 +42,11 @@ func (s *Source) Claim(ctx context.Context, id guest.ID) error {
 // Check tells whether this node can own the guest, before it is on the ledger:
 // the storages are known, the datasets exist and belong to no other guest.
 func (s *Source) Check(ctx context.Context, g guest.Guest) error {
+	for _, v := range g.Volumes {
+		if why := v.Reserved(); why != "" {
+			return fault.Person(v, "rename the dataset with `zfs rename`, and take it under its new name", "in every storage, Tandem keeps that name for %s", why)
+		}
+	}
 	own, err := s.read(ctx, g)
 	if err != nil {
 		return err

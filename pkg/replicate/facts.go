@@ -24,16 +24,20 @@ func (s *Source) doubt(id guest.JobID, err error) {
 	s.doubts[id] = true
 }
 
-// anew says that the last run of the job failed.
-func (r *run) anew() bool {
-	r.s.mu.Lock()
-	defer r.s.mu.Unlock()
-	return r.s.doubts[r.job.ID]
+// doubted says that the last run of the job failed.
+func (s *Source) doubted(id guest.JobID) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.doubts[id]
 }
 
-// inventory is the question to the target.
+// inventory is the question to the target. Both sides look again at what seldom changes where that is due, once in a run.
 func (r *run) inventory() wire.InventoryRequest {
-	req := wire.InventoryRequest{Request: r.request(), Ahead: wire.Ahead{Anew: r.anew() || r.ahead}}
+	req := wire.InventoryRequest{Request: r.request(), Ahead: wire.Ahead{Anew: r.anew || r.ahead}}
+	if r.anew {
+		r.s.pools.Forget()
+		r.anew = false
+	}
 	if r.ahead {
 		req.Volumes = r.guest.Volumes
 	}
@@ -44,7 +48,7 @@ func (r *run) inventory() wire.InventoryRequest {
 func (r *run) facts(ctx context.Context, p *plan.Pair, told wire.InventoryVolume) {
 	p.Root.Pool = told.RootPool()
 	if p.Source.Exists {
-		p.Source.Pool = r.s.pools.Get(ctx, r.s.o.ZFS, zname.PoolOf(p.Source.Dataset), r.anew())
+		p.Source.Pool = r.s.pools.Get(ctx, r.s.o.ZFS, zname.PoolOf(p.Source.Dataset))
 	}
 }
 

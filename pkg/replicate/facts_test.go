@@ -146,6 +146,33 @@ func TestSync_APoolThatCannotTakeItIsRefusedAndAskedAgain(t *testing.T) {
 	equal(t, n2.calls(mark, "PoolFacts"), 0)
 }
 
+// What seldom changes of the pools is asked again after a failure, once on each side, for all volumes and rounds of the run.
+func TestSync_AFailedJobAsksEachPoolOnce(t *testing.T) {
+	w := newWorld(t)
+	n1, n2 := w.node("1"), w.node("2")
+	w.run(job)
+	change(w)
+	cutBoth(w)
+	asked := func() (out []int) {
+		for _, n := range []*node{n1, n2} {
+			count := 0
+			for _, c := range n.pool.Calls() {
+				if c.Op == "PoolFacts" {
+					count++
+				}
+			}
+			out = append(out, count)
+		}
+		return out
+	}
+	equal(t, asked(), []int{1, 1})
+	equal(t, w.run(job).Kind, replicate.KindResumed)
+	equal(t, asked(), []int{2, 2})
+	n1.write(diskDS, 5, 1)
+	w.run(job)
+	equal(t, asked(), []int{2, 2})
+}
+
 func TestForesee_TellsWhatStandsAgainstAJob(t *testing.T) {
 	w := newWorld(t)
 	n1, n3 := w.node("1"), w.node("3")
@@ -244,6 +271,12 @@ func TestCheck_RefusesTwoPoolsAndNamesTooLong(t *testing.T) {
 	} {
 		err := s.Check(t.Context(), tc.g)
 		if replicate.ClassOf(err) != replicate.ClassPerson || !strings.Contains(err.Error(), tc.text) || replicate.HintOf(err) == "" {
+			t.Errorf("%s: got %v", name, err)
+		}
+	}
+	for _, name := range []string{"diverged", "tandem-reading-1"} {
+		err := s.Check(t.Context(), guest.Guest{ID: 200, Owner: n1.id, Volumes: []guest.Volume{{Storage: "slow", Name: name}}})
+		if replicate.ClassOf(err) != replicate.ClassPerson || !strings.Contains(err.Error(), "volume slow:"+name+": in every storage, Tandem keeps that name") {
 			t.Errorf("%s: got %v", name, err)
 		}
 	}

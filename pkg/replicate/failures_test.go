@@ -11,6 +11,7 @@ import (
 	"github.com/tandemd/tandem/pkg/plan"
 	"github.com/tandemd/tandem/pkg/replicate"
 	"github.com/tandemd/tandem/pkg/replicate/wire"
+	"github.com/tandemd/tandem/pkg/zfs"
 	"github.com/tandemd/tandem/pkg/zfs/zfstest"
 	"github.com/tandemd/tandem/pkg/zfs/zfstest/fault"
 )
@@ -129,19 +130,74 @@ func TestFailure_AResumeThatDoesNotMoveBeginsAnew(t *testing.T) {
 	w.same("2")
 }
 
-// F14, F25: a replica that somebody renamed is left where it is, and nothing of
-// it is touched.
+// F14, F25: a replica that somebody renamed is found by its marks, and nothing of
+// it is touched: it goes on under its name once it has that back, and is sent whole
+// where somebody said that it is to stay apart.
 func TestFailure_ARenamedReplicaIsLeftAlone(t *testing.T) {
 	w := newWorld(t)
 	w.run(job)
 	n2 := w.node("2")
 	must(t, n2.pool.Rename(t.Context(), diskDS, diskDS+"-mine"))
 	was := n2.dataset(diskDS + "-mine")
+	w.node("1").write(diskDS, 3, 1)
+	w.fails(replicate.ClassPerson, "the replica on n2 was renamed to "+diskDS+"-mine")
+	p, err := w.node("1").source.Preview(t.Context(), job, time.Minute)
+	must(t, err)
+	hint := fmt.Sprintf("`zfs rename %s-mine %s`", diskDS, diskDS)
+	if len(p.Refusals) != 1 || !strings.Contains(p.Refusals[0].Hint, hint) {
+		t.Errorf("refusals %v, want the hint %s", p.Refusals, hint)
+	}
+	must(t, n2.pool.Rename(t.Context(), diskDS+"-mine", diskDS))
+	cheap(t, w.run(job))
+	w.same("2")
+
+	must(t, n2.pool.Rename(t.Context(), diskDS, diskDS+"-mine"))
+	must(t, n2.pool.Inherit(t.Context(), zfs.PropRole, diskDS+"-mine"))
+	was = n2.dataset(diskDS + "-mine")
 	r := w.run(job)
 	equal(t, r.Volumes[0].Kind, replicate.KindFull)
 	equal(t, r.Volumes[1].Kind != replicate.KindFull, true)
 	w.same("2")
 	equal(t, n2.dataset(diskDS+"-mine").Snapshots, was.Snapshots)
+}
+
+// F14: one that shares nothing with its source any more saves nothing.
+func TestFailure_ARenamedReplicaWithoutABaseIsNoReason(t *testing.T) {
+	w := newWorld(t)
+	point := w.run(job).Point
+	n1, n2 := w.node("1"), w.node("2")
+	must(t, n2.pool.Rename(t.Context(), diskDS, diskDS+"-mine"))
+	must(t, n1.pool.DestroySnapshots(t.Context(), diskDS, []string{point}))
+	equal(t, w.run(job).Volumes[0].Kind, replicate.KindFull)
+	w.same("2")
+}
+
+// A point that arrived and was never marked, and that went at the source, goes at
+// the target too, once a newer one is complete there. An operator's stays.
+func TestFailure_APointThatIsLostAtTheSourceGoes(t *testing.T) {
+	w := newWorld(t)
+	n1, n2 := w.node("1"), w.node("2")
+	w.run(job)
+	n1.snap(diskDS + "@late") // It travels with a point of its own, which brings no data.
+	n2.pool.Inject(zfstest.Fault{Op: "Change", Times: 1, Err: errors.New("lost")})
+	w.fails(replicate.ClassRetry, "lost")
+	n2.snap(diskDS + "@mine")
+	snaps := n1.dataset(diskDS).Snapshots
+	lost := snaps[len(snaps)-1].Name
+	for _, d := range []string{diskDS, rootDS} {
+		must(t, n1.pool.DestroySnapshots(t.Context(), d, []string{lost}))
+	}
+	for i := range 3 {
+		n1.write(diskDS, int64(i), 1)
+		w.run(job)
+	}
+	w.same("2")
+	for _, s := range n2.dataset(diskDS).Snapshots {
+		if s.Name == lost {
+			t.Errorf("%s is still there: %v", lost, s.Props)
+		}
+	}
+	equal(t, n2.operators(diskDS), []string{"late", "mine"})
 }
 
 // F25: the source's dataset was destroyed and made again under the same name: it

@@ -62,7 +62,9 @@ func (r *run) commit(ctx context.Context, p plan.Plan, point string) error {
 			after[v.Volume] = h
 		}
 	}
-	r.note(func() { r.result.Point, r.result.Taken = point, time.Unix(taken.Taken, 0) })
+	r.note(func() {
+		r.result.Point, r.result.Taken, r.result.Consistency = point, time.Unix(taken.Taken, 0), taken.Consistency
+	})
 	return r.s.bases.put(r.guest, r.job.Target, after)
 }
 
@@ -89,8 +91,7 @@ func (r *run) point(name string) (property string, guids map[guest.Volume]uint64
 
 // spareAtTarget is what the target may delete once the point is complete.
 func (r *run) spareAtTarget(p plan.Plan, point string, guids map[guest.Volume]uint64) plan.Verdict {
-	j := plan.Judged{Volumes: map[guest.Volume][]plan.Snapshot{}, Reading: r.s.o.Pins.Of(r.guest.ID)}
-	held := holdings{}
+	volumes, held := map[guest.Volume][]plan.Snapshot{}, holdings{}
 	for _, v := range p.Volumes {
 		after := slices.Clone(v.After)
 		h := plan.Held{Pins: []uint64{guids[v.Volume]}}
@@ -103,24 +104,29 @@ func (r *run) spareAtTarget(p plan.Plan, point string, guids map[guest.Volume]ui
 				h.Has = append(h.Has, after[i].GUID)
 			}
 		}
-		j.Volumes[v.Volume], held[v.Volume] = after, h
+		volumes[v.Volume], held[v.Volume] = after, h
 	}
-	for _, t := range r.s.bases.targets(r.guest, r.targets()) {
-		if t.Node == r.job.Target {
-			t.Known, t.Away, t.Volumes = true, false, held
+	return r.judge(volumes, held)
+}
+
+// judge is which of a node's snapshots stay, where the job's target has those: nil for what it is known to have.
+func (r *run) judge(volumes map[guest.Volume][]plan.Snapshot, after holdings) plan.Verdict {
+	targets := r.s.bases.targets(r.guest, r.targets())
+	for i, t := range targets {
+		if after != nil && t.Node == r.job.Target {
+			targets[i] = plan.Holding{Node: t.Node, Known: true, Volumes: after}
 		}
-		j.Targets = append(j.Targets, t)
 	}
-	return plan.Keep(j)
+	return plan.Keep(plan.Judged{Volumes: volumes, Targets: targets, Reading: r.s.o.Pins.Of(r.guest.ID)})
 }
 
 // cleanWithin is how long own points that nobody needs may stay: where the next
 // sync comes as soon, it destroys them with the snapshot that it takes.
 const cleanWithin = 15 * time.Minute
 
-// tidy cleans unless the next sync will soon.
+// tidy cleans unless the next sync will soon, or a guest waits for the end of this one.
 func (r *run) tidy(ctx context.Context) {
-	if !r.soon() {
+	if !r.soon() && (r.hand == nil || !r.hand.locked) {
 		r.clean(ctx)
 	}
 }
@@ -149,7 +155,7 @@ func (r *run) soon() bool {
 // sync has succeeded.
 func (r *run) clean(ctx context.Context) {
 	r.phase(PhaseClean, 0)
-	release, err := r.s.lockGuest(ctx, r.guest.ID)
+	release, err := r.lockGuest(ctx)
 	if err != nil {
 		r.warn("old snapshots are left: %v", err)
 		return
@@ -161,13 +167,11 @@ func (r *run) clean(ctx context.Context) {
 // spare are own points that nobody needs, by the list that this run has read: what
 // another run needs since then is pinned.
 func (r *run) spare() plan.Verdict {
-	j := plan.Judged{
-		Volumes: map[guest.Volume][]plan.Snapshot{}, Targets: r.s.bases.targets(r.guest, r.targets()), Reading: r.s.o.Pins.Of(r.guest.ID),
-	}
+	volumes := map[guest.Volume][]plan.Snapshot{}
 	for i, d := range r.own {
-		j.Volumes[r.guest.Volumes[i]] = local.Side(r.names[i], d).Snapshots
+		volumes[r.guest.Volumes[i]] = local.Side(r.names[i], d).Snapshots
 	}
-	return plan.Keep(j)
+	return r.judge(volumes, nil)
 }
 
 // destroy destroys own points.

@@ -38,16 +38,22 @@ func (m moment) key() string { return fmt.Sprintf("%s: %s #%d", m.node.name, m.w
 // kill is one way to end machines at a moment.
 type kill struct {
 	moment  string // the key
-	power   bool
+	how     end
 	victims []string
 }
 
+// end is how a machine ends.
+type end string
+
+const (
+	// daemonKilled leaves its children to see the end of their streams, allKilled kills them as well.
+	daemonKilled end = "daemon killed on"
+	allKilled    end = "processes killed on"
+	powerCut     end = "power cut of"
+)
+
 func (k kill) String() string {
-	how := "processes killed on"
-	if k.power {
-		how = "power cut of"
-	}
-	return fmt.Sprintf("%s n%s at %s", how, strings.Join(k.victims, ", n"), k.moment)
+	return fmt.Sprintf("%s n%s at %s", k.how, strings.Join(k.victims, ", n"), k.moment)
 }
 
 // reaper counts what the daemons of a world do and ends some of them at one moment: from then on nothing that they try has
@@ -110,7 +116,11 @@ func (r *reaper) end() {
 	for _, name := range r.kill.victims {
 		n := r.w.node(name)
 		r.dead[n] = true
-		if r.kill.power {
+		switch r.kill.how {
+		case daemonKilled:
+		case allKilled:
+			n.pool.Kill()
+		case powerCut:
 			n.pool.PowerCut()
 			n.files.powerCut()
 		}
@@ -179,8 +189,8 @@ func (s scenario) kills(t *testing.T) []kill {
 	var out []kill
 	for _, key := range slices.Sorted(slices.Values(seen)) {
 		for _, victims := range s.victims() {
-			for _, power := range []bool{false, true} {
-				out = append(out, kill{moment: key, power: power, victims: victims})
+			for _, how := range []end{daemonKilled, allKilled, powerCut} {
+				out = append(out, kill{moment: key, how: how, victims: victims})
 			}
 		}
 	}

@@ -16,9 +16,9 @@ import (
 func (r *run) look(ctx context.Context) error {
 	r.phase(PhasePlan, 0)
 	r.inv = wire.Inventory{}
-	asked := make(chan error, 1)
+	asked, question := make(chan error, 1), r.inventory()
 	go func() {
-		asked <- r.s.call(ctx, r.job.Target, wire.PathInventory, r.inventory(), &r.inv)
+		asked <- r.s.call(ctx, r.job.Target, wire.PathInventory, question, &r.inv)
 	}()
 	listed := r.list(ctx)
 	if err := <-asked; err != nil {
@@ -90,7 +90,7 @@ func (r *run) pair(ctx context.Context) error {
 		p := plan.Pair{
 			Volume: v, Source: local.Side(r.names[i], r.own[i]), Target: told.Side(),
 			Root:  plan.Root{Dataset: told.Root, Available: told.Available, Encrypted: told.RootEncrypted},
-			Aside: told.Copies(r.view.Cluster, r.guest.ID),
+			Aside: told.Copies(r.view.Cluster, r.guest.ID), Moved: told.Renamed(),
 		}
 		r.facts(ctx, &p, told)
 		p.Sent = r.s.bases.sent(r.guest, r.job.Target, p)

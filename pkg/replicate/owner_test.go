@@ -385,7 +385,7 @@ func (w *world) turn(j guest.JobID, to string) {
 	})
 }
 
-func (n *node) content(t *testing.T, name string) []byte {
+func (n *node) content(t testing.TB, name string) []byte {
 	t.Helper()
 	b, err := n.pool.Read(name)
 	must(t, err)

@@ -7,7 +7,6 @@ import (
 	"github.com/tandemd/tandem/pkg/guest"
 	"github.com/tandemd/tandem/pkg/plan"
 	"github.com/tandemd/tandem/pkg/replicate/local"
-	"github.com/tandemd/tandem/pkg/zfs"
 )
 
 // PreviewClean is what a sync removes from one volume of one node once its point
@@ -58,19 +57,9 @@ func (r *run) cleans(p plan.Plan, point string) []PreviewClean {
 	for _, v := range p.Volumes {
 		out = appendClean(out, r.target, v.Volume, slices.Concat(v.Gone, spare.Spare[v.Volume]))
 	}
-	j := plan.Judged{Volumes: own, Reading: r.s.o.Pins.Of(r.guest.ID)}
-	for _, t := range r.s.bases.targets(r.guest, r.targets()) {
-		if t.Node == r.job.Target {
-			t.Known, t.Away, t.Volumes = true, false, after
-		}
-		j.Targets = append(j.Targets, t)
-	}
-	kept := plan.Keep(j).Spare
-	for i, v := range r.guest.Volumes {
-		refs := slices.DeleteFunc(kept[v], func(ref plan.Ref) bool {
-			return slices.ContainsFunc(r.own[i].Snapshots, func(s zfs.Snapshot) bool { return s.GUID == ref.GUID && s.UserRefs > 0 })
-		})
-		out = appendClean(out, string(r.s.o.Name), v, refs)
+	spare = r.judge(own, after)
+	for _, v := range r.guest.Volumes {
+		out = appendClean(out, string(r.s.o.Name), v, spare.Spare[v])
 	}
 	return out
 }

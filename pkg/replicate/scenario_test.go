@@ -41,6 +41,7 @@ func scenarios() []scenario {
 		{name: "nothing", before: func(w *world) { w.run(job) }, act: syncOnce, operators: []string{"early"}},
 		{name: "resumed first sync", before: cutBoth, act: syncOnce, operators: []string{"early"}},
 		{name: "resumed increment", before: func(w *world) { increment(w); cutBoth(w) }, act: syncOnce, operators: []string{"early", "late"}},
+		{name: "first sync whose receives were killed", before: killBoth, act: syncOnce, operators: []string{"early"}},
 		{name: "stale token", before: staleToken, act: syncOnce, operators: []string{"early"}, stale: true},
 		{name: "commit of what arrived", before: uncommitted, act: syncOnce, operators: []string{"early", "late"}},
 		{name: "clean of many points", before: manyPoints, act: syncOnce, operators: []string{"early", "late"}},
@@ -71,6 +72,10 @@ func scenarios() []scenario {
 		{
 			name: "job removed after a cut first sync", act: removeOnce(job), after: removed,
 			before: func(w *world) { cutBoth(w); remove(w, job, false) },
+		},
+		{
+			name: "job removed after a killed first sync", act: removeOnce(job), after: removed,
+			before: func(w *world) { killBoth(w); remove(w, job, false) },
 		},
 		{
 			name: "one of two jobs removed", more: []string{"3"}, act: removeOnce(second), operators: []string{"early", "late"},
@@ -149,6 +154,36 @@ func cutBoth(w *world) {
 	}
 	if err := w.try(job); err == nil {
 		w.t.Fatal("the sync was not cut")
+	}
+}
+
+// killBoth has a first sync in which the receiving processes are killed in the middle of both volumes: the replicas then carry
+// their marks, and no snapshot.
+func killBoth(w *world) {
+	n2, got := w.node("2"), map[string]int{}
+	w.mu.Lock()
+	n2.reap = func(what string) error {
+		volume, ok := strings.CutPrefix(what, "got ")
+		if got[volume]++; !ok || got[volume] < 2 {
+			return nil
+		}
+		n2.pool.Kill()
+		return errKilled
+	}
+	w.mu.Unlock()
+	err := w.try(job)
+	w.mu.Lock()
+	n2.reap = nil
+	w.mu.Unlock()
+	if err == nil {
+		w.t.Fatal("no receive was killed")
+	}
+	n2.restart()
+	for _, d := range []string{diskDS, rootDS} {
+		x := n2.dataset(d)
+		if x.Props[zfs.PropRole] != zfs.RoleReplica || len(x.Snapshots) > 0 || x.ResumeToken == "" {
+			w.t.Fatalf("%s is not what a killed receive leaves: %+v", d, x)
+		}
 	}
 }
 

@@ -6,6 +6,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/tandemd/tandem/pkg/guest"
 	"github.com/tandemd/tandem/pkg/replicate"
 )
 
@@ -93,4 +94,30 @@ func TestSync_OneSnapshotOfAGuestAtATime(t *testing.T) {
 	w.same("2")
 	w.same("3")
 	equal(t, w.node("1").points(diskDS), 1)
+}
+
+// Two syncs of a guest that begin at the same moment are told of its volumes by one list: what one of them takes and destroys
+// is not written into what the other has read.
+func TestSync_TwoThatBeginTogetherShareNothing(t *testing.T) {
+	w := newWorld(t)
+	secondJob(w)
+	for i := range 8 {
+		w.pass(time.Minute)
+		w.node("1").write(diskDS, int64(i), 2)
+		w.node("1").write(rootDS, int64(i), 1)
+		var wg sync.WaitGroup
+		for _, j := range []guest.JobID{job, second} {
+			wg.Go(func() {
+				if _, err := w.node("1").source.Run(t.Context(), replicate.Task{Job: j}); err != nil {
+					t.Errorf("job %s: %v", j, err)
+				}
+			})
+		}
+		wg.Wait()
+	}
+	for _, j := range []guest.JobID{job, second} {
+		w.run(j)
+	}
+	w.same("2")
+	w.same("3")
 }

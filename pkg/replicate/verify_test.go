@@ -36,8 +36,8 @@ func (n *node) read(o local.Options) {
 	o, err := o.WithDefaults()
 	must(n.w.t, err)
 	n.reading = reading.New(o, n.pool, n.dir)
-	n.server = verify.NewServer(o, n.target, n.reading)
 	n.verifier = verify.New(o, link{n}, n.reading, zap.NewNop())
+	n.server = verify.NewServer(o, n.target, n.verifier)
 }
 
 func (n *node) serve(ctx context.Context, from guest.NodeID, path string, req any) (any, error) {
@@ -48,6 +48,8 @@ func (n *node) serve(ctx context.Context, from guest.NodeID, path string, req an
 		return handle(ctx, from, req, n.server.Read)
 	case verify.PathEnd:
 		return handle(ctx, from, req, n.server.End)
+	case verify.PathRecord:
+		return handle(ctx, from, req, n.server.Record)
 	default:
 		return nil, errors.New("no such path")
 	}
@@ -175,6 +177,7 @@ func TestVerify_SaysWhereReplicasDiffer(t *testing.T) {
 	// The way out: the replica is set aside, and sent whole again.
 	for _, d := range []string{diskDS, rootDS} {
 		must(t, n2.pool.Rename(t.Context(), d, d+"-aside"))
+		must(t, n2.pool.Inherit(t.Context(), zfs.PropRole, d+"-aside"))
 	}
 	w.run(job)
 	equal(t, w.verify(job, 0).Outcome, verify.Equal)
@@ -432,4 +435,77 @@ func TestVerify_ALostAnswerIsToldAgain(t *testing.T) {
 	if r := w.verify(job, 0); r.Outcome != verify.Equal || !lost.Load() {
 		t.Errorf("%+v", r)
 	}
+}
+
+// owns gives the guest to another node, as a move does: the job that pointed there points back.
+func (w *world) owns(node string, term uint64) {
+	w.change(func(s *ledger.State) {
+		g := s.Guests[100]
+		was := g.Owner
+		g.Owner, g.Term.N = id(node), term
+		s.Guests = map[guest.ID]guest.Guest{100: g}
+		jobs := map[guest.JobID]guest.Job{}
+		for k, j := range s.Jobs {
+			if j.Target == g.Owner {
+				j.Target = was
+			}
+			jobs[k] = j
+		}
+		s.Jobs = jobs
+	})
+}
+
+// What was found of a replica is known to whoever owns the guest next, be it from the target or from the owner before, and
+// what he says of it, to the one after.
+func TestVerify_TheAlarmGoesWithTheGuest(t *testing.T) {
+	w := newWorld(t)
+	secondJob(w)
+	n1, n2, n3 := w.node("1"), w.node("2"), w.node("3")
+	for _, j := range []guest.JobID{job, second} {
+		w.run(j)
+	}
+	must(t, n2.pool.Damage(n2.newest(rootDS), 3*4096, blocks(1, 7)))
+	must(t, n3.pool.Damage(n3.newest(rootDS), 3*4096, blocks(1, 7)))
+	alarms := func(n *node) (out []string) {
+		for _, j := range []guest.JobID{job, second} {
+			conf := w.View().Jobs[j]
+			if r := n.verifier.Record(conf); r.Alarm() && r.Differs.Target == conf.Target {
+				out = append(out, j.String())
+			}
+		}
+		return out
+	}
+	equal(t, w.verify(job, 0).Outcome, verify.Differs)
+	equal(t, w.verify(second, 0).Outcome, verify.Differs)
+
+	w.owns("2", 2)
+	n2.restart()
+	n1.restart()
+	n2.verifier.Carry(t.Context())
+	equal(t, alarms(n2), []string{"100-0", "100-1"})
+	must(t, n2.verifier.Acknowledge(w.View().Jobs[second], "root@n2"))
+	n2.verifier.Carry(t.Context())
+
+	w.owns("1", 3)
+	n1.verifier.Carry(t.Context())
+	equal(t, alarms(n1), []string{"100-0"})
+	equal(t, n1.verifier.Record(w.View().Jobs[second]).Known, "root@n2")
+
+	// A target that is away has it told when it is back; nothing is asked for twice.
+	asked := 0
+	w.mu.Lock()
+	n3.trap = func(what string) error {
+		asked++
+		return errKilled
+	}
+	w.mu.Unlock()
+	n1.restart()
+	n1.verifier.Carry(t.Context())
+	equal(t, []any{alarms(n1), asked}, []any{[]string{"100-0"}, 0})
+	w.owns("2", 4)
+	n2.verifier.Carry(t.Context())
+	equal(t, []any{alarms(n2), asked}, []any{[]string{"100-0"}, 1})
+	n3.restart()
+	n2.verifier.Carry(t.Context())
+	equal(t, n2.verifier.Record(w.View().Jobs[second]).Known, "root@n2")
 }

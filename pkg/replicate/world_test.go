@@ -31,7 +31,7 @@ import (
 // world is a cluster in one process: in-memory ZFS, a fixed ledger, and a link
 // that joins the engines by pipes and JSON.
 type world struct {
-	t     *testing.T
+	t     testing.TB
 	mu    sync.Mutex
 	state ledger.State
 	now   time.Time
@@ -93,7 +93,7 @@ func id(n string) guest.NodeID { return guest.NodeID(strings.Repeat("0", 31) + n
 
 // newWorld makes three nodes; n1 owns guest 100 with a zvol and a filesystem, and
 // job 100-0 replicates it to n2.
-func newWorld(t *testing.T) *world {
+func newWorld(t testing.TB) *world {
 	t.Helper()
 	w := &world{t: t, now: time.Unix(1_800_000_000, 0), nodes: map[guest.NodeID]*node{}}
 	w.state = ledger.State{
@@ -161,7 +161,7 @@ func (w *world) WaitApplied(context.Context, uint64) error { return errors.New("
 
 // restart makes the engines anew, as a new process does.
 func (n *node) restart() {
-	n.trap = nil
+	n.setTrap(nil)
 	o := replicate.Options{
 		Node: n.id, Name: n.name, Storages: map[string]string{"local-zfs": "tank/g"}, ZFS: n.pool, Ledger: n.w,
 		Store: store{n}, LockDir: n.dir, Now: n.w.clock, LockWait: time.Second, Quorate: n.quorate, Streams: n.w.streams,
@@ -410,14 +410,14 @@ func (s *sink) Abort(err error) {
 	<-s.done
 }
 
-func must(t *testing.T, err error) {
+func must(t testing.TB, err error) {
 	t.Helper()
 	if err != nil {
 		t.Fatal(err)
 	}
 }
 
-func equal(t *testing.T, got, want any) {
+func equal(t testing.TB, got, want any) {
 	t.Helper()
 	if d := cmp.Diff(want, got); d != "" {
 		t.Errorf("(-want +got)\n%s", d)

@@ -5,7 +5,6 @@ import (
 
 	"github.com/tandemd/tandem/pkg/api"
 	"github.com/tandemd/tandem/pkg/cli/frame"
-	"github.com/tandemd/tandem/pkg/guest"
 )
 
 // Storage is `tandem storage`.
@@ -44,14 +43,11 @@ cannot be used, 2 where a node did not answer.
   tandem storage list -o json`,
 		Args: frame.Arguments(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			var name guest.NodeName
-			if node != "" {
-				var err error
-				if name, err = guest.ParseNodeName(node); err != nil {
-					return frame.Invalid(err)
-				}
+			f, err := frame.Filter("", node)
+			if err != nil {
+				return err
 			}
-			nodes, err := a.Client().Storages(cmd.Context(), name)
+			nodes, err := a.Client().Storages(cmd.Context(), f.Node)
 			if err != nil {
 				return err
 			}

@@ -57,19 +57,12 @@ why, how much space it takes, and the snapshot that it shares with the replica.
   tandem diverged list --node n2 --guest 100
   tandem diverged list -o json`,
 		Args: frame.Arguments(),
-		RunE: func(cmd *cobra.Command, _ []string) (err error) {
-			var r api.DivergedRequest
-			if node != "" {
-				if r.Node, err = guest.ParseNodeName(node); err != nil {
-					return frame.Invalid(err)
-				}
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			f, err := frame.Filter(id, node)
+			if err != nil {
+				return err
 			}
-			if id != "" {
-				if r.Guest, err = guest.ParseID(id); err != nil {
-					return frame.Invalid(err)
-				}
-			}
-			list, err := a.Client().Diverged(cmd.Context(), r)
+			list, err := a.Client().Diverged(cmd.Context(), api.DivergedRequest{Node: f.Node, Guest: f.Guest})
 			if err != nil {
 				return err
 			}

@@ -8,6 +8,8 @@ import (
 	"time"
 	"unicode"
 	"unicode/utf8"
+
+	"github.com/tandemd/tandem/pkg/api"
 )
 
 // columns lays out rows as a table, with gap spaces between its columns.
@@ -112,20 +114,8 @@ func seconds(s float64) time.Duration {
 	return time.Duration(min(s, 1e9) * float64(time.Second)) // 1e9 s, 31 years, keeps it in range
 }
 
-// size is n bytes in at most 5 columns, as zfs prints it: 1K is 1024.
-func size[N int64 | uint64](n N) string {
-	if n < 1024 {
-		return fmt.Sprintf("%dB", n)
-	}
-	v, unit := float64(n), 0
-	for ; v >= 1023.5 && unit < 6; unit++ {
-		v /= 1024
-	}
-	if v < 9.95 {
-		return fmt.Sprintf("%.1f%c", v, " KMGTPE"[unit])
-	}
-	return fmt.Sprintf("%.0f%c", v, " KMGTPE"[unit])
-}
+// size is n bytes in at most 5 columns.
+func size[N int64 | uint64](n N) string { return api.Size(uint64(n)) }
 
 // wrap breaks a list of items into lines that fit 80 columns behind a label.
 func wrap(label string, items []string) []string {

@@ -3,6 +3,8 @@ package overview
 import (
 	"context"
 	"fmt"
+
+	"github.com/tandemd/tandem/pkg/api"
 )
 
 // setAside tells of diverged data on this node, which takes space until an
@@ -20,8 +22,8 @@ func (o *Overview) setAside(ctx context.Context) []string {
 	case 0:
 		return nil
 	case 1:
-		return []string{fmt.Sprintf("node %s: a diverged copy of a volume was set aside and takes %d bytes: see `tandem diverged list`", o.Name, used)}
+		return []string{fmt.Sprintf("node %s: a diverged copy of a volume was set aside and takes %s: see `tandem diverged list`", o.Name, api.Size(used))}
 	default:
-		return []string{fmt.Sprintf("node %s: %d diverged copies of volumes were set aside and take %d bytes: see `tandem diverged list`", o.Name, n, used)}
+		return []string{fmt.Sprintf("node %s: %d diverged copies of volumes were set aside and take %s: see `tandem diverged list`", o.Name, n, api.Size(used))}
 	}
 }

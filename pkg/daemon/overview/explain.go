@@ -167,6 +167,11 @@ func (o *Overview) Complete(ctx context.Context, s *ledger.State, conf guest.Job
 	} else {
 		e.Why = append(e.Why, fmt.Sprintf("%s has no complete point of guest %s", target, conf.ID.Guest))
 	}
+	for _, f := range filling(r.Storages) {
+		if f.has(s.Guests[conf.ID.Guest]) {
+			e.Why = append(e.Why, fmt.Sprintf("on %s, %s", target, f.text))
+		}
+	}
 	if e.Status.Lagging {
 		e.Why = append(e.Why, "that is older than its schedule "+conf.Schedule+" allows for: it lags")
 	}

@@ -26,7 +26,7 @@ import (
 )
 
 // Folder is the name of the filesystem in each storage that holds what was set aside.
-const Folder = "diverged"
+const Folder = guest.DivergedFolder
 
 // Keeper keeps the diverged data of one node. Its methods take no locks, but
 // Discard: whoever calls the others has that of the volume.

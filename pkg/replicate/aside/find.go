@@ -14,7 +14,7 @@ import (
 	"github.com/tandemd/tandem/pkg/zfs"
 )
 
-// Of finds what was set aside of a guest, in the storages of these volumes.
+// Of finds what was set aside of these volumes of a guest.
 func (k *Keeper) Of(ctx context.Context, cluster string, g guest.ID, volumes []guest.Volume) ([]Copy, error) {
 	var all []zfs.Dataset
 	var seen []string
@@ -33,7 +33,8 @@ func (k *Keeper) Of(ctx context.Context, cluster string, g guest.ID, volumes []g
 		}
 		all = append(all, list...)
 	}
-	return k.read(ctx, cluster, all)
+	copies, err := k.read(ctx, cluster, all)
+	return slices.DeleteFunc(copies, func(c Copy) bool { return c.Guest != g || !slices.Contains(volumes, c.Volume) }), err
 }
 
 // All finds everything that was set aside on this node, by guest, volume and

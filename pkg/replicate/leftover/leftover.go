@@ -197,7 +197,7 @@ func (f *Finder) points(ctx context.Context, view *ledger.State, v volume) (foun
 		}
 		points, marks := spare(now)
 		for _, name := range marks {
-			if err := f.o.ZFS.DestroyBookmark(ctx, now.Name+"#"+name); err != nil && zfs.ClassOf(err) != zfs.ClassGone {
+			if err := local.DropBookmark(ctx, f.o.ZFS, now.Name+"#"+name); err != nil {
 				return err
 			}
 		}

@@ -10,29 +10,39 @@ import (
 	"github.com/tandemd/tandem/pkg/zfs"
 )
 
-// Pools remembers what seldom changes of this node's pools: a sync starts no process for it. A run that failed has them asked
-// again.
+// Pools remembers what seldom changes of this node's pools: a sync starts no process for it. A run that failed has them forgotten,
+// so that the next one asks again.
 type Pools struct {
 	mu    sync.Mutex
 	known map[string]plan.Pool
 }
 
-// Get asks at the first call, and where anew is set. What cannot be told now (an older zpool, a pool that hangs) is left open:
-// ZFS itself refuses later what does not fit.
-func (p *Pools) Get(ctx context.Context, z ZFS, name string, anew bool) plan.Pool { //nolint:revive // anew is data of the request
+// Forget has all pools asked again.
+func (p *Pools) Forget() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.known = nil
+}
+
+// Get asks at the first call. What cannot be told now (an older zpool, a pool that hangs) is left open, and not asked for again
+// until Forget: ZFS itself refuses later what does not fit, and that is a run that failed.
+func (p *Pools) Get(ctx context.Context, z ZFS, name string) plan.Pool {
 	p.mu.Lock()
 	known, ok := p.known[name]
 	p.mu.Unlock()
-	if ok && !anew {
+	if ok {
 		return known
 	}
 	facts, err := z.PoolFacts(ctx, name)
-	if err != nil {
+	if ctx.Err() != nil {
 		return plan.Pool{Name: name}
 	}
-	out := plan.Pool{Name: name, ReadOnly: facts.ReadOnly, Features: map[string]string{}}
+	out := plan.Pool{Name: name}
+	if err == nil {
+		out.ReadOnly, out.Features = facts.ReadOnly, map[string]string{}
+	}
 	for _, f := range gate.Relevant() {
-		if state, ok := facts.Features[f]; ok {
+		if state, ok := facts.Features[f]; ok && err == nil {
 			out.Features[f] = state
 		}
 	}

@@ -48,7 +48,6 @@ type Reader interface {
 // Changer changes snapshots and properties, and destroys replicas under guard.
 type Changer interface {
 	Change(ctx context.Context, changes ...zfs.Change) ([]zfs.Changed, error)
-	Snapshot(ctx context.Context, snaps []string, props map[string]string) error
 	SetProps(ctx context.Context, props map[string]string, names ...string) error
 	Inherit(ctx context.Context, prop string, names ...string) error
 	DestroyDataset(ctx context.Context, spec zfs.DestroySpec) error
@@ -58,7 +57,6 @@ type Changer interface {
 type Keeper interface {
 	Hold(ctx context.Context, tag string, snaps ...string) error
 	Release(ctx context.Context, tag string, snaps ...string) error
-	Bookmark(ctx context.Context, snap, bookmark string) error
 	DestroyBookmark(ctx context.Context, bookmark string) error
 }
 
@@ -77,6 +75,14 @@ type Streamer interface {
 	Send(ctx context.Context, spec zfs.SendSpec) (zfs.Stream, error)
 	Receive(ctx context.Context, spec zfs.ReceiveSpec, r io.Reader) (zfs.Received, error)
 	AbortReceive(ctx context.Context, dataset string) error
+}
+
+// Quiescer has a running guest stand still while a point of it is taken.
+type Quiescer interface {
+	// Quiesce never fails: where it cannot, the guest is Crash-consistent and the warning
+	// says why. Thaw must be called, once; its error says that the guest did not stand
+	// still until then, or still does.
+	Quiesce(ctx context.Context, g guest.Guest) (how guest.Consistency, thaw func() error, warning string)
 }
 
 // Ledger is the node's copy of the agreed state.
@@ -110,7 +116,9 @@ type Options struct {
 	// Pins are snapshots that are being read; who reads must share them with the
 	// source. Default: none.
 	Pins *Pins
-	Now  func() time.Time
+	// Quiescer is for guests that ask for it; nil: their points are as after a power cut.
+	Quiescer Quiescer
+	Now      func() time.Time
 	// Quorate is how long this node has been quorate in all, as far as it knows; it
 	// may begin anew. Default: as if it had always been.
 	Quorate func() time.Duration

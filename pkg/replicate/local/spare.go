@@ -1,6 +1,7 @@
 package local
 
 import (
+	"context"
 	"slices"
 
 	"github.com/tandemd/tandem/pkg/plan"
@@ -18,4 +19,16 @@ func Spare(d zfs.Dataset, ref plan.Ref, bookmark bool) (zfs.Spare, bool) { //nol
 	}
 	s.Bookmark = name
 	return s, len(d.Name)+1+len(name) <= plan.MaxName
+}
+
+// DropBookmark destroys a bookmark by its full name. That it is gone is as good.
+func DropBookmark(ctx context.Context, z interface {
+	DestroyBookmark(ctx context.Context, bookmark string) error
+}, full string,
+) error {
+	err := z.DestroyBookmark(ctx, full)
+	if zfs.ClassOf(err) == zfs.ClassGone {
+		return nil
+	}
+	return err
 }

@@ -235,7 +235,7 @@ func (r *Releaser) unmark(ctx context.Context, d zfs.Dataset, side plan.Side) er
 		if !b.Ours() {
 			continue
 		}
-		if err := r.zfs.DestroyBookmark(ctx, d.Name+"#"+b.Name); err != nil && zfs.ClassOf(err) != zfs.ClassGone {
+		if err := local.DropBookmark(ctx, r.zfs, d.Name+"#"+b.Name); err != nil {
 			failed = errors.Join(failed, fmt.Errorf("a bookmark of Tandem's is left: %w", err))
 		}
 	}

@@ -10,7 +10,6 @@ import (
 	"github.com/tandemd/tandem/pkg/plan"
 	"github.com/tandemd/tandem/pkg/replicate/aside"
 	"github.com/tandemd/tandem/pkg/replicate/fault"
-	"github.com/tandemd/tandem/pkg/replicate/local"
 	"github.com/tandemd/tandem/pkg/replicate/wire"
 	"github.com/tandemd/tandem/pkg/zfs"
 	"github.com/tandemd/tandem/pkg/zfs/zname"
@@ -71,22 +70,11 @@ func (t *Target) tellAside(ctx context.Context, cluster string, id guest.ID, lis
 	}
 	for _, c := range copies {
 		i := slices.IndexFunc(list, func(l found) bool { return l.volume == c.Volume })
-		if i < 0 || c.Guest != id || !slices.Contains(ask, c.Volume) {
-			continue
-		}
-		out[i].Aside = append(out[i].Aside, tellCopy(c))
+		out[i].Aside = append(out[i].Aside, told(c.Data))
 		// A first receive out of such a copy is known by its origin.
 		out[i].Ours = out[i].Ours || list[i].unborn() && zname.DatasetOf(list[i].data.Origin) == c.Data.Name
 	}
 	return nil
-}
-
-func tellCopy(c aside.Copy) wire.InventoryCopy {
-	told := wire.InventoryCopy{Dataset: c.Data.Name, Kind: plan.Kind(c.Data.Type)}
-	for _, s := range c.Data.Snapshots {
-		told.Snapshots = append(told.Snapshots, wire.Told(local.Snapshot(s, zfs.RoleReplica)))
-	}
-	return told
 }
 
 // mayAbort says that an interrupted receive is the guest's: into its replica, into
@@ -103,7 +91,7 @@ func (t *Target) mayAbort(ctx context.Context, cluster string, id guest.ID, l fo
 	}
 	copies, err := t.aside.Of(ctx, cluster, id, []guest.Volume{l.volume})
 	return err == nil && slices.ContainsFunc(copies, func(c aside.Copy) bool {
-		return c.Guest == id && c.Volume == l.volume && c.Data.Name == zname.DatasetOf(l.data.Origin)
+		return c.Data.Name == zname.DatasetOf(l.data.Origin)
 	})
 }
 
@@ -118,7 +106,7 @@ func (t *Target) origin(ctx context.Context, cluster string, g guest.Guest, h wi
 		return "", err
 	}
 	for _, c := range slices.Backward(copies) {
-		if c.Guest != g.ID || c.Volume != h.Volume || string(c.Data.Type) != string(h.Kind) {
+		if string(c.Data.Type) != string(h.Kind) {
 			continue
 		}
 		for _, s := range c.Data.Snapshots {
@@ -200,7 +188,7 @@ func (t *Target) promote(ctx context.Context, cluster string, g guest.Guest, l f
 		return err
 	}
 	i := slices.IndexFunc(copies, func(c aside.Copy) bool {
-		return c.Guest == g.ID && c.Volume == l.volume && c.Data.Name == zname.DatasetOf(l.data.Origin)
+		return c.Data.Name == zname.DatasetOf(l.data.Origin)
 	})
 	if i < 0 {
 		return fault.Again("volume %s: %s on %s is a clone of %s, which is no copy of it", l.volume, l.name, t.o.Name, l.data.Origin)
@@ -242,9 +230,6 @@ func (t *Target) tidy(ctx context.Context, cluster string, id guest.ID, volumes 
 		return 0, err
 	}
 	for _, c := range copies {
-		if c.Guest != id || !slices.Contains(volumes, c.Volume) {
-			continue
-		}
 		done, err := t.aside.Tidy(ctx, c)
 		if err != nil {
 			return n, err

@@ -6,7 +6,6 @@ import (
 	"slices"
 
 	"github.com/tandemd/tandem/pkg/replicate/local"
-	"github.com/tandemd/tandem/pkg/zfs"
 )
 
 // unbookmark destroys those of Tandem's bookmarks that the owner says nobody needs.
@@ -16,7 +15,7 @@ func (c *commit) unbookmark(ctx context.Context) {
 			if !b.Ours() || !slices.Contains(c.req.Volumes[i].Unbookmark, b.Name) {
 				continue
 			}
-			if err := c.t.o.ZFS.DestroyBookmark(ctx, l.name+"#"+b.Name); err != nil && zfs.ClassOf(err) != zfs.ClassGone {
+			if err := local.DropBookmark(ctx, c.t.o.ZFS, l.name+"#"+b.Name); err != nil {
 				c.warnings = append(c.warnings, fmt.Sprintf("volume %s: the bookmark %s is left: %v", l.volume, b.Name, err))
 			}
 		}

@@ -35,8 +35,8 @@ func (t *Target) admitInventory(ctx context.Context, from guest.NodeID, req wire
 }
 
 // facts is what this node tells of a volume beside its snapshots.
-func (t *Target) facts(ctx context.Context, l found, anew bool) wire.InventoryFacts {
-	pool := t.pools.Get(ctx, t.o.ZFS, zname.PoolOf(l.root.Name), anew)
+func (t *Target) facts(ctx context.Context, l found) wire.InventoryFacts {
+	pool := t.pools.Get(ctx, t.o.ZFS, zname.PoolOf(l.root.Name))
 	out := wire.InventoryFacts{Pool: pool.Name, PoolReadOnly: pool.ReadOnly, Features: pool.Features}
 	if !l.data.Exists() {
 		return out

@@ -74,8 +74,8 @@ func (t *Target) removeOne(ctx context.Context, cluster string, g guest.Guest, r
 			return "", err
 		}
 	}
-	if unborn {
-		return "", nil
+	if unborn || l.data.ResumeToken != "" && len(l.data.Snapshots) == 0 {
+		return "", t.gone(ctx, l)
 	}
 	spec := zfs.DestroySpec{Dataset: l.name, GUID: l.data.GUID, Guest: g.ID.String()}
 	complete := false // A newer one is, which the owner had as well.
@@ -91,4 +91,13 @@ func (t *Target) removeOne(ctx context.Context, cluster string, g guest.Guest, r
 		spec.Snapshots = append(spec.Snapshots, s.GUID)
 	}
 	return "", t.o.ZFS.DestroyDataset(ctx, spec)
+}
+
+// gone wants a replica to have gone with the first receive into it.
+func (t *Target) gone(ctx context.Context, l found) error {
+	now, err := t.one(ctx, l.volume)
+	if err == nil && now.data.Exists() {
+		err = fault.Retry("the next try looks at it as it is now", "%s on %s has no snapshot, and is there after its receive was dropped", l.name, t.o.Name)
+	}
+	return err
 }

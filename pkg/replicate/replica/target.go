@@ -122,11 +122,15 @@ func (t *Target) owned(view *ledger.State, from guest.NodeID, req wire.Request) 
 	}
 }
 
-// admitJob is admit for a request that needs the job to point to this node.
+// admitJob is admit for a request that needs the job to point to this node, or the
+// owner to hand the guest over to it.
 func (t *Target) admitJob(ctx context.Context, from guest.NodeID, req wire.Request) (*ledger.State, guest.Guest, error) {
 	view, g, err := t.admit(ctx, from, req)
 	if err != nil {
 		return nil, g, err
+	}
+	if req.Move {
+		return view, g, nil
 	}
 	job, ok := view.Jobs[req.Job]
 	if !ok || job.Target != t.o.Node {
@@ -159,15 +163,21 @@ func (t *Target) Inventory(ctx context.Context, from guest.NodeID, req wire.Inve
 		return wire.Inventory{}, err
 	}
 	t.saw(volumes)
-	for _, v := range volumes {
-		told := inventory(v.volume, v.root, v.data, v.name)
-		told.InventoryFacts = t.facts(ctx, v, req.Anew)
-		if told.Token != "" {
-			told.Ours = t.begun(ctx, g.ID, v)
-		}
-		out.Volumes = append(out.Volumes, told)
+	if req.Anew {
+		t.pools.Forget()
 	}
-	return out, t.tellAside(ctx, view.Cluster, g.ID, volumes, out.Volumes)
+	for _, v := range volumes {
+		one := inventory(v.volume, v.root, v.data, v.name)
+		one.InventoryFacts = t.facts(ctx, v)
+		if one.Token != "" {
+			one.Ours = t.begun(ctx, g.ID, v)
+		}
+		out.Volumes = append(out.Volumes, one)
+	}
+	if err := t.tellAside(ctx, view.Cluster, g.ID, volumes, out.Volumes); err != nil {
+		return wire.Inventory{}, err
+	}
+	return out, t.tellMoved(ctx, view.Cluster, g.ID, volumes, out.Volumes)
 }
 
 // found is one volume as this node has it.

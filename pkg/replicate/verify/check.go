@@ -29,11 +29,14 @@ func (c *check) run(ctx context.Context) {
 	}
 	res.Ended, res.Bytes = c.v.o.Now(), c.now().Bytes
 	res.conclude(err)
-	if err := c.v.record(c.job.ID, res); err != nil {
+	if err := c.v.record(c.job.ID, c.guest.Term, res); err != nil {
 		c.v.log.Error("what a verification found cannot be kept", zap.Stringer("job", c.job.ID), zap.Error(err))
 	}
 	c.v.log.Info("a replica was verified", zap.Stringer("job", c.job.ID), zap.String("outcome", string(res.Outcome)),
 		zap.String("point", res.Point), zap.String("error", res.Error))
+	if err := c.v.carry(context.WithoutCancel(ctx), c.view, c.job); err != nil {
+		c.v.log.Debug("what a verification found is not told to the target yet", zap.Stringer("job", c.job.ID), zap.Error(err))
+	}
 	c.note(func(s *State) { s.Result, s.Bytes = &res, res.Bytes })
 }
 

@@ -20,6 +20,10 @@ type Record struct {
 	// Known is who said that he knows of the difference, and when.
 	Known     string    `json:"known,omitempty"`
 	KnownTime time.Time `json:"known_time,omitzero"`
+	// Owner found it, or knew it last, at Term; Told: the target knows it too.
+	Owner guest.NodeID `json:"owner,omitempty"`
+	Term  guest.Term   `json:"term,omitzero"`
+	Told  bool         `json:"told,omitempty"`
 }
 
 // Alarm says that a difference was found of which nobody has said that he knows.
@@ -47,11 +51,7 @@ func (v *Verifier) load(id guest.JobID) *Record {
 func (v *Verifier) Record(job guest.Job) Record {
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	r := *v.load(job.ID)
-	if r.Last != nil && r.Last.Target != job.Target {
-		return Record{}
-	}
-	return r
+	return v.load(job.ID).of(job.Target, v.o.Node)
 }
 
 // keep writes what is remembered; it holds in this process even where the disk
@@ -61,13 +61,11 @@ func (v *Verifier) keep(id guest.JobID, r Record) error {
 	return fault.Wrap(v.o.Store.Write(recordFile(id), r), "remember how the replica of job %s was verified", id)
 }
 
-func (v *Verifier) record(id guest.JobID, res Result) error {
+func (v *Verifier) record(id guest.JobID, term guest.Term, res Result) error {
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	r := *v.load(id)
-	if r.Differs != nil && r.Differs.Target != res.Target {
-		r = Record{}
-	}
+	r := v.load(id).of(res.Target, v.o.Node)
+	r.Owner, r.Term, r.Told = v.o.Node, term, false
 	r.Last = &res
 	switch res.Outcome {
 	case Equal:
@@ -83,11 +81,11 @@ func (v *Verifier) record(id guest.JobID, res Result) error {
 func (v *Verifier) Acknowledge(job guest.Job, by string) error {
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	r := *v.load(job.ID)
+	r := v.load(job.ID).of(job.Target, v.o.Node)
 	if r.Differs == nil || r.Differs.Target != job.Target {
 		return fault.Never("", "job %s: no verification has found a difference that is still open", job.ID)
 	}
-	r.Known, r.KnownTime = by, v.o.Now()
+	r.Known, r.KnownTime, r.Told = by, v.o.Now(), false
 	return v.keep(job.ID, r)
 }
 

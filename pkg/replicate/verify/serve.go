@@ -31,6 +31,8 @@ type Server struct {
 	o      local.Options
 	gate   Gate
 	reader *reading.Reader
+	// verifier keeps what was found.
+	verifier *Verifier
 
 	mu       sync.Mutex
 	sessions map[sessionKey]*session
@@ -43,8 +45,8 @@ type sessionKey struct {
 }
 
 // NewServer makes that of a node.
-func NewServer(o local.Options, gate Gate, r *reading.Reader) *Server {
-	return &Server{o: o, gate: gate, reader: r, sessions: map[sessionKey]*session{}}
+func NewServer(o local.Options, gate Gate, v *Verifier) *Server {
+	return &Server{o: o, gate: gate, reader: v.reader, verifier: v, sessions: map[sessionKey]*session{}}
 }
 
 const (

@@ -99,7 +99,7 @@ type Verifier struct {
 	records map[guest.JobID]*Record
 }
 
-// New makes that of a node. It shares the locks and the pins with its source.
+// New makes the owner's side of a node. It shares the locks and the pins with its source.
 func New(o local.Options, link Link, r *reading.Reader, log *zap.Logger) *Verifier {
 	return &Verifier{o: o, link: link, reader: r, log: log, checks: map[guest.JobID]*check{}, records: map[guest.JobID]*Record{}}
 }

@@ -2,6 +2,7 @@ package wire
 
 import (
 	"fmt"
+	"slices"
 
 	"github.com/tandemd/tandem/pkg/guest"
 	"github.com/tandemd/tandem/pkg/plan"
@@ -21,9 +22,12 @@ type InventoryAside struct {
 	// Aside are the copies of the volume that were set aside. They are looked for
 	// only where there is no replica, or one that is such a clone.
 	Aside []InventoryCopy `json:"aside,omitempty"`
+	// Moved are datasets of the storage that carry the marks of the volume's replica
+	// under another name. They are looked for only where there is no replica.
+	Moved []InventoryCopy `json:"moved,omitempty"`
 }
 
-// InventoryCopy is a diverged copy of a volume that was set aside.
+// InventoryCopy is a diverged copy of a volume that was set aside, or a replica under another name.
 type InventoryCopy struct {
 	Dataset   string              `json:"dataset"`
 	Kind      plan.Kind           `json:"kind"`
@@ -72,7 +76,7 @@ func (a InventoryAside) validate() error {
 			return err
 		}
 	}
-	for _, c := range a.Aside {
+	for _, c := range slices.Concat(a.Aside, a.Moved) {
 		if err := zname.Dataset(c.Dataset); err != nil {
 			return err
 		}
@@ -93,14 +97,28 @@ func (a InventoryAside) validate() error {
 func (v InventoryVolume) Copies(cluster string, g guest.ID) []plan.Side {
 	var out []plan.Side
 	for _, c := range v.Aside {
-		s := plan.Side{Dataset: c.Dataset, Exists: true, Kind: c.Kind}
+		s := c.planned()
 		s.Marks = plan.Marks{Cluster: cluster, Guest: g.String(), Role: plan.Aside, Volume: v.Volume.String()}
-		for _, x := range c.Snapshots {
-			s.Snapshots = append(s.Snapshots, x.planned())
-		}
 		out = append(out, s)
 	}
 	return out
+}
+
+// Renamed are the volume's replicas under other names, as the planner wants them.
+func (v InventoryVolume) Renamed() []plan.Side {
+	var out []plan.Side
+	for _, c := range v.Moved {
+		out = append(out, c.planned())
+	}
+	return out
+}
+
+func (c InventoryCopy) planned() plan.Side {
+	s := plan.Side{Dataset: c.Dataset, Exists: true, Kind: c.Kind}
+	for _, x := range c.Snapshots {
+		s.Snapshots = append(s.Snapshots, x.planned())
+	}
+	return s
 }
 
 // Told is a snapshot as a target tells it.

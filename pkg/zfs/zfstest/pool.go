@@ -14,6 +14,7 @@ import (
 	"io"
 	"maps"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -214,21 +215,32 @@ func (p *Pool) room(name string, n uint64) string {
 		return "out of space"
 	}
 	for at := name; at != ""; at = parentOf(at) {
-		d := p.datasets[at]
-		if d == nil || d.Props["quota"] == "" {
-			continue
-		}
-		var quota uint64
-		if _, err := fmt.Sscan(d.Props["quota"], &quota); err == nil && quota > 0 && p.used(at)+n > quota {
+		if quota := p.quota(at); quota > 0 && p.used(at)+n > quota {
 			return "destination " + name + " space quota exceeded"
 		}
 	}
 	return ""
 }
 
+// quota is that of a dataset itself, or 0.
+func (p *Pool) quota(name string) uint64 {
+	if d := p.datasets[name]; d != nil {
+		n, _ := strconv.ParseUint(d.Props["quota"], 10, 64)
+		return n
+	}
+	return 0
+}
+
+// available is what the pool, and the quotas above, leave below name.
 func (p *Pool) available(name string) uint64 {
 	pool := zname.PoolOf(name)
-	return p.pools[pool].Size - min(p.used(pool), p.pools[pool].Size)
+	n := p.pools[pool].Size - min(p.used(pool), p.pools[pool].Size)
+	for at := name; at != ""; at = parentOf(at) {
+		if quota := p.quota(at); quota > 0 {
+			n = min(n, quota-min(p.used(at), quota))
+		}
+	}
+	return n
 }
 
 func parentOf(name string) string {
@@ -253,10 +265,9 @@ func (p *Pool) Storage(ctx context.Context, dataset string) (zfs.Storage, error)
 			return err
 		}
 		pool := zname.PoolOf(dataset)
-		free := p.available(pool)
 		s = zfs.Storage{
-			Dataset: dataset, Type: string(d.Type), Available: free, Used: p.used(dataset), Pool: pool, Health: "ONLINE",
-			PoolFree: free, PoolSize: p.pools[pool].Size,
+			Dataset: dataset, Type: string(d.Type), Available: p.available(dataset), Used: p.used(dataset), Pool: pool, Health: "ONLINE",
+			PoolFree: p.available(pool), PoolSize: p.pools[pool].Size,
 		}
 		return nil
 	})

@@ -9,7 +9,7 @@ import (
 
 // power is what a power cut goes back to.
 type power struct {
-	life   int                      // counts the cuts
+	life   int                      // counts the cuts and kills
 	stable map[string]*disk.Dataset // by the last synced transaction group
 }
 
@@ -26,6 +26,17 @@ func (p *Pool) PowerCut() {
 	for _, d := range p.datasets {
 		canmount, _ := p.effective(d, "canmount")
 		d.Busy, d.Mounted = false, d.Mounted && canmount == "on"
+	}
+}
+
+// Kill is what a machine is after the daemon and all that it started were killed: operations that run end and have no more effect,
+// and nothing is being received. What they did until then stays.
+func (p *Pool) Kill() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.power.life++
+	for _, d := range p.datasets {
+		d.Receiving = false
 	}
 }
 
@@ -49,10 +60,10 @@ func (p *Pool) life() int {
 	return p.power.life
 }
 
-// alive refuses an operation that began before the power went. Locked.
+// alive refuses an operation that began before the power went, or before it was killed. Locked.
 func (p *Pool) alive(life int, op, name string) error {
 	if life == p.power.life {
 		return nil
 	}
-	return &zerr.Error{Op: op, Dataset: name, Class: zerr.Canceled, Exit: -1, Err: errors.New("the power was cut")}
+	return &zerr.Error{Op: op, Dataset: name, Class: zerr.Canceled, Exit: -1, Err: errors.New("the process was killed")}
 }

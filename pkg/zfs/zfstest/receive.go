@@ -25,6 +25,7 @@ func (p *Pool) Receive(ctx context.Context, spec zfs.ReceiveSpec, r io.Reader) (
 		in.left = cut
 	}
 	err = p.At(ctx, Event{Op: "Receive", Name: spec.Dataset})
+	defer p.unmark(spec.Dataset, in)
 	for more, first := true, true; err == nil && more; first = false {
 		more, err = p.receiveOne(spec, props, in, first)
 	}
@@ -53,6 +54,8 @@ type input struct {
 	left   int64 // -1: no limit
 	life   int   // in which the receive began
 	failed error
+	// marked are the properties that the receive gave a dataset that is not complete yet.
+	marked []string
 }
 
 func (in *input) Read(b []byte) (int, error) {
@@ -97,10 +100,11 @@ func (p *Pool) receiveOne(spec zfs.ReceiveSpec, props map[string]string, in *inp
 	if err == nil {
 		p.txg++
 		d, skip, err = p.accept(spec, h)
+		if err == nil && !skip {
+			d.Receiving = true
+			in.mark(d, props)
+		}
 		p.synced()
-	}
-	if err == nil && !skip {
-		d.Receiving = true
 	}
 	p.mu.Unlock()
 	if err != nil {
@@ -118,8 +122,36 @@ func (p *Pool) receiveOne(spec zfs.ReceiveSpec, props map[string]string, in *inp
 		return false, err
 	}
 	p.commit(d, props)
+	in.marked = nil
 	p.synced()
 	return h.More, nil
+}
+
+// mark gives a dataset that a stream is making its properties. They stand from the beginning.
+func (in *input) mark(d *disk.Dataset, props map[string]string) {
+	if !d.Partial.Created {
+		return
+	}
+	for name := range props {
+		if _, has := d.Props[name]; !has {
+			in.marked = append(in.marked, name)
+		}
+	}
+	keep(d.Props, props)
+}
+
+// unmark takes them off again where the receive failed. One that is killed does not come to it (seen on 2.3.9).
+func (p *Pool) unmark(name string, in *input) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	d := p.datasets[name]
+	if len(in.marked) == 0 || in.ctx.Err() != nil || in.life != p.power.life || d == nil || d.Partial == nil {
+		return
+	}
+	for _, prop := range in.marked {
+		delete(d.Props, prop)
+	}
+	p.synced()
 }
 
 // accept decides whether the stream fits, and prepares the dataset. Locked.

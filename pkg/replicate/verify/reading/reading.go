@@ -128,7 +128,7 @@ func (r *Reader) Open(ctx context.Context, spec Spec) (*Reading, error) {
 	}
 	clone := zfs.ContentsSpec{
 		Snapshot: dataset + "@" + spec.Name, Type: spec.Type, Folder: r.folder, Guest: spec.Guest.String(), Cluster: spec.Cluster,
-		Clone: r.o.Storages[spec.Volume.Storage] + "/" + clonePrefix + hex.EncodeToString(name),
+		Clone: r.o.Storages[spec.Volume.Storage] + "/" + guest.ReadingPrefix + hex.EncodeToString(name),
 	}
 	r.mark(clone.Clone, true)
 	ctx, cancel := context.WithCancelCause(ctx)

@@ -8,11 +8,9 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/tandemd/tandem/pkg/guest"
 	"github.com/tandemd/tandem/pkg/zfs"
 )
-
-// clonePrefix begins the names of the clones, below the root of their storage.
-const clonePrefix = "tandem-reading-"
 
 // Sweep takes clones away that nobody reads any more: those of a process that
 // died, and those that could not go when their reading ended. What cannot be taken
@@ -48,6 +46,6 @@ func (r *Reader) Sweep(ctx context.Context) error {
 func (r *Reader) abandoned(root string, d zfs.Dataset, cluster string) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return strings.HasPrefix(d.Name, root+"/"+clonePrefix) && d.Origin != "" && !r.open[d.Name] &&
+	return strings.HasPrefix(d.Name, root+"/"+guest.ReadingPrefix) && d.Origin != "" && !r.open[d.Name] &&
 		d.Props[zfs.PropRole] == zfs.RoleReading && d.Props[zfs.PropCluster] == cluster && d.Props[zfs.PropGuest] != ""
 }

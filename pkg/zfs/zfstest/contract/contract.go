@@ -52,6 +52,7 @@ func Run(t *testing.T, newEnv func(t *testing.T) Env) {
 		"FilesystemReplicaIsNotMounted":      (*suite).filesystem,
 		"ResumesACutReceive":                 (*suite).resume,
 		"ResumesACutIncrement":               (*suite).resumeIncrement,
+		"ResumesAKilledReceive":              (*suite).resumeKilled,
 		"TellsStaleTokens":                   (*suite).staleToken,
 		"AbortsAReceive":                     (*suite).abort,
 		"RefusesWhatDoesNotFit":              (*suite).refuses,
