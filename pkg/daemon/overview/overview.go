@@ -109,8 +109,8 @@ func (o *Overview) Report(ctx context.Context) Report {
 	}
 	unread := len(r.Warnings) > 0
 	r.Warnings = append(r.Warnings, o.warnFull(st.Ledger, r.Storages)...)
-	aside := make(chan []string, 1)
-	go func() { aside <- o.setAside(ctx) }()
+	apart := make(chan []string, 1)
+	go func() { apart <- o.setAside(ctx) }()
 	replicas, err := o.Target.Replicas(ctx)
 	if err != nil && !unread { // else it is told already
 		r.Warnings = append(r.Warnings, fmt.Sprintf("node %s: its replicas cannot be read: %v", o.Name, err))
@@ -130,7 +130,7 @@ func (o *Overview) Report(ctx context.Context) Report {
 		lag := rep.Point.Lag(now).Seconds()
 		r.Copies[rep.Guest] = Copy{Point: rep.Point.Name, Lag: &lag}
 	}
-	r.Warnings = append(r.Warnings, <-aside...)
+	r.Warnings = append(r.Warnings, <-apart...)
 	for _, t := range o.Troubles() {
 		r.Warnings = append(r.Warnings, fmt.Sprintf("node %s: %s", o.Name, t))
 	}
