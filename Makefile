@@ -38,8 +38,9 @@ build: ## Build tandemd and tandem into bin/, static
 .PHONY: install
 install: build ## Install binaries, units, sample configuration and man pages (DESTDIR=, PREFIX=/usr)
 	install -D -m 0755 -t '$(DESTDIR)$(PREFIX)/bin' bin/tandem bin/tandemd
-	install -D -m 0644 -t '$(DESTDIR)/usr/lib/systemd/system' systemd/tandemd.service
-	@[ '$(PREFIX)' = /usr ] || sed -i 's|^ExecStart=/usr/bin/|ExecStart=$(PREFIX)/bin/|' '$(DESTDIR)/usr/lib/systemd/system/tandemd.service'
+	install -D -m 0644 -t '$(DESTDIR)/usr/lib/systemd/system' systemd/tandemd.service systemd/tandem-vm@.service systemd/tandem-ct@.service
+	@[ '$(PREFIX)' = /usr ] || sed -i 's|^\(Exec[A-Za-z]*\)=/usr/bin/tandem|\1=$(PREFIX)/bin/tandem|' \
+		'$(DESTDIR)/usr/lib/systemd/system/'{tandemd,tandem-vm@,tandem-ct@}.service
 	install -D -m 0644 systemd/tandem.sysusers.conf '$(DESTDIR)/usr/lib/sysusers.d/tandem.conf'
 	install -D -m 0644 pkg/config/sample.toml '$(DESTDIR)/etc/tandem/tandemd.toml.sample'
 	install -D -m 0644 -t '$(DESTDIR)$(PREFIX)/share/man/man1' docs/man/tandem.1

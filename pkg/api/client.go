@@ -223,8 +223,10 @@ func (c *Client) dialError(err error) error {
 	e := &Error{Code: CodeUnavailable}
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
+		e.Absent = true
 		e.Message = fmt.Sprintf("tandemd is not running on this node (no socket %s): systemctl start tandemd", c.socket)
 	case errors.Is(err, syscall.ECONNREFUSED):
+		e.Absent = true
 		e.Message = fmt.Sprintf("tandemd is not running on this node (nobody answers on %s): systemctl start tandemd", c.socket)
 		e.Hint = "if it does not start: systemctl status tandemd; journalctl -u tandemd"
 	case errors.Is(err, fs.ErrPermission):

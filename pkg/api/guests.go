@@ -18,6 +18,7 @@ type GuestBackend interface {
 	RemoveGuest(ctx context.Context, r RemoveGuestRequest) (GuestRemoval, error)
 	// Discover finds datasets that look like volumes of guests that are not known.
 	Discover(ctx context.Context, r DiscoverRequest) (Discovery, error)
+	KeeperBackend
 }
 
 // GuestDetail is what is told of a single guest only.
@@ -25,6 +26,8 @@ type GuestDetail struct {
 	// Config is the content of its configuration file.
 	Config string        `json:"config,omitempty"`
 	Jobs   []guest.JobID `json:"jobs,omitempty"`
+	// Migration is the one that goes on, or the last that its owner knows of.
+	Migration *Migration `json:"migration,omitempty"`
 	// Traces are what a change did with datasets, Warnings what it could not check.
 	Traces   []Trace  `json:"traces,omitempty"`
 	Warnings []string `json:"warnings,omitempty"`
@@ -37,7 +40,13 @@ type SetGuestRequest struct {
 	// Unit may be empty: no unit.
 	Unit *string `json:"unit,omitempty"`
 	// Config is the content of its configuration file; empty: none.
-	Config        *string        `json:"config,omitempty"`
+	Config *string `json:"config,omitempty"`
+	// OnBoot, BootOrder and BootDelay are those of guest.Boot.
+	OnBoot    *bool `json:"on_boot,omitempty"`
+	BootOrder *int  `json:"boot_order,omitempty"`
+	BootDelay *int  `json:"boot_delay,omitempty"`
+	// Quiesce may be empty: not at all.
+	Quiesce       *guest.Quiesce `json:"quiesce,omitempty"`
 	AddVolumes    []guest.Volume `json:"add_volumes,omitempty"`
 	RemoveVolumes []guest.Volume `json:"remove_volumes,omitempty"`
 	// DeleteData destroys the removed volumes, and their replicas.
@@ -118,6 +127,7 @@ func guestRoutes(s server, mux *http.ServeMux, b Backend) {
 	mux.Handle("PATCH /v1/guests/{id}", endpoint(s, readSetGuest, b.SetGuest))
 	mux.Handle("DELETE /v1/guests/{id}", endpoint(s, readRemoveGuest, b.RemoveGuest))
 	mux.Handle("GET /v1/discover", endpoint(s, readDiscover, b.Discover))
+	keeperRoutes(s, mux, b)
 }
 
 func readGuestID(r *http.Request) (guest.ID, error) {

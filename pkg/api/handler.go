@@ -49,6 +49,7 @@ func NewHandler(b Backend, log *zap.Logger) http.Handler {
 	guestRoutes(s, mux, b)
 	verifyRoutes(s, mux, b)
 	divergedRoutes(s, mux, b)
+	moveRoutes(s, mux, b)
 	mux.Handle("/", http.HandlerFunc(s.unknown))
 	return s.guarded(mux)
 }

@@ -44,6 +44,7 @@ type Backend interface {
 	GuestBackend
 	VerifyBackend
 	DivergedBackend
+	MoveBackend
 }
 
 // Filter limits what Status tells; zero fields limit nothing.
@@ -59,6 +60,8 @@ type Status struct {
 	Time    time.Time      `json:"time"`
 	Cluster Cluster        `json:"cluster"`
 	Jobs    []JobStatus    `json:"jobs"`
+	// Migrations are those that go on.
+	Migrations []Migration `json:"migrations,omitempty"`
 	// Silent are the members that did not answer; what they alone know is missing.
 	Silent []guest.NodeName `json:"silent"`
 	// Warnings are whole sentences for the operator: disagreements, broken
@@ -122,9 +125,15 @@ type Guest struct {
 	Name    string         `json:"name"`
 	Volumes []guest.Volume `json:"volumes"`
 	Unit    string         `json:"unit,omitempty"`
+	// Boot is whether and when its owner starts it; Quiesce how it is made consistent for
+	// a point, empty: not at all.
+	Boot    guest.Boot     `json:"boot,omitzero"`
+	Quiesce guest.Quiesce  `json:"quiesce,omitempty"`
 	Owner   guest.NodeName `json:"owner"`
 	Term    string         `json:"term"`
 	Digest  string         `json:"digest"`
+	// Run is how its unit fares; nil: it has none.
+	Run *GuestRun `json:"run,omitempty"`
 	GuestDetail
 }
 
@@ -192,6 +201,8 @@ type JobStatus struct {
 	Lag *float64 `json:"lag,omitempty"`
 	// Point is the newest complete point of the target.
 	Point string `json:"point,omitempty"`
+	// Consistency is that of the point: crash (as after a power cut), frozen or hook.
+	Consistency guest.Consistency `json:"consistency,omitempty"`
 	// Lagging is set when the lag is more than the schedule allows for.
 	Lagging  bool      `json:"lagging,omitempty"`
 	Progress *Progress `json:"progress,omitempty"`
@@ -221,15 +232,17 @@ type Run struct {
 	// Duration is in seconds; 0 while it runs, and where nobody saw it end.
 	Duration float64 `json:"duration"`
 	// Outcome is running, ok, failed, skipped or interrupted.
-	Outcome  string         `json:"outcome"`
-	Kind     string         `json:"kind,omitempty"`
-	Bytes    int64          `json:"bytes"`
-	Base     string         `json:"base,omitempty"`
-	Snapshot string         `json:"snapshot,omitempty"`
-	Volumes  []guest.Volume `json:"volumes,omitempty"`
-	Error    string         `json:"error,omitempty"`
-	Hint     string         `json:"hint,omitempty"`
-	Log      []LogLine      `json:"log"`
+	Outcome  string `json:"outcome"`
+	Kind     string `json:"kind,omitempty"`
+	Bytes    int64  `json:"bytes"`
+	Base     string `json:"base,omitempty"`
+	Snapshot string `json:"snapshot,omitempty"`
+	// Consistency of the new snapshot: crash, frozen or hook.
+	Consistency guest.Consistency `json:"consistency,omitempty"`
+	Volumes     []guest.Volume    `json:"volumes,omitempty"`
+	Error       string            `json:"error,omitempty"`
+	Hint        string            `json:"hint,omitempty"`
+	Log         []LogLine         `json:"log"`
 }
 
 // LogLine is one line of a run's log.
@@ -268,6 +281,8 @@ type AddGuestRequest struct {
 	Name    string         `json:"name"`
 	Volumes []guest.Volume `json:"volumes"`
 	Unit    string         `json:"unit,omitempty"`
+	Boot    guest.Boot     `json:"boot,omitzero"`
+	Quiesce guest.Quiesce  `json:"quiesce,omitempty"`
 	// Node is the owner; empty: the asked node.
 	Node guest.NodeName `json:"node,omitempty"`
 	// Config is the content of its configuration file.
@@ -343,6 +358,8 @@ type Error struct {
 	Code    Code   `json:"code"`
 	Message string `json:"message"`
 	Hint    string `json:"hint,omitempty"`
+	// Absent says that there is no daemon at all; it is the client's word.
+	Absent bool `json:"-"`
 }
 
 // Error is the message, without the hint.

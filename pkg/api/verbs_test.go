@@ -55,6 +55,21 @@ func (b *backend) Discover(_ context.Context, r api.DiscoverRequest) (api.Discov
 	return respond[api.Discovery](b, r)
 }
 
+func (b *backend) StartGuest(_ context.Context, id guest.ID) error {
+	_, err := respond[struct{}](b, id)
+	return err
+}
+
+func (b *backend) StopGuest(_ context.Context, id guest.ID) error {
+	_, err := respond[struct{}](b, id)
+	return err
+}
+
+func (b *backend) MayStart(_ context.Context, id guest.ID) error {
+	_, err := respond[struct{}](b, id)
+	return err
+}
+
 func (b *backend) Diverged(_ context.Context, r api.DivergedRequest) (api.DivergedList, error) {
 	return respond[api.DivergedList](b, r)
 }
@@ -138,6 +153,7 @@ func guestMethods(g api.Guest) []method {
 		Config: "a=1\n", Jobs: []guest.JobID{{Guest: 100}}, Warnings: []string{"w"},
 		Traces: []api.Trace{{Node: "n1", Volume: volume, Dataset: "tank/x", Fate: api.FateLeft, Reason: "r"}},
 	}
+	g.Run = &api.GuestRun{State: api.GuestRunning, Since: time.Date(2026, 11, 22, 20, 41, 0, 0, time.UTC), On: []guest.NodeName{"n1"}}
 	set := api.SetGuestRequest{
 		ID: 100, Name: new("web"), Unit: new(""), Config: new("a=1"), AddVolumes: []guest.Volume{volume},
 		RemoveVolumes: []guest.Volume{volume}, DeleteData: true, Digest: "d",
@@ -146,6 +162,9 @@ func guestMethods(g api.Guest) []method {
 	discover := api.DiscoverRequest{Node: "n1", Pattern: "g{id}-*?"}
 	return []method{
 		{"Guest", func(ctx context.Context, b api.Backend) (any, error) { return b.Guest(ctx, 100) }, []any{guest.ID(100)}, g},
+		{"StartGuest", func(ctx context.Context, b api.Backend) (any, error) { return nil, b.StartGuest(ctx, 100) }, []any{guest.ID(100)}, nil},
+		{"StopGuest", func(ctx context.Context, b api.Backend) (any, error) { return nil, b.StopGuest(ctx, 100) }, []any{guest.ID(100)}, nil},
+		{"MayStart", func(ctx context.Context, b api.Backend) (any, error) { return nil, b.MayStart(ctx, 100) }, []any{guest.ID(100)}, nil},
 		{"SetGuest", func(ctx context.Context, b api.Backend) (any, error) { return b.SetGuest(ctx, set) }, []any{set}, g},
 		{
 			"RemoveGuest", func(ctx context.Context, b api.Backend) (any, error) { return b.RemoveGuest(ctx, remove) },

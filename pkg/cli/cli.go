@@ -69,7 +69,7 @@ jobs say where it is replicated to and when (create-local-job, update, delete).
 		return frame.Usage(cmd, "%s", plain(err))
 	})
 	root.AddCommand(a.statusCmd(), cluster.Command(a.App), guests.Command(a.App))
-	root.AddCommand(cluster.Nodes(a.App), cluster.Storage(a.App))
+	root.AddCommand(cluster.Nodes(a.App), guests.NodeCommand(a.App), cluster.Storage(a.App))
 	root.AddCommand(a.createCmd(), a.updateCmd(), a.deleteCmd(), a.enableCmd(), a.disableCmd())
 	root.AddCommand(a.listCmd(), a.readCmd(), a.scheduleNowCmd(), a.logCmd(), a.historyCmd())
 	root.AddCommand(a.runCmd(), a.explainCmd(), a.verifyCmd(), diverged.Command(a.App))

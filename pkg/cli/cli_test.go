@@ -45,6 +45,7 @@ type world struct {
 	Deleted     api.DeletedJob  `json:"deleted"`
 	verbsWorld
 	verifyWorld
+	moveWorld
 	// Error, where set, is the answer to everything.
 	Error *api.Error `json:"error"`
 	// WatchError, where set, is the answer to Watch once the watches are told.

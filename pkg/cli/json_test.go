@@ -38,6 +38,8 @@ func TestJSON_EveryFieldIsDocumented(t *testing.T) {
 		api.GuestRemoval{},
 		api.Discovery{},
 		api.DivergedList{},
+		api.Migration{},
+		api.NodeRecovery{},
 	} {
 		collect(fields, reflect.TypeOf(doc))
 	}

@@ -91,6 +91,21 @@ func (d *daemon) RemoveGuest(_ context.Context, r api.RemoveGuestRequest) (api.G
 	})
 }
 
+func (d *daemon) StartGuest(_ context.Context, id guest.ID) error {
+	_, err := answer(d, "StartGuest", id, func(w *world) (api.Guest, error) { return w.guest(id) })
+	return err
+}
+
+func (d *daemon) StopGuest(_ context.Context, id guest.ID) error {
+	_, err := answer(d, "StopGuest", id, func(w *world) (api.Guest, error) { return w.guest(id) })
+	return err
+}
+
+func (d *daemon) MayStart(_ context.Context, id guest.ID) error {
+	_, err := answer(d, "MayStart", id, func(w *world) (api.Guest, error) { return w.guest(id) })
+	return err
+}
+
 func (d *daemon) Diverged(_ context.Context, r api.DivergedRequest) (api.DivergedList, error) {
 	return answer(d, "Diverged", r, func(w *world) (api.DivergedList, error) { return w.Diverged, nil })
 }

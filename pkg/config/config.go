@@ -56,6 +56,10 @@ type Config struct {
 	// KeepBase is for how long the base of a target that does not answer stays a
 	// snapshot, of the time in which this node is quorate.
 	KeepBase Duration `toml:"keep_base"`
+	// FenceCommand is an executable that turns the node off whose name it is given;
+	// empty: none. FenceTimeout is how long it may take.
+	FenceCommand string   `toml:"fence_command"`
+	FenceTimeout Duration `toml:"fence_timeout"`
 }
 
 // Limits bound what runs at the same time, and how fast.
@@ -105,7 +109,7 @@ func Default() Config {
 		StateDir: "/var/lib/tandem", Socket: "/run/tandem/tandemd.sock", LogLevel: "info",
 		Limits:      Limits{MaxJobs: 32, MaxJobsPerTarget: 24, StartSpread: Duration(2 * time.Second)},
 		Retry:       []Duration{Duration(5 * time.Minute), Duration(10 * time.Minute), Duration(15 * time.Minute), Duration(30 * time.Minute)},
-		HistoryRuns: 100, KeepBase: Duration(7 * 24 * time.Hour),
+		HistoryRuns: 100, KeepBase: Duration(7 * 24 * time.Hour), FenceTimeout: Duration(time.Minute),
 	}
 }
 

@@ -96,6 +96,12 @@ func (c Config) others() error {
 	if d := time.Duration(c.KeepBase); d < time.Hour || d > 10*365*24*time.Hour {
 		errs = append(errs, fmt.Errorf("keep_base: %v must be from 1h to 87600h", d))
 	}
+	if c.FenceCommand != "" {
+		errs = append(errs, absolute("fence_command", c.FenceCommand))
+	}
+	if d := time.Duration(c.FenceTimeout); d < time.Second || d > time.Hour {
+		errs = append(errs, fmt.Errorf("fence_timeout: %v must be from 1s to 1h", d))
+	}
 	return errors.Join(append(errs, between("history_runs", c.HistoryRuns, 1, 100_000))...)
 }
 

@@ -110,9 +110,10 @@ func Boottime() time.Duration {
 
 // Consensus is this node's part in the agreement.
 type Consensus struct {
-	opts  Options
-	news  *news
-	leave leave
+	opts      Options
+	news      *news
+	leave     leave
+	departing leaving
 
 	// current is the generation's raft that runs; nil while it is being changed.
 	current atomic.Pointer[run]

@@ -153,7 +153,8 @@ func (c *Consensus) ApplyHere(ctx context.Context, bound []byte) (ledger.Outcome
 	if !ok {
 		return ledger.Outcome{}, fmt.Errorf("%w: the command names no generation", ErrNotLeader)
 	}
-	if _, err := ledger.DecodeCommand(data); err != nil {
+	cmd, err := ledger.DecodeCommand(data)
+	if err != nil {
 		return ledger.Outcome{}, err
 	}
 	r, err := c.running()
@@ -166,6 +167,9 @@ func (c *Consensus) ApplyHere(ctx context.Context, bound []byte) (ledger.Outcome
 		return ledger.Outcome{}, ErrNotLeader
 	}
 	if err := r.mayAct(ctx, c.opts.Clear); err != nil {
+		return ledger.Outcome{}, err
+	}
+	if err := c.mayLeave(r, cmd.Op); err != nil {
 		return ledger.Outcome{}, err
 	}
 	done, err := c.leave.take()

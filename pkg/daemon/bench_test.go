@@ -18,6 +18,7 @@ import (
 	"github.com/tandemd/tandem/pkg/api"
 	"github.com/tandemd/tandem/pkg/config"
 	"github.com/tandemd/tandem/pkg/guest"
+	"github.com/tandemd/tandem/pkg/unit/unittest"
 	"github.com/tandemd/tandem/pkg/zfs/zfstest"
 )
 
@@ -75,7 +76,7 @@ func production(b *testing.B, nodes int) []*machine {
 	var all []*machine
 	for i := range nodes {
 		name := fmt.Sprintf("n%d", i+1)
-		m := &machine{t: b, conf: config.Default(), pool: zfstest.New(zfstest.Options{Node: name})}
+		m := &machine{t: b, conf: config.Default(), pool: zfstest.New(zfstest.Options{Node: name}), units: unittest.New()}
 		m.configure(name)
 		m.start()
 		if i > 0 {

@@ -86,6 +86,7 @@ func (d *Daemon) handlers() peer.Handlers {
 	d.backend.Handle(calls)
 	replicaCalls(d, calls)
 	verifyCalls(d, calls)
+	moveCalls(d, calls)
 	peer.Handle(join, member.PathJoin, withCluster(d, func(ctx context.Context, c *cluster, r member.JoinRequest) (member.JoinReply, error) {
 		return c.issuer().Admit(ctx, peer.CallerFingerprint(ctx), r)
 	}))

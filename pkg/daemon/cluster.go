@@ -17,8 +17,12 @@ import (
 	"github.com/tandemd/tandem/pkg/daemon/overview"
 	"github.com/tandemd/tandem/pkg/gossip"
 	"github.com/tandemd/tandem/pkg/guest"
+	"github.com/tandemd/tandem/pkg/keeper"
 	"github.com/tandemd/tandem/pkg/ledger"
 	"github.com/tandemd/tandem/pkg/member"
+	"github.com/tandemd/tandem/pkg/move/migrate"
+	"github.com/tandemd/tandem/pkg/move/promote"
+	"github.com/tandemd/tandem/pkg/move/retire"
 	"github.com/tandemd/tandem/pkg/node"
 	"github.com/tandemd/tandem/pkg/replicate"
 	"github.com/tandemd/tandem/pkg/replicate/aside"
@@ -45,7 +49,13 @@ type cluster struct {
 	verification verification
 	diverged     *aside.Keeper
 	quorate      *quorateTime
-	steward      *member.Steward
+	// keeper starts and fences what runs on this node; promoter and retirer make its
+	// volumes the owner's, and take them out of use; mover moves guests away.
+	keeper   *keeper.Keeper
+	promoter *promote.Promoter
+	retirer  *retire.Retirer
+	mover    *migrate.Mover
+	steward  *member.Steward
 	// convener meets other generations, gate holds raft back at the start, memory is
 	// what was heard of other nodes.
 	convener *member.Convener
@@ -121,6 +131,7 @@ func (c *cluster) build(known *ledger.State) error {
 		Node: d.id.Node, Name: d.conf.NodeName, Storages: d.conf.Storages, ZFS: d.zfs,
 		Ledger: view{c}, Store: facts{d.state, d.troubles}, LockDir: d.state.path("locks"), Now: d.now,
 		Locks: local.NewLocks(d.state.path("locks")), Together: local.NewTogether(d.zfs), Pins: local.NewPins(),
+		Quiescer: d.quiescer,
 	}
 	if c.source, err = replicate.NewSource(opts, link{d.peer, d.rate}); err != nil {
 		return err
@@ -140,6 +151,12 @@ func (c *cluster) build(known *ledger.State) error {
 	if c.diverged, err = aside.New(opts); err != nil {
 		return err
 	}
+	if c.keeper, err = c.newKeeper(opts); err != nil {
+		return err
+	}
+	if c.mover, err = c.newMover(opts); err != nil {
+		return err
+	}
 	c.node = node.New(node.Options{
 		Self: d.id.Node, Name: d.conf.NodeName, Retries: d.conf.Retries(), Local: time.Local,
 		Limits: limitsOf(*d.limits.Load()),
@@ -155,8 +172,10 @@ func (c *cluster) build(known *ledger.State) error {
 		Self: d.id.Node, Name: d.conf.NodeName, Storages: d.storages, Book: d.book,
 		Cons: c.cons, Gossip: c.gossip, Node: c.node, Target: c.target, Ask: c.askReport,
 		Standing: c.standing, Plan: c.source.Preview, Spread: func() time.Duration { return time.Duration(d.limits.Load().StartSpread) },
-		Now: d.now, Troubles: func() []string { return slices.Concat(d.pools.list(), d.troubles.list()) }, Verified: c.verified,
-		Aside: c.diverged,
+		Now: d.now, Troubles: func() []string {
+			return slices.Concat(d.pools.list(), d.troubles.list(), d.standing.list(), c.keeper.Troubles())
+		}, Verified: c.verified,
+		Aside: c.diverged, Moving: c.moving,
 	}
 	return nil
 }
@@ -188,6 +207,8 @@ func (c *cluster) run() {
 		c.lookForLeftovers(ctx)
 	})
 	c.wg.Go(func() { c.quorate.run(ctx) })
+	c.wg.Go(func() { c.keeper.Run(ctx) })
+	c.wg.Go(func() { c.mover.Run(ctx) })
 	c.wg.Go(func() {
 		if !c.admitted.Load() {
 			c.admit(ctx)
@@ -246,6 +267,8 @@ func (c *cluster) follow(ctx context.Context) {
 		case <-c.cons.Changed():
 		case <-c.d.book.Changed():
 		case <-c.gossip.Changed():
+		case <-c.keeper.Changed():
+			c.announce(c.acted)
 		}
 	}
 }
@@ -273,6 +296,7 @@ func (c *cluster) learnt(ctx context.Context, s *ledger.State) {
 	}
 	c.target.EndStale()
 	c.forget(s)
+	c.keeper.Learn()
 	c.announce(s)
 	c.node.Ledger(ctx, s)
 }
@@ -310,9 +334,9 @@ func (c *cluster) save() {
 	}
 }
 
-// announce gossips which guests this node owns.
+// announce gossips which guests this node owns, and what runs here.
 func (c *cluster) announce(s *ledger.State) {
-	now := node.Announcement(s, c.d.id.Node)
+	now := c.aloud(s)
 	for key, value := range now {
 		if old, ok := c.announced[key]; ok && bytes.Equal(old, value) {
 			continue
@@ -407,11 +431,9 @@ func (c *cluster) propose(ctx context.Context, by string, op ledger.Op) error {
 // edit is propose for a cluster that runs: the book has learnt of the change when
 // it returns.
 func (c *cluster) edit(ctx context.Context, by string, op ledger.Op) error {
-	if err := c.propose(ctx, by, op); err != nil {
-		return err
-	}
-	c.d.book.Learn(c.cons.View())
-	return nil
+	err := c.propose(ctx, by, op)
+	c.d.book.Learn(c.cons.View()) // Why it was refused is in there, too.
+	return err
 }
 
 func (c *cluster) dropJob(ctx context.Context, id guest.JobID) error {

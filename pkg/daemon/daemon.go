@@ -35,10 +35,12 @@ import (
 	"github.com/tandemd/tandem/pkg/member"
 	"github.com/tandemd/tandem/pkg/node"
 	"github.com/tandemd/tandem/pkg/peer"
+	"github.com/tandemd/tandem/pkg/quiesce"
 	"github.com/tandemd/tandem/pkg/replicate"
 	"github.com/tandemd/tandem/pkg/replicate/release"
 	"github.com/tandemd/tandem/pkg/replicate/verify/reading"
 	"github.com/tandemd/tandem/pkg/statefile"
+	"github.com/tandemd/tandem/pkg/unit"
 	"github.com/tandemd/tandem/pkg/zfs"
 )
 
@@ -59,6 +61,13 @@ type Options struct {
 	Logger  *zap.Logger
 	// ZFS is nil for the machine's own.
 	ZFS ZFS
+	// Units is nil for the machine's own, over D-Bus.
+	Units Units
+	// BootID names this run of the machine; empty: as the kernel says.
+	BootID string
+	// Watchdog is the command that thaws a guest if the daemon dies, with the path of a
+	// note appended (tandemd watch-frozen); empty: none.
+	Watchdog []string
 	// Timing of the agreement; zero fields take the defaults.
 	Timing consensus.Timing
 	// Now is the clock of schedules, tokens and records; nil for the machine's. It may
@@ -77,10 +86,16 @@ type Daemon struct {
 	book    *member.Book
 	peer    *peer.Peer
 	zfs     ZFS
-	timing  consensus.Timing
-	history *history.Store
-	boot    uint64
-	reserve *statefile.Reserve
+	units   Units
+	bootID  string
+	// quiescer freezes guests for the moment of a point; standing are those that it
+	// cannot thaw.
+	quiescer *quiesce.Quiescer
+	standing *standstill
+	timing   consensus.Timing
+	history  *history.Store
+	boot     uint64
+	reserve  *statefile.Reserve
 	// rate is what all streams of this node share; limits are those in force. Both
 	// change with Reload.
 	rate   *rate.Limiter
@@ -126,6 +141,13 @@ func New(o Options) (*Daemon, error) {
 	}
 	if d.now == nil {
 		d.now = time.Now
+	}
+	d.units, d.bootID = o.Units, o.BootID
+	if d.units == nil {
+		d.units = unit.New(unit.Options{})
+	}
+	if d.quiescer, err = d.newQuiescer(o.Watchdog); err != nil {
+		return nil, err
 	}
 	d.limits.Store(&conf.Limits)
 	d.rate = node.NewLimiter(conf.Limits.RateLimit)
@@ -198,6 +220,7 @@ func (d *Daemon) Run(ctx context.Context, ready func()) error {
 	d.wg.Go(func() { fail("serve peers", d.peer.Serve(ctx, peers, d.handlers())) })
 	d.checkStorages(ctx)
 	d.wg.Go(func() { d.pools.run(ctx) })
+	d.wg.Go(func() { d.quiescer.Run(ctx) })
 	if d.book.Current().Founded() {
 		if err := d.startCluster(d.newCluster()); err != nil {
 			cancel(err)
@@ -244,6 +267,7 @@ func (d *Daemon) stop(srv *http.Server) {
 			c.stop()
 		}
 		d.wg.Wait()
+		d.units.Close()
 		if err := errors.Join(d.peer.Close(), d.history.Close()); err != nil {
 			d.log.Warn("stop", zap.Error(err))
 		}

@@ -20,6 +20,7 @@ import (
 	"github.com/tandemd/tandem/pkg/consensus"
 	"github.com/tandemd/tandem/pkg/daemon"
 	"github.com/tandemd/tandem/pkg/guest"
+	"github.com/tandemd/tandem/pkg/unit/unittest"
 	"github.com/tandemd/tandem/pkg/zfs/zfstest"
 )
 
@@ -35,6 +36,9 @@ type machine struct {
 
 	daemon *daemon.Daemon
 	timing consensus.Timing
+	// units are its services, and boot is which run of it this is.
+	units *unittest.Manager
+	boot  string
 	// log takes what the daemon logs, and now is its clock; nil for the usual ones.
 	log *zap.Logger
 	now func() time.Time
@@ -68,6 +72,8 @@ func (m *machine) configure(name string, changes ...func(*config.Config)) {
 func stoppedMachine(tb testing.TB, name string, changes ...func(*config.Config)) *machine {
 	tb.Helper()
 	m := &machine{t: tb, conf: config.Default(), pool: zfstest.New(zfstest.Options{Node: name}), timing: consensus.Timing{Heartbeat: time.Second}}
+	m.units, m.boot = unittest.New(), "boot-1"
+	m.units.MayStart = func(ctx context.Context, id guest.ID) error { return m.api.MayStart(ctx, id) }
 	m.configure(name, changes...)
 	m.stop = func() {}
 	return m
@@ -113,10 +119,12 @@ func (m *machine) tryStart() error {
 	}
 	d, err := daemon.New(daemon.Options{
 		Config: m.conf, Version: "test", Logger: log, ZFS: m.pool, Timing: m.timing, Now: m.now,
+		Units: m.units, BootID: m.boot,
 	})
 	if err != nil {
 		return err
 	}
+	m.api = api.NewClient(m.conf.Socket)
 	ctx, cancel := context.WithCancel(context.Background())
 	ready, done := make(chan struct{}), make(chan error, 1)
 	go func() { done <- d.Run(ctx, func() { close(ready) }) }()
@@ -126,7 +134,7 @@ func (m *machine) tryStart() error {
 		cancel()
 		return err
 	}
-	m.api, m.daemon = api.NewClient(m.conf.Socket), d
+	m.daemon = d
 	stopped := false
 	m.stop = func() {
 		if stopped {

@@ -42,7 +42,7 @@ func Main(ctx context.Context, args []string, stderr io.Writer, version string, 
 			if err != nil {
 				return err
 			}
-			d, err := New(Options{Config: conf, Version: version, Logger: log})
+			d, err := New(Options{Config: conf, Version: version, Logger: log, Watchdog: []string{self, watchVerb}})
 			if err != nil {
 				return err
 			}
@@ -51,6 +51,9 @@ func Main(ctx context.Context, args []string, stderr io.Writer, version string, 
 	}
 	cmd.Flags().StringVar(&path, "config", config.Path, "the configuration file")
 	cmd.Flags().BoolVar(&checkOnly, "check", false, "only check the configuration file")
+	cmd.AddCommand(watchCmd())
+	cmd.CompletionOptions.DisableDefaultCmd = true
+	cmd.SetHelpCommand(&cobra.Command{Hidden: true})
 	cmd.SetArgs(args)
 	cmd.SetErr(stderr)
 	if err := cmd.ExecuteContext(ctx); err != nil {

@@ -96,6 +96,8 @@ type Beginning struct {
 	// GUIDs are those of the snapshot on each volume. A volume of the guest that is not
 	// in it was not in the point either: the new owner does not have its data.
 	GUIDs map[Volume]uint64 `json:"guids"`
+	// Stopped leaves the guest stopped on its new owner; else it is started there.
+	Stopped bool `json:"stopped,omitempty"`
 }
 
 // Validate refuses one that nobody could finish from.

@@ -56,10 +56,12 @@ type Run struct {
 	Bytes int64 `json:"bytes"`
 	// BaseSnapshot and NewSnapshot are names without the dataset; the base is
 	// empty for a full sync.
-	BaseSnapshot string         `json:"base_snapshot,omitempty"`
-	NewSnapshot  string         `json:"new_snapshot,omitempty"`
-	Volumes      []guest.Volume `json:"volumes,omitempty"`
-	Error        string         `json:"error,omitempty"`
+	BaseSnapshot string `json:"base_snapshot,omitempty"`
+	NewSnapshot  string `json:"new_snapshot,omitempty"`
+	// Consistency is that of the new snapshot.
+	Consistency guest.Consistency `json:"consistency,omitempty"`
+	Volumes     []guest.Volume    `json:"volumes,omitempty"`
+	Error       string            `json:"error,omitempty"`
 	// ErrorHint tells the operator what to do about it.
 	ErrorHint string `json:"error_hint,omitempty"`
 	// Fails counts the failed runs in a row, including this one; the store sets it.

@@ -2,6 +2,7 @@ package ledger_test
 
 import (
 	"errors"
+	"slices"
 	"strings"
 	"testing"
 
@@ -230,4 +231,14 @@ func TestChangeOwner_TellsWhatTheNewTermBeganFrom(t *testing.T) {
 	if diff := cmp.Diff(want, b.m.View().Guests[100].Beginning); diff != "" {
 		t.Errorf("what the term began from, after a retained term and an edit:\n%s", diff)
 	}
+}
+
+// A volume that is added while a guest moves would be left behind.
+func TestChangeOwner_AMigrationBringsAllVolumes(t *testing.T) {
+	b := running(t)
+	g := b.m.View().Guests[100]
+	was := guest.Beginning{How: guest.ByMigration, Point: "p", GUIDs: map[guest.Volume]uint64{g.Volumes[0]: 7}}
+	g.Volumes = append(slices.Clone(g.Volumes), guest.Volume{Storage: "local-zfs", Name: "vm-100-disk-9"})
+	b.must(ledger.SetGuest{Guest: g})
+	b.refused(ledger.ChangeOwner{ID: 100, Owner: nodeID(1), Term: term(1), To: nodeID(2), Beginning: &was}, "not all of its volumes were brought")
 }

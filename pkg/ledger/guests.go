@@ -155,7 +155,7 @@ func (o ChangeOwner) apply(s *State, _ Command) error {
 	if err := checkVolumes(*s, g, to); err != nil {
 		return err
 	}
-	begun, err := o.begun(g)
+	begun, err := o.begun(s, g)
 	if err != nil {
 		return err
 	}
@@ -176,7 +176,7 @@ func (o ChangeOwner) apply(s *State, _ Command) error {
 
 // begun is what the new term begins from: as the author says, with the owner and
 // term that it follows.
-func (o ChangeOwner) begun(g guest.Guest) (*guest.Beginning, error) {
+func (o ChangeOwner) begun(s *State, g guest.Guest) (*guest.Beginning, error) {
 	if o.Beginning == nil {
 		return nil, nil //nolint:nilnil // Nothing is known of it, which is what nil means.
 	}
@@ -189,6 +189,9 @@ func (o ChangeOwner) begun(g guest.Guest) (*guest.Beginning, error) {
 		if !g.Has(v) {
 			return nil, fmt.Errorf("guest %s: its new term cannot begin from volume %s, which is not its own", g.ID, v)
 		}
+	}
+	if b.How == guest.ByMigration && len(b.GUIDs) != len(g.Volumes) {
+		return nil, fmt.Errorf("guest %s: not all of its volumes were brought to %s: they were changed meanwhile", g.ID, s.NameOf(o.To))
 	}
 	return &b, nil
 }

@@ -18,6 +18,8 @@ type Council interface {
 	View() *ledger.State
 	// Suffrage tells of each server in raft's configuration whether it votes.
 	Suffrage() (map[guest.NodeID]bool, error)
+	// Leaving are the nodes that are to be removed once they have no vote.
+	Leaving() map[guest.NodeID]bool
 	// Change carries out one change and returns when it is confirmed.
 	Change(c rules.Change) error
 }
@@ -180,13 +182,14 @@ func (s Sighting) follows(view *ledger.State) bool {
 
 func (s *Steward) standings(view *ledger.State, sight map[guest.NodeID]Sighting, suffrage map[guest.NodeID]bool, now time.Time) []rules.Standing {
 	ready, absent, joined := map[guest.NodeID]time.Time{}, map[guest.NodeID]time.Time{}, map[guest.NodeID]uint64{}
+	leaving := s.Council.Leaving()
 	var out []rules.Standing
 	for id := range view.Members {
 		joined[id] = view.Index
 		if at, ok := s.joined[id]; ok {
 			joined[id] = at
 		}
-		st := rules.Standing{Node: id, Listed: true, Leads: id == s.Self}
+		st := rules.Standing{Node: id, Listed: true, Leads: id == s.Self, Leaving: leaving[id]}
 		st.Votes, st.Follows = suffrage[id]
 		st.Strange = !st.Votes && !s.applied(view, sight, joined[id])
 		seen := sight[id]

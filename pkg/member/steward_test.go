@@ -116,6 +116,8 @@ func (c *chamber) View() *ledger.State {
 	return c.machine.View()
 }
 
+func (c *chamber) Leaving() map[guest.NodeID]bool { return nil }
+
 func (c *chamber) Suffrage() (map[guest.NodeID]bool, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()

@@ -115,13 +115,17 @@ func (n *Node) sync(ctx context.Context, r *run, rec *history.Run, log *zap.Logg
 	log.Debug("sync begins")
 	res, err := n.o.Syncer.Run(ctx, n.task(r, rec.Job))
 	rec.Kind, rec.Bytes = kindOf(res, err), int64(res.Bytes) //nolint:gosec // bytes of one run
-	rec.BaseSnapshot, rec.NewSnapshot = res.Base, res.Point
+	rec.BaseSnapshot, rec.NewSnapshot, rec.Consistency = res.Base, res.Point, res.Consistency
 	for _, w := range res.Warnings {
 		log.Warn("sync: " + w)
 		r.say(n.now(), "warn", w)
 	}
 	if err == nil && res.Kind != replicate.KindNothing {
-		r.say(n.now(), "info", fmt.Sprintf("done: %s, %d bytes sent; %s has %s complete", res.Kind, res.Bytes, rec.Target, res.Point))
+		how := ""
+		if res.Consistency == guest.Frozen || res.Consistency == guest.Hooked {
+			how = ", " + string(res.Consistency)
+		}
+		r.say(n.now(), "info", fmt.Sprintf("done: %s, %d bytes sent; %s has %s complete%s", res.Kind, res.Bytes, rec.Target, res.Point, how))
 	}
 	return err
 }
@@ -239,7 +243,7 @@ func (n *Node) tell(r *run, rec *history.Run, log *zap.Logger, err error) {
 	switch {
 	case rec.Outcome == history.OK && !r.removal:
 		log.Info("sync done", zap.String("kind", string(rec.Kind)), zap.Int64("bytes", rec.Bytes),
-			zap.Duration("duration", rec.Duration()), zap.String("point", rec.NewSnapshot))
+			zap.Duration("duration", rec.Duration()), zap.String("point", rec.NewSnapshot), zap.String("consistency", string(rec.Consistency)))
 	case rec.Outcome == history.Skipped && !r.again:
 		log.Info("sync put off", zap.String("reason", rec.Error))
 	case rec.Outcome == history.Failed:

@@ -17,6 +17,8 @@ import (
 // Whereabouts is what a node gossips of a guest that it owns.
 type Whereabouts struct {
 	Term string `json:"term"`
+	// UnitWord is of the unit that runs it; State is empty where it has none.
+	UnitWord
 }
 
 const guestKey = "guest/"
@@ -136,15 +138,33 @@ func Disagreements(s *ledger.State, heard map[guest.NodeID]Word, p Pace, now tim
 
 func age(g Gap, now time.Time) time.Duration { return now.Sub(g.Since).Truncate(time.Second) }
 
+// claim is what a node says of a guest that the ledger does not say.
+type claim struct {
+	id   guest.ID
+	text string
+}
+
+// runsHere is a node's word that it runs a guest that another owns.
+func runsHere(s *ledger.State, node guest.NodeID, key string) (c claim, ok bool) {
+	rest, ours := strings.CutPrefix(key, runsKey)
+	id, err := guest.ParseID(rest)
+	g, known := s.Guests[id]
+	if !ours || err != nil || !known || g.Owner == node {
+		return c, false
+	}
+	return claim{id, fmt.Sprintf("guest %s runs on %s although it is %s's at term %s: %s stops it by itself; if it does not, "+
+		"stop %s there", id, s.NameOf(node), s.NameOf(g.Owner), g.Term, s.NameOf(node), g.Unit)}, true
+}
+
 // claims are what a node says of guests that the ledger does not say.
 func claims(s *ledger.State, node guest.NodeID, w Word) []string {
-	type claim struct {
-		id   guest.ID
-		text string
-	}
 	var found []claim
 	name := s.NameOf(node)
 	for key, value := range w.Entries {
+		if c, runs := runsHere(s, node, key); runs {
+			found = append(found, c)
+			continue
+		}
 		rest, ours := strings.CutPrefix(key, guestKey)
 		id, err := guest.ParseID(rest)
 		var said Whereabouts

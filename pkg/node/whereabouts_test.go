@@ -7,6 +7,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
+
 	"github.com/tandemd/tandem/pkg/guest"
 	"github.com/tandemd/tandem/pkg/ledger"
 	"github.com/tandemd/tandem/pkg/node"
@@ -75,6 +77,11 @@ func TestDisagreements(t *testing.T) {
 		"another's guest":        {map[int]map[guest.NodeID]node.Word{0: word(9, other)}, 0, []string{"node n2 says that it owns guest 100 at term 3-" + ours + ", but the ledger gives it to n1 at term 4-" + ours + ": make sure that the guest does not run on n2"}},
 		"another term":           {map[int]map[guest.NodeID]node.Word{0: word(9, map[string]string{"guest/200": "3-" + ours})}, 0, []string{"but the ledger says term 4-" + ours + ": restart tandemd there"}},
 		"a guest of nobody":      {map[int]map[guest.NodeID]node.Word{0: word(9, map[string]string{"guest/999": "1-" + ours})}, 0, []string{"owns guest 999, which the ledger does not know"}},
+		"a guest that runs elsewhere": {
+			map[int]map[guest.NodeID]node.Word{0: word(9, map[string]string{"runs/100": ""})}, 0,
+			[]string{"guest 100 runs on n2 although it is n1's at term 4-" + ours + ": n2 stops it by itself"},
+		},
+		"its own guest runs":     {map[int]map[guest.NodeID]node.Word{0: word(9, map[string]string{"runs/200": ""})}, 0, nil},
 		"a hostile term":         {map[int]map[guest.NodeID]node.Word{0: word(9, map[string]string{"guest/100": "\x1b[2J"})}, 0, []string{"at term ?, but"}},
 		"what is not a guest":    {map[int]map[guest.NodeID]node.Word{0: word(9, map[string]string{"guest/x": "1", "load": "2"})}, 0, nil},
 		"merely behind":          {map[int]map[guest.NodeID]node.Word{0: word(8, other)}, 9, nil},
@@ -137,5 +144,21 @@ func TestStrange(t *testing.T) {
 	want := []string{"192.0.2.77 gossips to this node for another cluster (dddddddd, this one is cccccccc)", "node n2 (192.0.2.2) gossips with a key that this cluster no longer uses"}
 	if len(got) != 2 || !strings.HasPrefix(got[0], want[0]) || !strings.HasPrefix(got[1], want[1]) {
 		t.Errorf("got %q", got)
+	}
+}
+
+func TestUnitAnnouncement_TellsOfOwnAndForeignUnits(t *testing.T) {
+	s := agreed()
+	words := map[guest.ID]node.UnitWord{100: {State: "running", Since: 7}, 200: {State: "stopped"}}
+	entries := node.UnitAnnouncement(s, nodeID(2), words)
+	if entries["runs/100"] == nil || entries["guest/200"] == nil || len(entries) != 2 {
+		t.Errorf("the entries are %q", entries)
+	}
+	if d := cmp.Diff(words, node.UnitWords(entries)); d != "" {
+		t.Error(d)
+	}
+	var whole node.Whereabouts
+	if err := json.Unmarshal(entries["guest/200"], &whole); err != nil || whole.Term != s.Guests[200].Term.String() {
+		t.Errorf("the term is lost: %+v, %v", whole, err)
 	}
 }

@@ -176,8 +176,12 @@ func TestMake_Steps(t *testing.T) {
 			change: func(in *plan.Input) { in.Pairs[0].Target.Marks.Guest = "101" },
 		},
 		{
-			name: "an owner's volume on the target", source: "t0 t1", target: "t0*", want: "refused: foreign",
+			name: "an owner's volume on the target", source: "t0 t1", target: "t0*", want: "refused: former owner",
 			change: func(in *plan.Input) { in.Pairs[0].Target.Marks.Role = plan.Owner },
+		},
+		{
+			name: "an owner's volume of no term", source: "t0 t1", target: "t0*", want: "refused: foreign",
+			change: func(in *plan.Input) { in.Pairs[0].Target.Marks.Role, in.Pairs[0].Target.Marks.Term = plan.Owner, "" },
 		},
 		{
 			name: "a filesystem on the target", source: "t0 t1", target: "t0*", want: "set aside >",

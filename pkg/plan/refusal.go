@@ -34,6 +34,8 @@ const (
 	Feature RefusalKind = "feature"
 	// Pools: the guest's volumes are on two pools.
 	Pools RefusalKind = "two pools"
+	// Former: the target has it as the owner's volume that it was.
+	Former RefusalKind = "former owner"
 	// ReadOnly: the target's pool takes nothing.
 	ReadOnly RefusalKind = "read-only"
 )
@@ -116,6 +118,11 @@ func (v *volume) foreign() *Refusal {
 // checkTarget refuses what is no replica of this volume. One whose setting aside
 // was cut counts as one: it is gone on with.
 func (v *volume) checkTarget() *Refusal {
+	t := v.pair.Target
+	if _, err := guest.ParseTerm(t.Marks.Term); err == nil && v.marked(t.Marks, Owner) {
+		return v.refuse(Former, "it passes by itself once the guest is stopped there; where it stays so, `tandem status` says why",
+			"%s still has %s as the owner's volume of term %s", v.in.TargetName, t.Dataset, t.Marks.Term)
+	}
 	if !v.ours() && !v.leaving() {
 		return v.foreign()
 	}

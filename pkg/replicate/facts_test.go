@@ -71,10 +71,10 @@ func TestSync_PropertiesGoWithTheVolume(t *testing.T) {
 	w.run(job)
 	equal(t, n2.own(rootDS, "xattr", "quota"), []string{"xattr=on", "quota=2147483648"})
 	n1.set(diskDS, map[string]string{"compression": "zstd"})
-	must(t, n1.pool.Inherit(t.Context(), "quota", rootDS))
+	n1.set(rootDS, map[string]string{"quota": "none"})
 	r := w.run(job)
 	equal(t, r.Kind, replicate.KindNothing)
-	equal(t, n2.own(rootDS, "quota"), []string{"quota="})
+	equal(t, n2.own(rootDS, "quota"), []string{"quota=0"})
 	equal(t, n2.own(diskDS, "compression"), []string{"compression=zstd"})
 	w.same("2")
 }

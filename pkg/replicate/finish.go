@@ -62,7 +62,9 @@ func (r *run) commit(ctx context.Context, p plan.Plan, point string) error {
 			after[v.Volume] = h
 		}
 	}
-	r.note(func() { r.result.Point, r.result.Taken = point, time.Unix(taken.Taken, 0) })
+	r.note(func() {
+		r.result.Point, r.result.Taken, r.result.Consistency = point, time.Unix(taken.Taken, 0), taken.Consistency
+	})
 	return r.s.bases.put(r.guest, r.job.Target, after)
 }
 
@@ -122,9 +124,9 @@ func (r *run) judge(volumes map[guest.Volume][]plan.Snapshot, after holdings) pl
 // sync comes as soon, it destroys them with the snapshot that it takes.
 const cleanWithin = 15 * time.Minute
 
-// tidy cleans unless the next sync will soon.
+// tidy cleans unless the next sync will soon, or a guest waits for the end of this one.
 func (r *run) tidy(ctx context.Context) {
-	if !r.soon() {
+	if !r.soon() && (r.hand == nil || !r.hand.locked) {
 		r.clean(ctx)
 	}
 }
@@ -153,7 +155,7 @@ func (r *run) soon() bool {
 // sync has succeeded.
 func (r *run) clean(ctx context.Context) {
 	r.phase(PhaseClean, 0)
-	release, err := r.s.lockGuest(ctx, r.guest.ID)
+	release, err := r.lockGuest(ctx)
 	if err != nil {
 		r.warn("old snapshots are left: %v", err)
 		return

@@ -52,7 +52,7 @@ func Standing(refusal *Error) bool {
 	case plan.Missing, plan.Foreign, plan.NoSpace, plan.Encryption, plan.Version, plan.BadName, plan.Feature, plan.Pools,
 		plan.ReadOnly, plan.Renamed:
 		return true
-	case plan.NotOurs, plan.Diverged:
+	case plan.NotOurs, plan.Diverged, plan.Former:
 	}
 	return false
 }

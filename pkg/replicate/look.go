@@ -37,6 +37,9 @@ func (r *run) look(ctx context.Context) error {
 	if r.own, err = r.s.claim(ctx, r.view.Cluster, r.guest, r.own); err != nil {
 		return err
 	}
+	if err := r.ready(); err != nil {
+		return err
+	}
 	if err := r.pair(ctx); err != nil {
 		return err
 	}
@@ -44,6 +47,24 @@ func (r *run) look(ctx context.Context) error {
 		return err
 	}
 	return r.s.bases.meet(r.guest, r.targets(), r.pairs)
+}
+
+// ready says whether the volumes were made the owner's since the guest was given to this
+// node, or got a new term: it is about to happen, and no failure.
+func (r *run) ready() error {
+	for i, d := range r.own {
+		m := local.MarksOf(d)
+		promoted := m.Role == zfs.RoleOwner || r.guest.Beginning == nil
+		if !d.Exists() || !m.Are(r.view.Cluster, r.guest.ID, r.guest.Volumes[i], m.Role) || promoted && m.Term == r.guest.Term.String() {
+			continue
+		}
+		if promoted && m.Role != zfs.RoleOwner {
+			continue // Nothing says from which point it could be made the owner's.
+		}
+		return fault.Busy("it is tried again every minute; where it stays so, `tandem status` says why",
+			"guest %s was given to this node, and its volumes are not made the owner's yet", r.guest.ID)
+	}
+	return nil
 }
 
 // list reads this node's volumes, with those of others that are due.

@@ -42,7 +42,11 @@ func (r *run) take(ctx context.Context) (string, error) {
 	name := next.String()
 	change := r.destroying(r.spare())
 	change.Take, change.Props = name, map[string]string{zfs.PropPoint: property}
-	done, err := r.s.o.Together.Change(ctx, change)
+	carryOut := r.s.o.Together.Change
+	if r.guest.Quiesce != "" && r.s.o.Quiescer != nil {
+		carryOut = r.quiet
+	}
+	done, err := carryOut(ctx, change)
 	if err = cmp.Or(err, done.Err); err != nil {
 		return "", fault.Wrap(err, "snapshot guest %s", r.guest.ID)
 	}
@@ -94,7 +98,7 @@ func (r *run) newest(ctx context.Context) (string, error) {
 // to be sent. One at a time for a guest: another sync must not clean in between.
 func (r *run) snapshot(ctx context.Context) (plan.Plan, string, error) {
 	r.phase(PhaseSnapshot, 0)
-	release, err := r.s.lockGuest(ctx, r.guest.ID)
+	release, err := r.lockGuest(ctx)
 	if err != nil {
 		return plan.Plan{}, "", err
 	}

@@ -82,6 +82,8 @@ func scenarios() []scenario {
 			before: func(w *world) { secondJob(w); must(w.t, syncBoth(w)); change(w); remove(w, second, false) },
 			after:  removedSecond,
 		},
+		{name: "another owner, and the former had written more", more: []string{"3"}, before: recovering, act: changeOwner, after: changedOwner(2)},
+		{name: "another owner by a migration", more: []string{"3"}, before: migrating, act: changeOwner, after: changedOwner(0)},
 	}
 }
 

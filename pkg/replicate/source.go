@@ -3,6 +3,7 @@ package replicate
 import (
 	"context"
 	"errors"
+	"slices"
 	"sync"
 	"time"
 
@@ -33,6 +34,8 @@ type Source struct {
 	tokens map[tokenKey]tokenSeen
 	// seqs are the numbers of the newest points taken by this process.
 	seqs map[guest.ID]uint64
+	// handovers are the guests that are being moved, and where to.
+	handovers map[guest.ID]guest.NodeID
 }
 
 type tokenKey struct {
@@ -57,6 +60,7 @@ func NewSource(o Options, link Link) (*Source, error) {
 	return &Source{
 		o: o, link: link, locks: o.Locks, bases: newBases(o),
 		tokens: map[tokenKey]tokenSeen{}, seqs: map[guest.ID]uint64{}, doubts: map[guest.JobID]bool{},
+		handovers: map[guest.ID]guest.NodeID{},
 	}, nil
 }
 
@@ -112,9 +116,11 @@ type Result struct {
 	Base  string `json:"base,omitempty"`
 	Point string `json:"point"`
 	// Taken is when the point was taken, by this node's clock.
-	Taken    time.Time      `json:"taken"`
-	Volumes  []VolumeResult `json:"volumes"`
-	Warnings []string       `json:"warnings,omitempty"`
+	Taken time.Time `json:"taken"`
+	// Consistency is how the point was taken.
+	Consistency guest.Consistency `json:"consistency,omitempty"`
+	Volumes     []VolumeResult    `json:"volumes"`
+	Warnings    []string          `json:"warnings,omitempty"`
 }
 
 // VolumeResult is a sync's part for one volume.
@@ -135,6 +141,10 @@ func (s *Source) Run(ctx context.Context, task Task) (Result, error) {
 	}
 	if r.job.Removing {
 		return Result{}, fault.Final(ctx, fault.Never("", "job %s is being removed", task.Job))
+	}
+	if to, ok := s.handover(r.guest.ID); ok && to == r.job.Target {
+		return Result{}, fault.Busy("the move brings what the job would; see it with `tandem guest show "+r.guest.ID.String()+"`",
+			"guest %s is being moved to %s", r.guest.ID, r.target)
 	}
 	release, err := s.job(task.Job)
 	if err != nil {
@@ -197,6 +207,8 @@ type run struct {
 	preview bool
 	// ahead: job and volumes need not be on the ledger yet.
 	ahead bool
+	// hand is set where the sync is a part of a move.
+	hand *handing
 
 	own []zfs.Dataset
 	// unwritten: the point is an older one, and nothing was written since.
@@ -239,7 +251,7 @@ func (s *Source) begin(task Task) (*run, error) {
 }
 
 func (r *run) request() wire.Request {
-	return wire.Request{Version: wire.Version, Job: r.job.ID, Term: r.guest.Term, Index: r.view.Index}
+	return wire.Request{Version: wire.Version, Job: r.job.ID, Term: r.guest.Term, Index: r.view.Index, Move: r.hand != nil}
 }
 
 // rounds repeats "after a resume, plan again", at most as often as each volume
@@ -365,13 +377,17 @@ func (r *run) needed() map[uint64]bool {
 	return out
 }
 
-// targets are those of all jobs of the guest, as the ledger says now.
+// targets are those of all jobs of the guest, as the ledger says now, and the node
+// that it is being moved to.
 func (r *run) targets() []guest.NodeID {
 	var out []guest.NodeID
 	for _, j := range r.s.o.Ledger.View().JobsOf(r.guest.ID) {
 		if !j.Removing {
 			out = append(out, j.Target)
 		}
+	}
+	if to, ok := r.s.handover(r.guest.ID); ok && !slices.Contains(out, to) {
+		out = append(out, to)
 	}
 	return out
 }

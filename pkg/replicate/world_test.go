@@ -18,6 +18,8 @@ import (
 
 	"github.com/tandemd/tandem/pkg/guest"
 	"github.com/tandemd/tandem/pkg/ledger"
+	"github.com/tandemd/tandem/pkg/move/promote"
+	"github.com/tandemd/tandem/pkg/move/retire"
 	"github.com/tandemd/tandem/pkg/replicate"
 	"github.com/tandemd/tandem/pkg/replicate/aside"
 	"github.com/tandemd/tandem/pkg/replicate/leftover"
@@ -59,6 +61,12 @@ type node struct {
 	reader
 	finder *leftover.Finder
 	keeper *aside.Keeper
+	// promoter and retirer change what it is to the guest.
+	promoter *promote.Promoter
+	retirer  *retire.Retirer
+	options  replicate.Options
+	// ledger is the world's, unless it is set.
+	ledger replicate.Ledger
 	// quorate is Options.Quorate.
 	quorate func() time.Duration
 	// trap is called before and after each thing that the daemon does.
@@ -119,6 +127,9 @@ func newWorld(tb testing.TB) *world {
 
 func (w *world) node(n string) *node { return w.nodes[id(n)] }
 
+// owner is the node that has the guest by the ledger.
+func (w *world) owner() *node { return w.nodes[w.View().Guests[100].Owner] }
+
 func (w *world) clock() time.Time {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -156,6 +167,10 @@ func (n *node) restart() {
 		Store: store{n}, LockDir: n.dir, Now: n.w.clock, LockWait: time.Second, Quorate: n.quorate, Streams: n.w.streams,
 		Locks: local.NewLocks(n.dir), Pins: local.NewPins(),
 	}
+	if n.ledger != nil {
+		o.Ledger = n.ledger
+	}
+	n.options = o
 	var err error
 	n.source, err = replicate.NewSource(o, link{n})
 	must(n.w.t, err)
@@ -165,6 +180,10 @@ func (n *node) restart() {
 	n.keeper, err = aside.New(o)
 	must(n.w.t, err)
 	n.finder, err = leftover.New(o, n.target)
+	must(n.w.t, err)
+	n.promoter, err = promote.New(o, n.target)
+	must(n.w.t, err)
+	n.retirer, err = retire.New(o)
 	must(n.w.t, err)
 }
 
@@ -224,7 +243,7 @@ func (n *node) points(name string) int {
 func (w *world) run(j guest.JobID) replicate.Result {
 	w.t.Helper()
 	w.pass(time.Minute)
-	r, err := w.node("1").source.Run(w.t.Context(), replicate.Task{Job: j})
+	r, err := w.owner().source.Run(w.t.Context(), replicate.Task{Job: j})
 	if err != nil {
 		w.t.Fatalf("job %s: %v (hint: %s)", j, err, replicate.HintOf(err))
 	}
@@ -235,7 +254,7 @@ func (w *world) run(j guest.JobID) replicate.Result {
 func (w *world) fails(class replicate.Class, text string) {
 	w.t.Helper()
 	w.pass(time.Minute)
-	_, err := w.node("1").source.Run(w.t.Context(), replicate.Task{Job: job})
+	_, err := w.owner().source.Run(w.t.Context(), replicate.Task{Job: job})
 	var e *replicate.Error
 	if !errors.As(err, &e) || e.Class != class || !strings.Contains(err.Error(), text) {
 		w.t.Fatalf("got error %v of class %v, want class %s and a text with %q", err, replicate.ClassOf(err), class, text)
@@ -246,7 +265,7 @@ func (w *world) fails(class replicate.Class, text string) {
 func (w *world) same(target string) {
 	w.t.Helper()
 	for _, name := range []string{diskDS, rootDS} {
-		want, err := w.node("1").pool.Read(name)
+		want, err := w.owner().pool.Read(name)
 		must(w.t, err)
 		got, err := w.node(target).pool.Read(name)
 		must(w.t, err)

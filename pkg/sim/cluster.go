@@ -54,6 +54,7 @@ type cluster struct {
 	settled  time.Duration
 	tags     map[string]bool // of the commands in the ledger, at the end
 	restored time.Duration   // when a disk was put back last
+	removing int             // members that an operator is removing
 	putBack  int             // disks that were, of nodes that others remember differently
 }
 

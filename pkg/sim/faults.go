@@ -289,6 +289,9 @@ func (c *cluster) restore(h hit) bool {
 func (c *cluster) mayRestore() bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	if c.removing > 0 {
+		return false // It takes one of those who could bear the loss.
+	}
 	if c.restored != 0 && c.now()-c.restored < restoreEvery {
 		return false
 	}
@@ -369,8 +372,15 @@ func (c *cluster) replace(h hit) bool {
 		return false
 	}
 	op := ledger.RemoveMember{ID: m.id, DropJobs: true, Force: view.Forced}
+	if !c.mayRemove() {
+		return false
+	}
 	c.repairs.Go(func() {
-		if c.remove(op) != Done {
+		verdict := c.remove(op)
+		c.mu.Lock()
+		c.removing--
+		c.mu.Unlock()
+		if verdict != Done {
 			return
 		}
 		c.rest(h.For / 4) // It runs on for a while, removed.
@@ -387,6 +397,17 @@ func (c *cluster) replace(h hit) bool {
 			m.leave()
 		}
 	})
+	return true
+}
+
+// mayRemove is called before a member is removed: not while a disk is put back.
+func (c *cluster) mayRemove() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.putBack > 0 {
+		return false
+	}
+	c.removing++
 	return true
 }
 

@@ -126,8 +126,12 @@ func (m *machine) picture() *image {
 	return i
 }
 
-// keeps remembers an image for later.
+// keeps remembers an image for later. One from before the machine was in a cluster
+// would take it out again, and not its raft's folder.
 func (m *machine) keeps(i *image) {
+	if i.files[fileLedger] == nil {
+		return
+	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.images = append(m.images, i)

@@ -23,7 +23,11 @@ func (c *cluster) rollback(h hit) bool {
 	}
 	voters = slices.DeleteFunc(voters, func(m *machine) bool { return m == lead.m })
 	victim, away := voters[h.Node%2], voters[1-h.Node%2]
-	c.repairs.Go(func() { c.trap(h, lead, victim, away) })
+	done := c.puttingBack(victim)
+	c.repairs.Go(func() {
+		defer done()
+		c.trap(h, lead, victim, away)
+	})
 	return true
 }
 
@@ -50,7 +54,6 @@ func (c *cluster) trap(h hit, lead *process, victim, away *machine) {
 	if !c.rest(5*time.Second) || !away.remembers(victim.id, generation, known) {
 		return
 	}
-	defer c.puttingBack(victim)()
 	back := c.alone(hit{m: away, all: h.all})
 	c.works(lead)
 	whole := c.rest(5 * time.Second)

@@ -94,7 +94,7 @@ func (z *ZFS) Contents(ctx context.Context, spec ContentsSpec) (Stream, error) {
 func (z *ZFS) reader(ctx context.Context, spec ContentsSpec) (call, error) {
 	c := call{op: "read contents", names: []string{spec.Clone}}
 	if spec.Type == TypeVolume {
-		device, err := z.device(ctx, spec.Clone)
+		device, err := z.Device(ctx, spec.Clone)
 		c.bin, c.args = "cat", []string{device}
 		return c, err
 	}
@@ -113,10 +113,13 @@ func (z *ZFS) reader(ctx context.Context, spec ContentsSpec) (call, error) {
 // deviceWait is how long udev may take to show a new zvol's device node.
 const deviceWait = time.Minute
 
-// device waits for the device node of a zvol: udev makes it in its own time.
-func (z *ZFS) device(ctx context.Context, dataset string) (string, error) {
-	link := filepath.Join("/dev/zvol", dataset)
-	c := call{op: "read contents", names: []string{dataset}}
+// Device waits for the device node of a zvol, which udev makes in its own time, and returns its path.
+func (z *ZFS) Device(ctx context.Context, dataset string) (string, error) {
+	c := call{op: "open", names: []string{dataset}}
+	if err := zname.Dataset(dataset); err != nil {
+		return "", refuse(c.op, dataset, err)
+	}
+	link := filepath.Join(z.opt.Dev, "zvol", dataset)
 	ctx, cancel := context.WithTimeout(ctx, deviceWait)
 	defer cancel()
 	for {

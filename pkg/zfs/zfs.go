@@ -53,6 +53,10 @@ const (
 	RoleFolder = "folder"
 )
 
+// PropSealed is on an owner's volume that was made read-only, for a move or because another owns its guest now: the guest's term
+// then. It goes when the volume is the owner's again, or a replica. Only who does that reads it.
+const PropSealed = "tandem:sealed"
+
 // PropDiverged says of data set aside why, when and by whom. Only who looks at such data reads it.
 const PropDiverged = "tandem:diverged"
 
@@ -80,6 +84,8 @@ type Options struct {
 	PoolPoll time.Duration
 	// Grace is the time between SIGTERM and SIGKILL, and again between SIGKILL and giving the child up; default 10 s.
 	Grace time.Duration
+	// Proc, Sys and Dev are where the kernel shows processes and devices; default /proc, /sys and /dev.
+	Proc, Sys, Dev string
 	// UserProps are more user properties for List to report beside [UserProps].
 	UserProps []string
 }
@@ -109,6 +115,7 @@ func New(opt Options) (*ZFS, error) {
 	}
 	opt.KStat = cmp.Or(opt.KStat, "/proc/spl/kstat/zfs")
 	opt.Mounts = cmp.Or(opt.Mounts, "/proc/self/mounts")
+	opt.Proc, opt.Sys, opt.Dev = cmp.Or(opt.Proc, "/proc"), cmp.Or(opt.Sys, "/sys"), cmp.Or(opt.Dev, "/dev")
 	opt.QueryTimeout = cmp.Or(opt.QueryTimeout, 5*time.Minute)
 	opt.ChangeTimeout = cmp.Or(opt.ChangeTimeout, 5*time.Minute)
 	opt.Grace = cmp.Or(opt.Grace, 10*time.Second)

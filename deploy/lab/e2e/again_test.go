@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/tandemd/tandem/deploy/lab"
+	"github.com/tandemd/tandem/pkg/api"
 )
 
 const (
@@ -89,14 +90,15 @@ func ended(t *testing.T, job string) {
 // goOn lets the job go on, compares the replica, and returns how much was sent more than once.
 func goOn(t *testing.T, s *slow, job, target string) int64 {
 	t.Helper()
+	var runs []api.Run
 	eventually(t, job+" goes on", 3*time.Minute, 2*time.Second, func() (bool, string) {
-		r := n("n1").run(t, "tandem schedule-now %s", job)
-		runs := n("n1").runs(t, job)
-		last := runs[len(runs)-1]
-		return !last.End.IsZero() && last.Error == "", fmt.Sprintf("%s %+v", r.Stderr, last)
+		runs = n("n1").runs(t, job)
+		if last := runs[len(runs)-1]; last.End.IsZero() || last.Error == "" {
+			return !last.End.IsZero(), fmt.Sprintf("%+v", last)
+		}
+		return false, n("n1").run(t, "tandem schedule-now %s", job).Stderr
 	})
 	var bytes int64
-	runs := n("n1").runs(t, job)
 	for _, r := range runs {
 		t.Logf("job %s run %d: %s, %d bytes: %s", job, r.ID, r.Kind, r.Bytes, r.Error)
 		bytes += r.Bytes

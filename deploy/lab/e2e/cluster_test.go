@@ -47,6 +47,7 @@ func TestTandem(t *testing.T) {
 		t.Run("input", refuseBadInput)
 		t.Run("strangers", refuseStrangers)
 		t.Run("contract", keepContract)
+		t.Run("units", keepUnitContract)
 		t.Run("pool", survivePoolTrouble)
 		t.Run("diverged", setAside)
 	})

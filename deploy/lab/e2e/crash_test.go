@@ -51,18 +51,14 @@ func launch(t *testing.T, guests ...*slow) {
 func underway(t *testing.T, guests ...*slow) {
 	t.Helper()
 	eventually(t, "syncs are underway", 3*time.Minute, time.Second, func() (bool, string) {
-		status := n("n1").status(t)
 		var detail []string
 		sending := 0
 		for _, s := range guests {
-			for _, job := range status.Jobs {
-				if job.ID.String() != s.job {
-					continue
-				}
-				detail = append(detail, fmt.Sprintf("%s %s %+v", s.job, job.State, job.Progress))
-				if job.State == api.StateRunning && job.Progress != nil && job.Progress.Sent > 2*mib {
-					sending++
-				}
+			// Its own node knows it first.
+			job := n(s.source).job(t, s.job)
+			detail = append(detail, fmt.Sprintf("%s %s %+v", s.job, job.State, job.Progress))
+			if job.State == api.StateRunning && job.Progress != nil && job.Progress.Sent > 2*mib {
+				sending++
 			}
 		}
 		return sending == len(guests), strings.Join(detail, "; ")

@@ -43,9 +43,13 @@ grep -q scsi_debug $d/device/model && basename $d; done; true`)
 	}
 	t.Run("filling", func(t *testing.T) {
 		n("n3").sh(t, "dd if=/dev/urandom of=%s bs=1M count=48 conv=fsync,notrunc status=none", n("n3").device(t, s.dataset))
-		n("n3").sh(t, "tandem schedule-now 720-0")
-		underway(t, s)
+		// Slower than the pool fills up.
+		n("n3").sh(t, "tandem update 720-0 --rate 1 && tandem schedule-now 720-0")
+		eventually(t, "720-0 is being received", 3*time.Minute, 300*time.Millisecond, func() (bool, string) {
+			return n("n2").run(t, "pgrep -f 'zfs receive .*%s/guests'", smallPool).Code == 0, "no zfs receive runs"
+		})
 		fill(t)
+		n("n3").sh(t, "tandem update 720-0 --rate 4")
 		said := s.fails(t)
 		if !strings.Contains(said, "space") {
 			t.Errorf("the error does not say that there is no space: %s", said)

@@ -50,24 +50,29 @@ type setFlags struct {
 	name, unit, config, digest string
 	add, remove                []string
 	deleteData                 bool
+	owning                     owningFlags
 }
 
 func (a verbs) setCmd() *cobra.Command {
 	var in setFlags
 	cmd := &cobra.Command{
 		Use:   "set ID",
-		Short: "Change a guest's name, unit, configuration or volumes",
+		Short: "Change a guest's name, unit, configuration, volumes, and how it is treated",
 		Long: `Changes what the options name. A volume that is added must exist on the guest's
 node and belong to nobody else, and the nodes that the guest is replicated to
 must have its storage. A volume that is removed keeps its data and becomes an
 ordinary dataset; replicas of it stay where they are. --delete-data destroys
 both, unless somebody made snapshots of them or uses them.
 
+` + owningText + `
+
 --digest, from ` + "`guest show`" + `, refuses the change where somebody else was faster.
 
 ` + frame.ExitCodes,
 		Example: `  tandem guest set 100 --name web --unit tandem-vm@100.service
   tandem guest set 100 --config /etc/guests/100.conf
+  tandem guest set 100 --onboot on --boot-order 10 --boot-delay 30
+  tandem guest set 100 --quiesce agent
   tandem guest set 100 --add-volume local-zfs:vm-100-disk-1
   tandem guest set 100 --remove-volume local-zfs:vm-100-disk-1`,
 		Args: frame.Arguments("ID"),
@@ -96,6 +101,7 @@ both, unless somebody made snapshots of them or uses them.
 	f.StringSliceVar(&in.remove, "remove-volume", nil, "`STORAGE:NAME` of a volume to remove; once for each")
 	f.BoolVar(&in.deleteData, "delete-data", false, "destroy the removed volumes and their replicas")
 	f.StringVar(&in.digest, "digest", "", "refuse unless the guest still has this `digest`")
+	in.owning.add(cmd)
 	return cmd
 }
 
@@ -114,7 +120,7 @@ func (a verbs) setRequest(cmd *cobra.Command, id string, in setFlags) (r api.Set
 		return r, frame.Invalid(err)
 	}
 	changes := 0
-	for _, name := range []string{"name", "unit", "config", "add-volume", "remove-volume"} {
+	for _, name := range append([]string{"name", "unit", "config", "add-volume", "remove-volume"}, owningNames()...) {
 		if cmd.Flags().Changed(name) {
 			changes++
 		}
@@ -143,6 +149,9 @@ func (a verbs) setRequest(cmd *cobra.Command, id string, in setFlags) (r api.Set
 	}
 	if r.Name != nil && in.name == "" {
 		err = fmt.Errorf("guest %s: name: it is empty", r.ID)
+	}
+	if err == nil {
+		err = in.owning.change(cmd, &r)
 	}
 	if err == nil && cmd.Flags().Changed("config") {
 		text := ""

@@ -32,6 +32,9 @@ one node, its owner, whose data is the truth; jobs replicate it to others.`,
 		RunE: frame.Help,
 	}
 	cmd.AddCommand(a.addCmd(), a.listCmd(), a.showCmd(), a.setCmd(), a.removeCmd(), a.discoverCmd())
+	cmd.AddCommand(a.migrateCmd(), a.recoverCmd())
+	cmd.AddCommand(a.statusCmd(), a.startCmd(), a.stopCmd(), a.mayStartCmd())
+	cmd.AddCommand(a.launchCmds()...)
 	return cmd
 }
 
@@ -52,6 +55,7 @@ type guestFlags struct {
 	kind, name, unit, node, config string
 	volumes                        []string
 	force                          bool
+	owning                         owningFlags
 }
 
 func (a verbs) addCmd() *cobra.Command {
@@ -63,6 +67,8 @@ func (a verbs) addCmd() *cobra.Command {
 is a name that every node maps to a dataset of its own in tandemd.toml, NAME
 the zvol or the filesystem in it. Nothing on the volumes is changed but
 Tandem's own ZFS properties. The file of --config moves with the guest.
+
+` + owningText + `
 
 ` + frame.ExitCodes,
 		Example: `  tandem guest add 100 --type vm --name web --volume local-zfs:vm-100-disk-0
@@ -99,6 +105,7 @@ Tandem's own ZFS properties. The file of --config moves with the guest.
 	f.StringVar(&in.config, "config", "", "its configuration `file`; - is the standard input")
 	f.BoolVar(&in.force, "force", false, "add it even while the cluster runs on forced quorum")
 	f.StringVar(&in.node, "node", "", "`name` of its owner (this node unless given)")
+	in.owning.add(cmd)
 	frame.Must(cmd.RegisterFlagCompletionFunc("type", cobra.FixedCompletions([]string{"vm", "ct"}, cobra.ShellCompDirectiveNoFileComp)))
 	frame.Must(cmd.RegisterFlagCompletionFunc("node", a.CompleteNodes))
 	return cmd
@@ -123,7 +130,12 @@ func (in guestFlags) request(id string) (r api.AddGuestRequest, err error) {
 			return r, err
 		}
 	}
-	g := guest.Guest{ID: r.ID, Type: r.Type, Name: r.Name, Unit: r.Unit, Volumes: r.Volumes, Owner: frame.AnyNode}
+	if r.Boot, r.Quiesce, err = in.owning.values(); err != nil {
+		return r, fmt.Errorf("guest %s: %w", id, err)
+	}
+	g := guest.Guest{
+		ID: r.ID, Type: r.Type, Name: r.Name, Unit: r.Unit, Volumes: r.Volumes, Boot: r.Boot, Quiesce: r.Quiesce, Owner: frame.AnyNode,
+	}
 	return r, g.Validate()
 }
 

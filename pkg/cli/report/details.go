@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/tandemd/tandem/pkg/api"
+	"github.com/tandemd/tandem/pkg/guest"
 )
 
 // Details is the text of `status --details`: everything about every job, with
@@ -100,6 +101,9 @@ func (p Printer) replica(s api.Status, j api.JobStatus) string {
 	text = span(seconds(*j.Lag)) + " old"
 	if j.Point != "" {
 		text = j.Point + ", " + text
+		if j.Consistency != "" && j.Consistency != guest.Crash {
+			text += ", " + string(j.Consistency)
+		}
 	}
 	if j.Lagging {
 		text += ": it lags"

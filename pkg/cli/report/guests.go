@@ -1,6 +1,7 @@
 package report
 
 import (
+	"cmp"
 	"fmt"
 	"strings"
 
@@ -13,13 +14,72 @@ func (p Printer) Guests(guests []api.Guest) []string {
 	if len(guests) == 0 {
 		return []string{"No guests. Find some: tandem guest discover. Add one: tandem guest add --help"}
 	}
-	rows := [][]string{{"ID", "Type", "Name", "Owner", "Unit", "Volumes"}}
+	rows := [][]string{{"ID", "Type", "Name", "Owner", "State", "Unit", "Volumes"}}
 	for _, g := range guests {
 		rows = append(rows, []string{
-			g.ID.String(), string(g.Type), g.Name, string(g.Owner), orDash(g.Unit), volumeList(g.Volumes),
+			g.ID.String(), string(g.Type), g.Name, string(g.Owner), orDash(runState(g)), orDash(g.Unit), volumeList(g.Volumes),
 		})
 	}
 	return columns(2, rows)
+}
+
+func runState(g api.Guest) string {
+	if g.Run == nil {
+		return ""
+	}
+	return g.Run.State
+}
+
+// GuestRuns is the text of `guest status`.
+func (p Printer) GuestRuns(guests []api.Guest) []string {
+	if len(guests) == 0 {
+		return []string{"No guest has a unit. Name it: tandem guest set ID --unit SERVICE"}
+	}
+	rows := [][]string{{"ID", "Name", "Owner", "State", "Since", "Runs on"}}
+	var notes []string
+	for _, g := range guests {
+		since := ""
+		if !g.Run.Since.IsZero() {
+			since = p.second(g.Run.Since)
+		}
+		rows = append(rows, []string{g.ID.String(), g.Name, string(g.Owner), g.Run.State, orDash(since), orDash(NodeNames(g.Run.On))})
+		notes = append(notes, runNotes(g)...)
+	}
+	lines := columns(2, rows)
+	if len(notes) > 0 {
+		lines = append(append(lines, ""), notes...)
+	}
+	return lines
+}
+
+// runNotes are what is not as it should be about where a guest runs.
+func runNotes(g api.Guest) (notes []string) {
+	for _, n := range g.Run.On {
+		if n != g.Owner {
+			notes = append(notes, fmt.Sprintf("WARNING: guest %s runs on %s although it is %s's", g.ID, n, g.Owner))
+		}
+	}
+	if g.Run.State == api.GuestFailed {
+		notes = append(notes, fmt.Sprintf("guest %s has failed; on %s: systemctl status %s; start it again: tandem guest start %s", g.ID, g.Owner, g.Unit, g.ID))
+	}
+	return notes
+}
+
+// runText is how a guest fares, in a line.
+func (p Printer) runText(g api.Guest) string {
+	if g.Run == nil {
+		return "-"
+	}
+	text := g.Run.State
+	if !g.Run.Since.IsZero() {
+		text += " since " + p.second(g.Run.Since)
+	}
+	for _, n := range g.Run.On {
+		if n != g.Owner {
+			text += fmt.Sprintf("; it runs on %s although it is %s's", n, g.Owner)
+		}
+	}
+	return text
 }
 
 func volumeList(volumes []guest.Volume) string {
@@ -47,7 +107,10 @@ func (p Printer) Guest(g api.Guest) []string {
 		{"owner", orDash(string(g.Owner))},
 		{"term", orDash(g.Term)},
 		{"unit", orDash(g.Unit)},
+		{"state", p.runText(g)},
 		{"config", config},
+		{"onboot", onBoot(g.Boot)},
+		{"quiesce", cmp.Or(string(g.Quiesce), "off")},
 	}
 	for i, v := range g.Volumes {
 		label := ""
@@ -56,8 +119,26 @@ func (p Printer) Guest(g api.Guest) []string {
 		}
 		rows = append(rows, []string{label, v.String()})
 	}
+	if g.Migration != nil {
+		rows = append(rows, []string{"move", p.migration(*g.Migration)})
+	}
 	rows = append(rows, []string{"jobs", orDash(strings.Join(jobs, " "))}, []string{"digest", g.Digest})
 	return columns(2, rows)
+}
+
+// onBoot is whether and when a guest is started by itself.
+func onBoot(b guest.Boot) string {
+	text := "off"
+	if b.On {
+		text = "on"
+	}
+	if b.Order != 0 {
+		text += fmt.Sprintf(", order %d", b.Order)
+	}
+	if b.Delay != 0 {
+		text += fmt.Sprintf(", the next ones %d s later", b.Delay)
+	}
+	return text
 }
 
 // Traces tells what became of datasets that Tandem no longer takes care of.

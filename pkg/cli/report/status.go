@@ -62,7 +62,8 @@ func nothing(all bool) string { //nolint:revive // flag-parameter: as above
 // head is the alarms, who tells this, and whether the cluster can decide.
 func (p Printer) head(s api.Status) []string {
 	lines := append(p.banner(s.Cluster), alarms(s)...)
-	return append(lines, fmt.Sprintf("Node     %s, %s", s.Node, p.Time(s.Time)), "Cluster  "+ClusterLine(s.Cluster))
+	lines = append(lines, fmt.Sprintf("Node     %s, %s", s.Node, p.Time(s.Time)), "Cluster  "+ClusterLine(s.Cluster))
+	return append(lines, p.migrations(s.Migrations)...)
 }
 
 // members are two lines at most, if need be without the names of those who are well.

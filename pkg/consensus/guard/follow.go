@@ -12,6 +12,7 @@ type Raft interface {
 	CurrentTerm() uint64
 	AppliedIndex() uint64
 	LastIndex() uint64
+	LeaderWithID() (raft.ServerAddress, raft.ServerID)
 }
 
 // covered is where the newest snapshot ends, once raft has applied all of it: up to
@@ -58,6 +59,54 @@ func (w *Wire) append(rpc raft.RPC, c *raft.AppendEntriesRequest) {
 	narrowed.LeaderCommitIndex = min(c.LeaderCommitIndex, narrowed.PrevLogEntry+uint64(len(narrowed.Entries)))
 	rpc.Command = &narrowed
 	w.hand(rpc)
+}
+
+// vote hands raft a candidate. One whose log is beyond this node's may know of voters
+// that this node has not heard of: raft 1.8 refuses those that do not vote by its own
+// configuration, unless they do not say who they are ("servers … grant votes to
+// candidates that are not part of the server's current configuration", Ongaro's
+// dissertation, 4.1).
+func (w *Wire) vote(rpc raft.RPC, c *raft.RequestVoteRequest) {
+	if w.log.behind(Entry{c.LastLogTerm, c.LastLogIndex}) {
+		unnamed := *c
+		unnamed.ID = nil
+		rpc.Command = &unnamed
+	}
+	w.hand(rpc)
+}
+
+// wouldVote answers for raft whether it would vote for such a candidate; raft has no
+// way to be asked that.
+func (w *Wire) wouldVote(rpc raft.RPC, c *raft.RequestPreVoteRequest) {
+	leads, _ := w.raft.LeaderWithID()
+	if leads != "" || c.Term < w.raft.CurrentTerm() || !w.log.behind(Entry{c.LastLogTerm, c.LastLogIndex}) {
+		w.hand(rpc)
+		return
+	}
+	if err := w.check(); err != nil {
+		refuse(rpc, err)
+		return
+	}
+	rpc.Respond(&raft.RequestPreVoteResponse{RPCHeader: raft.RPCHeader{ProtocolVersion: c.ProtocolVersion}, Term: c.Term, Granted: true}, nil)
+}
+
+// behind says whether this node's log ends before another one's last entry.
+func (l *Log) behind(last Entry) bool {
+	index, err := l.LastIndex()
+	if err != nil {
+		return false
+	}
+	l.guard.mu.Lock()
+	ours := l.guard.newest
+	l.guard.mu.Unlock()
+	if index > ours.Index {
+		var e raft.Log
+		if err := l.GetLog(index, &e); err != nil {
+			return false
+		}
+		ours = Entry{e.Term, index}
+	}
+	return last.Term > ours.Term || last.Term == ours.Term && last.Index > ours.Index
 }
 
 // contradicts refuses a leader that has another entry where this node's snapshot

@@ -123,6 +123,10 @@ func (w *Wire) deliver(rpc raft.RPC) {
 		w.append(rpc, c)
 	case *raft.InstallSnapshotRequest:
 		w.install(rpc, c)
+	case *raft.RequestVoteRequest:
+		w.vote(rpc, c)
+	case *raft.RequestPreVoteRequest:
+		w.wouldVote(rpc, c)
 	default:
 		w.hand(rpc)
 	}

@@ -33,9 +33,10 @@ func mute(t *testing.T) (*raft.InmemTransport, *guard.Wire) {
 // idle is a raft that was never told anything.
 type idle struct{}
 
-func (idle) CurrentTerm() uint64  { return 0 }
-func (idle) AppliedIndex() uint64 { return 0 }
-func (idle) LastIndex() uint64    { return 0 }
+func (idle) CurrentTerm() uint64                               { return 0 }
+func (idle) AppliedIndex() uint64                              { return 0 }
+func (idle) LastIndex() uint64                                 { return 0 }
+func (idle) LeaderWithID() (raft.ServerAddress, raft.ServerID) { return "", "" }
 
 // TestWire_MuteRefusesAtOnceBothWays: nobody waits for a mute node, and a snapshot
 // that is sent to it is read to its end, because more follows on that connection.

@@ -23,6 +23,7 @@ import (
 	"github.com/tandemd/tandem/pkg/history"
 	"github.com/tandemd/tandem/pkg/ledger"
 	"github.com/tandemd/tandem/pkg/member"
+	"github.com/tandemd/tandem/pkg/move/migrate"
 	"github.com/tandemd/tandem/pkg/node"
 	"github.com/tandemd/tandem/pkg/replicate"
 	"github.com/tandemd/tandem/pkg/replicate/aside"
@@ -74,9 +75,15 @@ type Cluster struct {
 	Releaser *release.Releaser
 	Verifier *verify.Verifier
 	// Unread ends what is read of a guest's volumes on this node.
-	Unread  func(id guest.ID)
-	Aside   *aside.Keeper
+	Unread func(id guest.ID)
+	Aside  *aside.Keeper
+	Keeper Keeper
+	// Runs tells how the units of all guests fare.
+	Runs    func() map[guest.ID]api.GuestRun
 	Members Members
+	// Mover moves guests away from this node, Recoverer tells what it has of others'.
+	Mover     *migrate.Mover
+	Recoverer Recoverer
 	// Propose carries a command to the ledger and has the book learn of it.
 	Propose func(ctx context.Context, by string, op ledger.Op) error
 	// History is the ledger's last changes, oldest first.

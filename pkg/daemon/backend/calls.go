@@ -58,4 +58,6 @@ func (b *Backend) Handle(mux *http.ServeMux) {
 	b.handleRuns(mux)
 	b.handleForesee(mux)
 	b.handleVerify(mux)
+	b.handleMove(mux)
+	b.handleKeeper(mux)
 }

@@ -13,20 +13,25 @@ import (
 
 // Guests is all guests, by ID.
 func (b *Backend) Guests(context.Context) ([]api.Guest, error) {
-	if _, err := b.cluster(); err != nil {
+	c, err := b.cluster()
+	if err != nil {
 		return nil, err
 	}
-	s := b.Book.Current()
+	s, runs := b.Book.Current(), c.Runs()
 	out := []api.Guest{}
 	for _, g := range s.GuestList() {
-		out = append(out, guestOf(s, g))
+		one := guestOf(s, g)
+		if run, ok := runs[g.ID]; ok {
+			one.Run = &run
+		}
+		out = append(out, one)
 	}
 	return out, nil
 }
 
 func guestOf(s *ledger.State, g guest.Guest) api.Guest {
 	return api.Guest{
-		ID: g.ID, Type: g.Type, Name: g.Name, Volumes: g.Volumes, Unit: g.Unit,
+		ID: g.ID, Type: g.Type, Name: g.Name, Volumes: g.Volumes, Unit: g.Unit, Boot: g.Boot, Quiesce: g.Quiesce,
 		Owner: guest.NodeName(s.NameOf(g.Owner)), Term: g.Term.String(), Digest: ledger.Digest(g),
 	}
 }
@@ -47,16 +52,22 @@ func (b *Backend) guest(id guest.ID) (*ledger.State, guest.Guest, error) {
 }
 
 // Guest is one guest with its configuration and its jobs.
-func (b *Backend) Guest(_ context.Context, id guest.ID) (api.Guest, error) {
+func (b *Backend) Guest(ctx context.Context, id guest.ID) (api.Guest, error) {
 	s, g, err := b.guest(id)
 	if err != nil {
 		return api.Guest{}, err
 	}
 	out := guestOf(s, g)
 	out.Config = g.Config
+	if c := b.Running(); c != nil {
+		if run, ok := c.Runs()[id]; ok {
+			out.Run = &run
+		}
+	}
 	for _, j := range s.JobsOf(id) {
 		out.Jobs = append(out.Jobs, j.ID)
 	}
+	out.Migration = b.migrationOf(ctx, id)
 	return out, nil
 }
 
@@ -73,7 +84,10 @@ func (b *Backend) AddGuest(ctx context.Context, r api.AddGuestRequest) (api.Gues
 	if err != nil {
 		return api.Guest{}, err
 	}
-	g := guest.Guest{ID: r.ID, Type: r.Type, Name: r.Name, Volumes: r.Volumes, Unit: r.Unit, Config: r.Config, Owner: owner.ID}
+	g := guest.Guest{
+		ID: r.ID, Type: r.Type, Name: r.Name, Volumes: r.Volumes, Unit: r.Unit, Config: r.Config, Boot: r.Boot, Quiesce: r.Quiesce,
+		Owner: owner.ID,
+	}
 	if err := g.Validate(); err != nil {
 		return api.Guest{}, invalid("%v", err)
 	}
@@ -159,6 +173,18 @@ func changed(g guest.Guest, r api.SetGuestRequest) (guest.Guest, error) {
 	}
 	if r.Config != nil {
 		g.Config = *r.Config
+	}
+	if r.OnBoot != nil {
+		g.Boot.On = *r.OnBoot
+	}
+	if r.BootOrder != nil {
+		g.Boot.Order = *r.BootOrder
+	}
+	if r.BootDelay != nil {
+		g.Boot.Delay = *r.BootDelay
+	}
+	if r.Quiesce != nil {
+		g.Quiesce = *r.Quiesce
 	}
 	g.Volumes = slices.Clone(g.Volumes)
 	for _, v := range r.RemoveVolumes {

@@ -112,7 +112,7 @@ func (b *Backend) runs(id guest.JobID, n int) ([]history.Run, error) {
 func runOf(r history.Run) api.Run {
 	out := api.Run{
 		ID: r.ID, Job: r.Job, Source: r.Source, Target: r.Target, Start: r.Start, End: r.End, Duration: r.Duration().Seconds(),
-		Outcome: string(r.Outcome), Kind: string(r.Kind), Bytes: r.Bytes, Base: r.BaseSnapshot, Snapshot: r.NewSnapshot,
+		Outcome: string(r.Outcome), Kind: string(r.Kind), Bytes: r.Bytes, Base: r.BaseSnapshot, Snapshot: r.NewSnapshot, Consistency: r.Consistency,
 		Volumes: r.Volumes, Error: r.Error, Hint: r.ErrorHint, Log: []api.LogLine{},
 	}
 	if r.Outcome == history.Interrupted && out.Error == "" {

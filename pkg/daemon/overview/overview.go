@@ -56,6 +56,8 @@ type Overview struct {
 	Aside interface {
 		All(ctx context.Context, cluster string) ([]aside.Copy, error)
 	}
+	// Moving are the migrations that this node does now.
+	Moving func() []api.Migration
 	// Troubles are sentences on what of this node's own is not in order.
 	Troubles func() []string
 	// Verified is what comparing a job's replica with its source has found.
@@ -78,11 +80,15 @@ type Report struct {
 	Copies   map[guest.ID]Copy `json:"copies"`
 	Storages []api.Storage     `json:"storages"`
 	Warnings []string          `json:"warnings"`
+	// Migrations are those that go on.
+	Migrations []api.Migration `json:"migrations,omitempty"`
 }
 
 // Copy is how a target fares with a guest.
 type Copy struct {
 	Point string `json:"point,omitempty"`
+	// Consistency is the point's.
+	Consistency guest.Consistency `json:"consistency,omitempty"`
 	// Lag is in seconds, by the target's own clock; nil: it has no complete point, or
 	// its clock tells nothing about it.
 	Lag *float64 `json:"lag,omitempty"`
@@ -121,15 +127,17 @@ func (o *Overview) Report(ctx context.Context) Report {
 		}
 		now := o.Now()
 		if rep.Point.Arrived.After(now.Add(clockSlack)) {
-			r.Copies[rep.Guest] = Copy{Point: rep.Point.Name}
+			r.Copies[rep.Guest] = Copy{Point: rep.Point.Name, Consistency: rep.Point.Consistency}
 			r.Warnings = append(r.Warnings, fmt.Sprintf(
 				"node %s: the newest point of guest %s arrived on %s by its clock, which is now %s: the clock was set back, so the lag is not known until the next sync",
 				o.Name, rep.Guest, rep.Point.Arrived.UTC().Format(time.RFC3339), now.UTC().Format(time.RFC3339)))
 			continue
 		}
 		lag := rep.Point.Lag(now).Seconds()
-		r.Copies[rep.Guest] = Copy{Point: rep.Point.Name, Lag: &lag}
+		r.Copies[rep.Guest] = Copy{Point: rep.Point.Name, Consistency: rep.Point.Consistency, Lag: &lag}
 	}
+	r.Migrations = o.Moving()
+	r.Warnings = append(r.Warnings, inDoubt(r.Migrations)...)
 	r.Warnings = append(r.Warnings, <-apart...)
 	for _, t := range o.Troubles() {
 		r.Warnings = append(r.Warnings, fmt.Sprintf("node %s: %s", o.Name, t))
@@ -290,6 +298,11 @@ func (o *Overview) Status(ctx context.Context, f api.Filter) api.Status {
 			continue
 		}
 		out.Warnings = append(out.Warnings, r.Warnings...)
+		for _, x := range r.Migrations {
+			if f.Guest == 0 || x.Guest == f.Guest {
+				out.Migrations = append(out.Migrations, x)
+			}
+		}
 	}
 	for _, j := range s.JobList() {
 		js := o.merge(s, j, all)
@@ -320,7 +333,7 @@ func (o *Overview) merge(s *ledger.State, j guest.Job, all map[guest.NodeID]*Rep
 		return js
 	}
 	if cp, ok := r.Copies[j.ID.Guest]; ok {
-		js.Point, js.Lag = cp.Point, cp.Lag
+		js.Point, js.Consistency, js.Lag = cp.Point, cp.Consistency, cp.Lag
 	}
 	if sched, err := calendar.Parse(j.Schedule); err == nil && js.Lag != nil && js.Enabled {
 		lag := time.Duration(*js.Lag * float64(time.Second))

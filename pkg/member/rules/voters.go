@@ -28,6 +28,8 @@ type Standing struct {
 	Listed, Follows, Votes bool
 	// Leads: it is the leader itself.
 	Leads bool
+	// Leaving: it is to be removed, and must have no vote before.
+	Leaving bool
 	// Strange: a live member has not applied its join, and would refuse its key.
 	Strange bool
 	// SetAside: its raft folder was set aside. It has forgotten votes that it gave,
@@ -48,7 +50,7 @@ func (s Standing) deadForLong(now time.Time) bool {
 
 // fit: it can be given a vote.
 func (s Standing) fit(now time.Time) bool {
-	return s.Listed && s.Follows && !s.Votes && !s.Strange && !s.SetAside && !s.ReadySince.IsZero() && now.Sub(s.ReadySince) >= SettleTime
+	return s.Listed && s.Follows && !s.Votes && !s.Leaving && !s.Strange && !s.SetAside && !s.ReadySince.IsZero() && now.Sub(s.ReadySince) >= SettleTime
 }
 
 // Change is one change of raft's configuration; the zero Change is none.
@@ -73,34 +75,41 @@ const (
 
 // NextChange is the one change of raft's configuration that is due: members
 // follow before they vote; they vote once they kept up for 10 s and every live
-// member knows them; a voter dead for 10 minutes is replaced, promotion first. The
-// number of voters never shrinks by itself, only with the member list. A leader
-// that is to go hands over first. Storages play no part: a witness votes as any.
+// member knows them; a voter dead for 10 minutes is replaced, and one that leaves,
+// promotion first where somebody is fit. The number of voters never shrinks by
+// itself, only with the member list. A leader that is to go hands over first. Storages play no part: a witness votes as any.
 func NextChange(all []Standing, now time.Time) Change {
 	all = slices.SortedFunc(slices.Values(all), func(a, b Standing) int { return cmp.Compare(a.Node, b.Node) })
 	if c := enrol(all); c.Kind != NoChange {
 		return c
 	}
-	listed, votes := 0, 0
-	candidate, dead := -1, -1
+	stay, votes := 0, 0
+	candidate, dead, leaving := -1, -1, -1
 	for i, s := range all {
-		if s.Listed {
-			listed++
+		if s.Listed && !s.Leaving {
+			stay++
 		}
 		if s.Votes {
 			votes++
 			if dead < 0 && s.deadForLong(now) {
 				dead = i
 			}
+			if leaving < 0 && s.Leaving {
+				leaving = i
+			}
 		}
 		if candidate < 0 && s.fit(now) {
 			candidate = i
 		}
 	}
-	want := Voters(listed)
+	want := Voters(stay)
 	switch {
-	case candidate >= 0 && (votes < want || votes == want && dead >= 0):
+	case candidate >= 0 && (votes < want || votes == want && (dead >= 0 || leaving >= 0)):
 		return Change{Promote, all[candidate].Node}
+	case leaving >= 0 && !enough(all, all[leaving]):
+		return Change{}
+	case leaving >= 0:
+		return without(all, all[leaving], Demote)
 	case votes > want:
 		return without(all, leastUseful(all, now), Demote)
 	default:
@@ -130,7 +139,7 @@ func enrol(all []Standing) Change {
 // without takes a node out, or has it hand over first; the last voter stays.
 func without(all []Standing, s Standing, kind ChangeKind) Change {
 	others := slices.ContainsFunc(all, func(o Standing) bool {
-		return o.Node != s.Node && o.Votes && o.Listed && o.alive() && !o.SetAside
+		return o.Node != s.Node && o.Votes && o.Listed && o.alive() && !o.SetAside && !o.Leaving
 	})
 	switch {
 	case s.Votes && !others:
@@ -140,6 +149,21 @@ func without(all []Standing, s Standing, kind ChangeKind) Change {
 	default:
 		return Change{kind, s.Node}
 	}
+}
+
+// enough says whether the voters that stay are a majority of themselves without one
+// that is to be removed: nobody could bring them back to it.
+func enough(all []Standing, leaving Standing) bool {
+	votes, living := 0, 0
+	for _, s := range all {
+		if s.Votes && s.Node != leaving.Node {
+			votes++
+			if s.Leads || s.alive() && !s.SetAside && !s.ReadySince.IsZero() {
+				living++
+			}
+		}
+	}
+	return living > votes/2
 }
 
 // leastUseful is the voter that goes where there is one too many: one long dead,

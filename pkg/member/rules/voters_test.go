@@ -28,6 +28,7 @@ func TestNextChange(t *testing.T) {
 	leads := func(s *rules.Standing) { s.Leads = true }
 	strange := func(s *rules.Standing) { s.Strange = true }
 	setAside := func(s *rules.Standing) { s.SetAside = true }
+	leaving := func(s *rules.Standing) { s.Leaving = true }
 	for _, tc := range []struct {
 		name string
 		in   []rules.Standing
@@ -53,6 +54,15 @@ func TestNextChange(t *testing.T) {
 		{"an old disk loses its vote", []rules.Standing{with(voter(1), leads), voter(2), with(voter(3), setAside)}, rules.Change{Kind: rules.Demote, Node: nodeID(3)}},
 		{"an old disk gets no vote", []rules.Standing{with(voter(1), leads), voter(2), with(follower(3, time.Hour), setAside)}, rules.Change{}},
 		{"until it has caught up", []rules.Standing{with(voter(1), leads), voter(2), follower(3, time.Hour)}, rules.Change{Kind: rules.Promote, Node: nodeID(3)}},
+		{"to be removed, another takes its place first", []rules.Standing{with(voter(1), leads), with(voter(2), leaving), voter(3), follower(4, time.Hour)}, rules.Change{Kind: rules.Promote, Node: nodeID(4)}},
+		{"to be removed, another has its place", []rules.Standing{with(voter(1), leads), with(voter(2), leaving), voter(3), voter(4)}, rules.Change{Kind: rules.Demote, Node: nodeID(2)}},
+		{"to be removed, nobody takes its place", []rules.Standing{with(voter(1), leads), with(voter(2), leaving), voter(3), follower(4, time.Second)}, rules.Change{Kind: rules.Demote, Node: nodeID(2)}},
+		{"to be removed of three", []rules.Standing{with(voter(1), leads), with(voter(2), leaving), voter(3)}, rules.Change{Kind: rules.Demote, Node: nodeID(2)}},
+		{"to be removed, and dead, of two", []rules.Standing{with(voter(1), leads), with(dead(voter(2), time.Second), leaving)}, rules.Change{Kind: rules.Demote, Node: nodeID(2)}},
+		{"to be removed, and another one is dead", []rules.Standing{with(voter(1), leads), with(voter(2), leaving), dead(voter(3), time.Second)}, rules.Change{}},
+		{"to be removed, and another one has lost its disk", []rules.Standing{with(voter(1), leads), with(voter(2), leaving), with(follower(3, time.Hour), func(s *rules.Standing) { s.Votes, s.ReadySince = true, time.Time{} })}, rules.Change{}},
+		{"to be removed, it gets no vote again", []rules.Standing{with(voter(1), leads), with(follower(2, time.Hour), leaving)}, rules.Change{}},
+		{"the leader is to be removed", []rules.Standing{with(with(voter(1), leads), leaving), voter(2), voter(3)}, rules.Change{Kind: rules.HandOver, Node: nodeID(1)}},
 		{"listed, but never seen by raft", []rules.Standing{with(voter(1), leads), dead(rules.Standing{Node: nodeID(2), Listed: true}, time.Hour)}, rules.Change{Kind: rules.AddFollower, Node: nodeID(2)}},
 	} {
 		t.Run(tc.name, func(t *testing.T) {

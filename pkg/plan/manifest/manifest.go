@@ -195,12 +195,28 @@ func Compare(kind Kind, want, own Values, former Record) Change {
 	for name := range former.Values.Replica(kind) {
 		_, still := carried[name]
 		_, lifted := c.Record.Lifted[name]
-		if value, set := own[name]; set && !still && !lifted && value == former.Values[name] {
+		value, set := own[name]
+		switch {
+		case !set || still || lifted || value != former.Values[name]:
+		case !inherited(name):
+			if value != "0" {
+				c.Set[name] = "none"
+			}
+		default:
 			c.Inherit = append(c.Inherit, name)
 		}
 	}
 	slices.Sort(c.Inherit)
 	return c
+}
+
+// inherited says that zfs takes the own value of a property off; the others are only set to something else.
+func inherited(name string) bool {
+	switch name {
+	case "canmount", "quota", "refquota", "reservation", "refreservation":
+		return false
+	}
+	return true
 }
 
 // Same says that two records say the same.
@@ -236,10 +252,40 @@ func (r Record) Restore(kind Kind) Change {
 		}
 	}
 	c.Set["readonly"] = "off"
+	if _, ok := c.Set["canmount"]; !ok && kind == Filesystem {
+		c.Set["canmount"] = "on" // It cannot be inherited.
+	}
 	c.Set = c.Set.Settable()
 	for name := range Guard(kind) {
 		if _, set := c.Set[name]; !set {
 			c.Inherit = append(c.Inherit, name)
+		}
+	}
+	slices.Sort(c.Inherit)
+	return c
+}
+
+// Demote tells what makes the owner's volume with these own values a replica: what it is is written down, what only an owner's
+// volume has goes, and the guard comes. Done once, there is nothing left to do.
+func Demote(kind Kind, own Values) Change {
+	c := Change{Set: Values{}, Record: Record{Values: Of(kind, own)}}
+	guard := Guard(kind)
+	for _, u := range uses() {
+		value, set := own[u.name]
+		_, guarded := guard[u.name]
+		switch {
+		case !set || guarded || !u.onlyWritten || !u.of(kind):
+		case !inherited(u.name):
+			if value != "0" {
+				c.Set[u.name] = "none"
+			}
+		default:
+			c.Inherit = append(c.Inherit, u.name)
+		}
+	}
+	for name, value := range guard {
+		if own[name] != value {
+			c.Set[name] = value
 		}
 	}
 	slices.Sort(c.Inherit)

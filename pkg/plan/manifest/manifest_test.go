@@ -45,8 +45,12 @@ func TestCompare(t *testing.T) {
 		{name: "all is as it should be", want: values{"xattr": "sa", "mountpoint": "/srv"}, own: with(values{"xattr": "sa"}), set: values{}},
 		{name: "the owner changed a value", want: values{"quota": "2"}, own: with(values{"quota": "1"}), set: values{"quota": "2"}},
 		{
-			name: "the owner took a value off", own: with(values{"quota": "1"}), set: values{},
-			former: manifest.Record{Values: values{"quota": "1"}}, inherit: []string{"quota"},
+			name: "the owner took a value off", own: with(values{"xattr": "sa"}), set: values{},
+			former: manifest.Record{Values: values{"xattr": "sa"}}, inherit: []string{"xattr"},
+		},
+		{
+			name: "one that is not inherited", own: with(values{"quota": "1"}), set: values{"quota": "none"},
+			former: manifest.Record{Values: values{"quota": "1"}},
 		},
 		{name: "a value that somebody set there stays", own: with(values{"quota": "1"}), set: values{}},
 		{
@@ -91,11 +95,47 @@ func TestRestore_MakesItTheOwnersVolume(t *testing.T) {
 		Values: values{"xattr": "sa", "quota": "5", "refquota": "3", "mountpoint": "/srv/web", "refreservation": "7"}, Lifted: values{"quota": "5"},
 	}
 	c := fs.Restore(manifest.Filesystem)
-	diff(t, "filesystem", c.Set, values{"quota": "5", "mountpoint": "/srv/web", "refreservation": "7", "readonly": "off"})
-	diff(t, "filesystem", c.Inherit, []string{"canmount"})
+	diff(t, "filesystem", c.Set, values{"quota": "5", "mountpoint": "/srv/web", "refreservation": "7", "readonly": "off", "canmount": "on"})
+	diff(t, "filesystem", len(c.Inherit), 0)
 	zvol := manifest.Record{Values: values{"refreservation": "1073741824"}}
 	c = zvol.Restore(manifest.Zvol)
 	diff(t, "zvol", []any{c.Set, c.Inherit, zvol.Reserve()}, []any{values{"refreservation": "1073741824", "readonly": "off"}, []string{"volmode"}, uint64(1 << 30)})
+}
+
+func TestDemote_TakesOffWhatAnOwnersVolumeHas(t *testing.T) {
+	for kind, tc := range map[manifest.Kind]struct{ own, set values }{
+		manifest.Filesystem: {
+			own: values{"xattr": "sa", "mountpoint": "/srv/web", "refreservation": "7", "reservation": "0", "readonly": "off"},
+			set: values{"canmount": "noauto", "readonly": "on", "refreservation": "none"},
+		},
+		manifest.Zvol: {
+			own: values{"snapdev": "visible", "volmode": "dev", "refreservation": "1073741824", "compression": "lz4"},
+			set: values{"volmode": "none", "readonly": "on", "refreservation": "none"},
+		},
+	} {
+		c := manifest.Demote(kind, tc.own)
+		diff(t, string(kind), c.Set, tc.set)
+		diff(t, string(kind), c.Record.Values, manifest.Of(kind, tc.own))
+		back := c.Record.Restore(kind)
+		for name, value := range manifest.Of(kind, tc.own) {
+			if got, ok := back.Set[name]; ok && got != value && (got != "none" || value != "0") {
+				t.Errorf("%s: %s comes back as %q, it was %q", kind, name, got, value)
+			}
+		}
+		own := values{}
+		maps.Copy(own, tc.own)
+		for _, name := range c.Inherit {
+			delete(own, name)
+		}
+		for name, value := range c.Set {
+			if own[name] = value; value == "none" && name != "volmode" {
+				own[name] = "0"
+			}
+		}
+		if again := manifest.Demote(kind, own); !again.None() {
+			t.Errorf("%s: again %+v", kind, again)
+		}
+	}
 }
 
 func TestRecord_TextIsReadBackAndBounded(t *testing.T) {

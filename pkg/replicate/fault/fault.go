@@ -75,7 +75,10 @@ func ClassOf(err error) Class {
 		return e.Class
 	}
 	if r, ok := errors.AsType[plan.Refusal](err); ok {
-		if r.Passing() {
+		switch {
+		case r.Kind == plan.Former:
+			return ClassBusy
+		case r.Passing():
 			return ClassRetry
 		}
 		return ClassPerson

@@ -233,9 +233,9 @@ func spare(d zfs.Dataset) (points []zfs.Spare, marks []string) {
 	return points, marks
 }
 
-// holds releases Tandem's own on snapshots of a replica where what they were for is gone.
+// holds releases Tandem's own on snapshots where what they were for is gone.
 func (f *Finder) holds(ctx context.Context, view *ledger.State, v volume) (found Finding, err error) {
-	if v.role() != zfs.RoleReplica {
+	if v.role() != zfs.RoleReplica && v.role() != zfs.RoleOwner {
 		return found, nil
 	}
 	stray, err := f.stray(ctx, view.Cluster, v.data)

@@ -5,6 +5,7 @@ package local
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -38,6 +39,10 @@ type Reader interface {
 	Properties(ctx context.Context, props []string, names ...string) (map[string]map[string]zfs.Property, error)
 	Holds(ctx context.Context, snaps ...string) ([]zfs.Hold, error)
 	Mounted(dataset string) (bool, error)
+	// Device waits for the device node of a zvol.
+	Device(ctx context.Context, dataset string) (string, error)
+	// Users are who has datasets open or mounted.
+	Users(ctx context.Context, datasets ...string) ([]zfs.User, error)
 }
 
 // Changer changes snapshots and properties, and destroys replicas under guard.
@@ -58,8 +63,10 @@ type Keeper interface {
 // Mover takes datasets out of the way and puts others in their place.
 type Mover interface {
 	CreateFilesystem(ctx context.Context, name string, props map[string]string) error
+	Mount(ctx context.Context, dataset string) error
 	Unmount(ctx context.Context, dataset string) error
 	Rename(ctx context.Context, from, to string) error
+	Clone(ctx context.Context, snap, dataset string, props map[string]string) error
 	Promote(ctx context.Context, dataset string) error
 }
 
@@ -68,6 +75,14 @@ type Streamer interface {
 	Send(ctx context.Context, spec zfs.SendSpec) (zfs.Stream, error)
 	Receive(ctx context.Context, spec zfs.ReceiveSpec, r io.Reader) (zfs.Received, error)
 	AbortReceive(ctx context.Context, dataset string) error
+}
+
+// Quiescer has a running guest stand still while a point of it is taken.
+type Quiescer interface {
+	// Quiesce never fails: where it cannot, the guest is Crash-consistent and the warning
+	// says why. Thaw must be called, once; its error says that the guest did not stand
+	// still until then, or still does.
+	Quiesce(ctx context.Context, g guest.Guest) (how guest.Consistency, thaw func() error, warning string)
 }
 
 // Ledger is the node's copy of the agreed state.
@@ -101,7 +116,9 @@ type Options struct {
 	// Pins are snapshots that are being read; who reads must share them with the
 	// source. Default: none.
 	Pins *Pins
-	Now  func() time.Time
+	// Quiescer is for guests that ask for it; nil: their points are as after a power cut.
+	Quiescer Quiescer
+	Now      func() time.Time
 	// Quorate is how long this node has been quorate in all, as far as it knows; it
 	// may begin anew. Default: as if it had always been.
 	Quorate func() time.Duration
@@ -225,6 +242,20 @@ const (
 	ReceivedPoint    = "point"
 	ReceivedSnapshot = "snapshot"
 )
+
+// Arrival is the value of the property tandem:arrived.
+type Arrival struct {
+	// At is in seconds since 1970 by the target's clock.
+	At int64 `json:"at"`
+	// Age is that of the point at its arrival, by the source's clock, in seconds.
+	Age int64 `json:"age"`
+}
+
+// Property is the form in which it is written down.
+func (a Arrival) Property() (string, error) {
+	b, err := json.Marshal(a)
+	return string(b), err
+}
 
 // Side is a dataset of this node as the planner wants it.
 func Side(name string, d zfs.Dataset) plan.Side {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 
 	"golang.org/x/sys/unix"
@@ -71,6 +72,43 @@ func (l *Locks) Lock(ctx context.Context, name string) (release func(), err erro
 		_ = f.Close() // Closing releases the lock; the file holds nothing.
 		<-turn
 	}, nil
+}
+
+// All takes several locks in the given order, and none where one cannot be had.
+// Who takes a guest's takes it before those of volumes, and volumes in their order.
+func (l *Locks) All(ctx context.Context, names ...string) (release func(), err error) {
+	var held []func()
+	release = func() {
+		for _, f := range slices.Backward(held) {
+			f()
+		}
+	}
+	for _, name := range names {
+		f, err := l.Lock(ctx, name)
+		if err != nil {
+			release()
+			return nil, err
+		}
+		held = append(held, f)
+	}
+	return release, nil
+}
+
+// VolumeLocks are the names of the locks of volumes, in the order in which they are taken.
+func VolumeLocks(volumes []guest.Volume) []string {
+	var names []string
+	for _, v := range slices.SortedFunc(slices.Values(volumes), guest.Volume.Compare) {
+		names = append(names, VolumeLock(v))
+	}
+	return names
+}
+
+// LockGuest takes the locks of a guest and of all its volumes, within LockWait: what
+// changes the owner excludes syncs of either direction.
+func (o Options) LockGuest(ctx context.Context, g guest.Guest) (release func(), err error) {
+	wait, cancel := context.WithTimeout(ctx, o.LockWait)
+	defer cancel()
+	return o.Locks.All(wait, append([]string{GuestLock(g.ID)}, VolumeLocks(g.Volumes)...)...)
 }
 
 // Uses is how often the lock was taken: who finds one more than at his own last

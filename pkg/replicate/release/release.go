@@ -10,7 +10,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
 
 	"github.com/tandemd/tandem/pkg/guest"
 	"github.com/tandemd/tandem/pkg/ledger"
@@ -137,25 +136,7 @@ func (r *Releaser) view(ctx context.Context, req Request) (*ledger.State, error)
 func (r *Releaser) lock(ctx context.Context, req Request) (release func(), err error) {
 	ctx, cancel := context.WithTimeout(ctx, r.o.LockWait)
 	defer cancel()
-	names := []string{local.GuestLock(req.Guest)}
-	for _, v := range slices.SortedFunc(slices.Values(req.Volumes), guest.Volume.Compare) {
-		names = append(names, local.VolumeLock(v))
-	}
-	var held []func()
-	release = func() {
-		for _, f := range slices.Backward(held) {
-			f()
-		}
-	}
-	for _, name := range names {
-		f, err := r.locks.Lock(ctx, name)
-		if err != nil {
-			release()
-			return nil, err
-		}
-		held = append(held, f)
-	}
-	return release, nil
+	return r.locks.All(ctx, append([]string{local.GuestLock(req.Guest)}, local.VolumeLocks(req.Volumes)...)...)
 }
 
 // one does it with one volume; found is false where this node has none that is marked.

@@ -145,7 +145,7 @@ func (t *Target) Aside(ctx context.Context, from guest.NodeID, req wire.AsideReq
 	if !g.Has(req.Volume) {
 		return wire.AsideReply{}, fault.Never("", "guest %s has no volume %s", g.ID, req.Volume)
 	}
-	release, err := t.lock(ctx, req.Volume)
+	release, err := t.lockFor(ctx, from, req.Request, req.Volume)
 	if err != nil {
 		return wire.AsideReply{}, err
 	}

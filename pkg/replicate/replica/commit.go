@@ -34,7 +34,7 @@ func (t *Target) Commit(ctx context.Context, from guest.NodeID, req wire.CommitR
 		}
 		volumes = append(volumes, v.Volume)
 	}
-	release, err := t.lock(ctx, volumes...)
+	release, err := t.lockFor(ctx, from, req.Request, volumes...)
 	if err != nil {
 		return wire.CommitReply{}, err
 	}
@@ -117,7 +117,7 @@ func (c *commit) verify(ctx context.Context) error {
 // volumes. Where they are on several pools, all marks come before anything goes: until
 // the point is complete everywhere, the one before it is what a recovery needs.
 func (c *commit) change(ctx context.Context) error {
-	at, err := arrival{At: c.t.o.Now().Unix(), Age: c.req.Age}.property()
+	at, err := local.Arrival{At: c.t.o.Now().Unix(), Age: c.req.Age}.Property()
 	if err != nil {
 		return err
 	}
@@ -160,7 +160,7 @@ func (c *commit) volume(v wire.CommitVolume, l found, arrived string) zfs.Volume
 	delete(own, zfs.PropTerm) // An increment sets it; who owns the guest now, the ledger has said.
 	out := zfs.VolumeChange{
 		Dataset: l.name, GUID: l.data.GUID, Own: own, ReadOnly: !c.req.Current, Need: []zfs.Ref{{Name: c.req.Point, GUID: v.GUID}},
-		Marks: []string{zfs.PropReceived, zfs.PropComplete},
+		Marks: []string{zfs.PropReceived, zfs.PropComplete, zfs.PropPoint}, // The last where this node was the owner.
 	}
 	var operators, points []zfs.Ref
 	for _, ref := range v.Mark {

@@ -25,7 +25,7 @@ func (t *Target) Receive(ctx context.Context, from guest.NodeID, h wire.ReceiveH
 	if !g.Has(h.Volume) {
 		return wire.ReceiveReply{}, fault.Never("", "guest %s has no volume %s", g.ID, h.Volume)
 	}
-	release, err := t.lock(ctx, h.Volume)
+	release, err := t.lockFor(ctx, from, h.Request, h.Volume)
 	if err != nil {
 		return wire.ReceiveReply{}, err
 	}

@@ -24,7 +24,7 @@ func (t *Target) Remove(ctx context.Context, from guest.NodeID, req wire.RemoveR
 			return wire.RemoveReply{}, fault.Never("", "job %s still replicates guest %s to node %s", j.ID, g.ID, t.o.Name)
 		}
 	}
-	release, err := t.lock(ctx, g.Volumes...)
+	release, err := t.lockFor(ctx, from, req.Request, g.Volumes...)
 	if err != nil {
 		return wire.RemoveReply{}, err
 	}
@@ -78,7 +78,7 @@ func (t *Target) removeOne(ctx context.Context, cluster string, g guest.Guest, r
 	}
 	spec := zfs.DestroySpec{Dataset: l.name, GUID: l.data.GUID, Guest: g.ID.String()}
 	for _, s := range local.Side(l.name, l.data).Snapshots {
-		if !s.Received && !s.Complete && !req.Copied(l.volume, s.GUID) {
+		if !s.Tandem && !s.Received && !s.Complete && !req.Copied(l.volume, s.GUID) {
 			return "snapshot " + s.Name + " was not brought by Tandem", nil
 		}
 		if s.Held {

@@ -10,24 +10,12 @@ import (
 	"time"
 
 	"github.com/tandemd/tandem/pkg/guest"
+	"github.com/tandemd/tandem/pkg/ledger"
 	"github.com/tandemd/tandem/pkg/plan"
 	"github.com/tandemd/tandem/pkg/replicate/fault"
 	"github.com/tandemd/tandem/pkg/replicate/local"
 	"github.com/tandemd/tandem/pkg/zfs"
 )
-
-// arrival is the value of the property tandem:arrived.
-type arrival struct {
-	// At is in seconds since 1970 by the target's clock.
-	At int64 `json:"at"`
-	// Age is that of the point at its arrival, by the source's clock, in seconds.
-	Age int64 `json:"age"`
-}
-
-func (a arrival) property() (string, error) {
-	b, err := json.Marshal(a)
-	return string(b), err
-}
 
 // Status is what this node has of one guest that another owns.
 type Status struct {
@@ -35,6 +23,8 @@ type Status struct {
 	// Term is the last one that was received from.
 	Term    string         `json:"term"`
 	Volumes []VolumeStatus `json:"volumes"`
+	// Kept says that no job points here: it stays as it is, until one does again.
+	Kept bool `json:"kept,omitempty"`
 	// Point is the newest complete one; nil where there is none yet.
 	Point *PointStatus `json:"point,omitempty"`
 }
@@ -71,24 +61,24 @@ func (p PointStatus) Lag(now time.Time) time.Duration { return max(0, now.Sub(p.
 // Replicas tells what this node has, from its disks, ordered by guest. A storage
 // that cannot be read makes an error beside what the others have.
 func (t *Target) Replicas(ctx context.Context) ([]Status, error) {
-	cluster := t.o.Ledger.View().Cluster
+	view := t.o.Ledger.View()
 	byGuest := map[guest.ID]*Status{}
 	snapshots := map[guest.ID]map[guest.Volume][]zfs.Snapshot{}
 	var errs []error
 	for _, storage := range slices.Sorted(maps.Keys(t.o.Storages)) {
-		list, err := t.replicas(ctx, storage, cluster)
+		list, err := t.replicas(ctx, storage, view.Cluster)
 		if err != nil {
 			errs = append(errs, fmt.Errorf("storage %s: %w", storage, err))
 			continue
 		}
 		for _, l := range list {
 			id, err := guest.ParseID(l.data.Props[zfs.PropGuest])
-			if err != nil || !l.replica(cluster, id) {
+			if err != nil || !l.replica(view.Cluster, id) {
 				continue
 			}
 			s := byGuest[id]
 			if s == nil {
-				s = &Status{Guest: id, Term: l.data.Props[zfs.PropTerm]}
+				s = &Status{Guest: id, Term: l.data.Props[zfs.PropTerm], Kept: !t.pointed(view, id)}
 				byGuest[id], snapshots[id] = s, map[guest.Volume][]zfs.Snapshot{}
 			}
 			s.Volumes = append(s.Volumes, t.volumeStatus(ctx, l))
@@ -103,6 +93,11 @@ func (t *Target) Replicas(ctx context.Context) ([]Status, error) {
 	}
 	slices.SortFunc(out, func(a, b Status) int { return cmp.Compare(a.Guest, b.Guest) })
 	return out, fault.Worst(errs)
+}
+
+// pointed says that a job of the guest points to this node.
+func (t *Target) pointed(view *ledger.State, id guest.ID) bool {
+	return slices.ContainsFunc(view.JobsOf(id), func(j guest.Job) bool { return j.Target == t.o.Node })
 }
 
 // replicas lists the datasets of a storage that are marked as replicas, with their snapshots.
@@ -164,7 +159,7 @@ func (t *Target) newestPoint(id guest.ID, volumes map[guest.Volume][]zfs.Snapsho
 		if p, err := guest.ParsePoint(props[s.GUID][zfs.PropPoint]); err == nil {
 			status.Taken, status.Consistency = time.Unix(p.Taken, 0), p.Consistency
 		}
-		var a arrival
+		var a local.Arrival
 		if err := json.Unmarshal([]byte(props[s.GUID][zfs.PropArrived]), &a); err == nil && status.Arrived.IsZero() {
 			status.Arrived, status.Age = time.Unix(a.At, 0), time.Duration(a.Age)*time.Second
 		}

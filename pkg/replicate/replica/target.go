@@ -122,11 +122,15 @@ func (t *Target) owned(view *ledger.State, from guest.NodeID, req wire.Request) 
 	}
 }
 
-// admitJob is admit for a request that needs the job to point to this node.
+// admitJob is admit for a request that needs the job to point to this node, or the
+// owner to hand the guest over to it.
 func (t *Target) admitJob(ctx context.Context, from guest.NodeID, req wire.Request) (*ledger.State, guest.Guest, error) {
 	view, g, err := t.admit(ctx, from, req)
 	if err != nil {
 		return nil, g, err
+	}
+	if req.Move {
+		return view, g, nil
 	}
 	job, ok := view.Jobs[req.Job]
 	if !ok || job.Target != t.o.Node {
@@ -149,7 +153,7 @@ func (t *Target) Inventory(ctx context.Context, from guest.NodeID, req wire.Inve
 	if out.ZFS, err = t.version.Get(ctx, t.o.ZFS); err != nil {
 		return wire.Inventory{}, err
 	}
-	release, err := t.lock(ctx, g.Volumes...) // A receive that was just cut is ending.
+	release, err := t.lockFor(ctx, from, req.Request, g.Volumes...) // A receive that was just cut is ending.
 	if err != nil {
 		return wire.Inventory{}, err
 	}
@@ -309,19 +313,18 @@ func copied[V any](m map[guest.Volume]V) map[guest.Volume]V {
 func (t *Target) lock(ctx context.Context, volumes ...guest.Volume) (release func(), err error) {
 	wait, cancel := context.WithTimeout(ctx, t.o.LockWait)
 	defer cancel()
-	var done []func()
-	release = func() {
-		for _, f := range slices.Backward(done) {
-			f()
-		}
+	return t.locks.All(wait, local.VolumeLocks(volumes)...)
+}
+
+// lockFor is lock for a request that was admitted. The owner may have changed while it
+// waited: what takes this node's data into use has the same locks.
+func (t *Target) lockFor(ctx context.Context, from guest.NodeID, req wire.Request, volumes ...guest.Volume) (release func(), err error) {
+	if release, err = t.lock(ctx, volumes...); err != nil {
+		return nil, err
 	}
-	for _, v := range slices.SortedFunc(slices.Values(volumes), guest.Volume.Compare) {
-		f, err := t.locks.Lock(wait, local.VolumeLock(v))
-		if err != nil {
-			release()
-			return nil, err
-		}
-		done = append(done, f)
+	if _, err := t.owned(t.o.Ledger.View(), from, req); err != nil {
+		release()
+		return nil, err
 	}
 	return release, nil
 }
@@ -337,7 +340,7 @@ func (t *Target) Abort(ctx context.Context, from guest.NodeID, req wire.AbortReq
 	if !g.Has(req.Volume) {
 		return wire.AbortReply{}, fault.Never("", "guest %s has no volume %s", g.ID, req.Volume)
 	}
-	release, err := t.lock(ctx, req.Volume)
+	release, err := t.lockFor(ctx, from, req.Request, req.Volume)
 	if err != nil {
 		return wire.AbortReply{}, err
 	}

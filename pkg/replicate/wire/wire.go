@@ -42,6 +42,8 @@ type Request struct {
 	Term guest.Term `json:"term"`
 	// Index is how far the sender's ledger is.
 	Index uint64 `json:"index"`
+	// Move says that the owner hands the guest over to the target: that needs no job.
+	Move bool `json:"move,omitempty"`
 }
 
 // InventoryRequest asks for all that the target has of the guest's volumes.

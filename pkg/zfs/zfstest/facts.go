@@ -70,6 +70,15 @@ func limits(op, name string, props map[string]string) error {
 	return nil
 }
 
+// inheritable says what zfs says of properties whose value is a dataset's alone: they are set and not inherited.
+func inheritable(prop string) error {
+	switch prop {
+	case "canmount", "quota", "refquota", "reservation", "refreservation", "volsize":
+		return zerr.New("inherit", "", 1, fmt.Sprintf("'%s' property cannot be inherited", prop))
+	}
+	return nil
+}
+
 // keep puts properties into a dataset's own in the form in which zfs shows them.
 func keep(own, props map[string]string) {
 	for name, value := range props {

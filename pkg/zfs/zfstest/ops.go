@@ -288,7 +288,7 @@ func (p *Pool) SetProps(ctx context.Context, props map[string]string, list ...st
 
 // Inherit is [zfs.ZFS.Inherit].
 func (p *Pool) Inherit(ctx context.Context, prop string, list ...string) error {
-	if err := check("inherit", zname.Prop(prop)); err != nil {
+	if err := check("inherit", zname.Prop(prop), inheritable(prop)); err != nil {
 		return err
 	}
 	return p.each(ctx, "Inherit", list, func(own map[string]string) { delete(own, prop) })

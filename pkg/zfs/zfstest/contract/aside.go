@@ -16,6 +16,9 @@ func withAside(tests map[string]func(*suite)) map[string]func(*suite) {
 		"ReplicatesAClone":                (*suite).clonedSource,
 		"BranchesFromABookmark":           (*suite).fromBookmarkAside,
 		"RollbackIsNoModification":        (*suite).rolledBack,
+		"ANewOwnerGoesOnFromAnOlderPoint": (*suite).newOwner,
+		"UsersOfDatasetsAreKnown":         (*suite).users,
+		"SomePropertiesAreNotInherited":   (*suite).notInherited,
 	})
 	return tests
 }
@@ -128,4 +131,70 @@ func (s *suite) rolledBack() {
 	s.change(src, "c")
 	s.copyTo(dst, zfs.SendSpec{Snapshot: src + "@c", From: src + "@a", Intermediates: true})
 	s.sameContent(dst+"@c", src+"@c")
+}
+
+// newOwner makes a replica the owner's volume at a point that is not its newest: what is newer stays apart, and the new one can be
+// written, and sent from as ever.
+func (s *suite) newOwner() {
+	owner, replica, aside := s.volume("owner"), s.ds("replica"), s.ds("aside")
+	s.change(owner, "b")
+	spec := zfs.ReceiveSpec{Dataset: replica, Type: zfs.TypeVolume, Props: map[string]string{"volmode": "none"}}
+	_, err := s.env.ZFS.Receive(s.ctx, spec, bytes.NewReader(s.stream(zfs.SendSpec{Snapshot: owner + "@a"})))
+	s.ok(err)
+	s.copyTo(replica, zfs.SendSpec{Snapshot: owner + "@b", From: owner + "@a"})
+	s.ok(s.env.ZFS.Rename(s.ctx, replica, aside))
+	props := map[string]string{"readonly": "on", "volmode": "none", zfs.PropGuest: "100", zfs.PropRole: zfs.RoleReplica}
+	s.ok(s.env.ZFS.Clone(s.ctx, aside+"@a", replica, props))
+	d := s.get(replica)
+	equal(s, []any{d.Origin, d.ReadOnly, d.Props[zfs.PropGuest], len(d.Snapshots)}, []any{aside + "@a", true, "100", 0})
+	s.ok(s.env.ZFS.Promote(s.ctx, replica))
+	equal(s, snapNames(s.get(replica)), []string{"a"})
+	equal(s, []any{snapNames(s.get(aside)), s.get(aside).Origin}, []any{[]string{"b"}, replica + "@a"})
+	s.ok(s.env.ZFS.Inherit(s.ctx, "volmode", replica))
+	s.ok(s.env.ZFS.SetProps(s.ctx, map[string]string{"readonly": "off", zfs.PropRole: zfs.RoleOwner}, replica))
+	_, err = s.env.ZFS.Device(s.ctx, replica)
+	s.ok(err)
+	s.ok(s.env.Write(replica, 40*block, noise("new", 2)))
+	s.snap(replica + "@c")
+	// Whoever has the point too goes on by an increment.
+	s.settle()
+	s.ok(s.env.Rollback(owner + "@a"))
+	s.copyTo(owner, zfs.SendSpec{Snapshot: replica + "@c", From: replica + "@a"})
+	s.sameContent(owner+"@c", replica+"@c")
+}
+
+func (s *suite) users() {
+	vol, fs := s.volume("vol"), s.ds("fs")
+	s.ok(s.env.Create(fs, 0, nil))
+	s.settle()
+	users, err := s.env.ZFS.Users(s.ctx, vol, s.ds("none"))
+	s.ok(err)
+	equal(s, len(users), 0)
+	users, err = s.env.ZFS.Users(s.ctx, fs)
+	s.ok(err)
+	if len(users) == 0 || users[0].Dataset != fs || !strings.Contains(users[0].How, "mounted") {
+		s.Errorf("a mounted filesystem has users %v", users)
+	}
+	s.ok(s.env.ZFS.Unmount(s.ctx, fs))
+	s.ok(s.env.ZFS.Unmount(s.ctx, fs))
+	users, err = s.env.ZFS.Users(s.ctx, fs, vol)
+	s.ok(err)
+	equal(s, len(users), 0)
+}
+
+func (s *suite) notInherited() {
+	fs := s.ds("fs")
+	s.ok(s.env.Create(fs, 0, map[string]string{"canmount": "noauto", "quota": "33554432", "mountpoint": "none"}))
+	for _, name := range []string{"canmount", "quota", "refreservation"} {
+		if err := s.env.ZFS.Inherit(s.ctx, name, fs); err == nil {
+			s.Errorf("%s was inherited", name)
+		}
+	}
+	s.ok(s.env.ZFS.SetProps(s.ctx, map[string]string{"canmount": "on", "quota": "none"}, fs))
+	own := s.get(fs).Own()
+	equal(s, []string{own["canmount"], own["quota"]}, []string{"on", "0"})
+	s.ok(s.env.ZFS.Inherit(s.ctx, "mountpoint", fs))
+	s.ok(s.env.ZFS.Mount(s.ctx, fs))
+	s.ok(s.env.ZFS.Mount(s.ctx, fs))
+	equal(s, s.get(fs).Mounted, true)
 }

@@ -41,6 +41,8 @@ type Backend interface {
 	Send(ctx context.Context, spec zfs.SendSpec) (zfs.Stream, error)
 	Receive(ctx context.Context, spec zfs.ReceiveSpec, r io.Reader) (zfs.Received, error)
 	Contents(ctx context.Context, spec zfs.ContentsSpec) (zfs.Stream, error)
+	Device(ctx context.Context, dataset string) (string, error)
+	Users(ctx context.Context, datasets ...string) ([]zfs.User, error)
 	DropContents(ctx context.Context, spec zfs.ContentsSpec) error
 	Counters() zfs.Counters
 }

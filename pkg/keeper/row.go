@@ -1,0 +1,205 @@
+package keeper
+
+import (
+	"context"
+	"errors"
+	"io/fs"
+	"maps"
+	"slices"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/tandemd/tandem/pkg/guest"
+	"github.com/tandemd/tandem/pkg/keeper/rules"
+	"github.com/tandemd/tandem/pkg/ledger"
+)
+
+// bootNote is the file that says which guests are still to be started in this run
+// of the machine.
+const bootNote = "keeper-boot"
+
+// row is the guests that are to be started since the machine has booted. It outlives
+// the daemon, so that its restart is no boot. The keeper's lock guards it.
+type row struct {
+	store Store
+	log   *zap.Logger
+	kept  keptRow
+	tries map[guest.ID]rules.Try
+	// none says that nothing is started by itself: which run of the machine this is cannot be told.
+	none bool
+}
+
+type keptRow struct {
+	Boot string     `json:"boot"`
+	Due  []guest.ID `json:"due"`
+}
+
+func (r *row) open(o Options) {
+	r.store, r.log, r.tries = o.Store, o.Logger, map[guest.ID]rules.Try{}
+	if o.BootID == "" {
+		r.none = true
+		o.Logger.Error("guests are not started by themselves: the kernel does not tell which boot this is")
+		return
+	}
+	err := o.Store.Read(bootNote, &r.kept)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		r.none = true // It may say that all is started; that is not overwritten.
+		o.Logger.Error("guests are not started by themselves: what is to be started cannot be read", zap.Error(err))
+		return
+	}
+	if r.kept.Boot != o.BootID {
+		r.kept = keptRow{}
+	}
+	for _, id := range r.kept.Due {
+		r.tries[id] = rules.Try{}
+	}
+}
+
+// listed says that it is known, by a confirmed read, which guests are in the row.
+func (r *row) listed() bool { return r.none || r.kept.Boot != "" }
+
+// listBoot gets a confirmed read, if the machine has booted and there was none yet.
+func (k *Keeper) listBoot(ctx context.Context) {
+	tick := time.NewTicker(confirmAgain)
+	defer tick.Stop()
+	for {
+		k.mu.Lock()
+		listed := k.row.listed()
+		k.mu.Unlock()
+		if listed {
+			return
+		}
+		if _, err := k.confirm(ctx, 0); err == nil {
+			continue
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+	}
+}
+
+// list writes down who is to be started, by the first confirmed view of this boot.
+func (k *Keeper) list(view *ledger.State) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.row.listed() {
+		return
+	}
+	k.row.fill(view, k.o.Self)
+	k.row.kept.Boot = k.o.BootID
+	k.row.keep()
+	tell(k.news)
+}
+
+// fill puts this node's guests into the row that are started at boot.
+func (r *row) fill(view *ledger.State, self guest.NodeID) {
+	for id, g := range view.Guests {
+		if _, in := r.tries[id]; !in && g.Owner == self && g.Boot.On && g.Unit != "" {
+			r.tries[id] = rules.Try{}
+		}
+	}
+}
+
+// keep writes down who is left.
+func (r *row) keep() {
+	r.kept.Due = nil
+	for _, id := range slices.Sorted(maps.Keys(r.tries)) {
+		if !r.tries[id].Gone {
+			r.kept.Due = append(r.kept.Due, id)
+		}
+	}
+	if r.none || r.kept.Boot == "" {
+		return
+	}
+	if err := r.store.Write(bootNote, r.kept); err != nil {
+		r.log.Error("what is still to be started cannot be written down: a restart of tandemd may start a guest again that was stopped", zap.Error(err))
+	}
+}
+
+// gone takes a guest out of the row.
+func (r *row) gone(id guest.ID) {
+	if t, in := r.tries[id]; in && !t.Gone {
+		t.Gone = true
+		r.tries[id] = t
+		r.keep()
+	}
+}
+
+// turns pokes the guests whose turn it is, and says after what time to look again.
+func (k *Keeper) turns() time.Duration {
+	view := k.o.Ledger.View()
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if !k.row.listed() {
+		k.row.fill(view, k.o.Self) // as far as is known; so that status says what they wait for
+	}
+	for id, t := range k.row.tries {
+		g, known := view.Guests[id]
+		if !known || g.Owner != k.o.Self || !g.Boot.On {
+			k.row.gone(id)
+			continue
+		}
+		t.Boot = g.Boot
+		k.row.tries[id] = t
+	}
+	due, wake := rules.Turn(k.row.tries, k.o.Boottime())
+	for _, e := range k.entries {
+		e.due = false
+	}
+	for _, id := range due {
+		e := k.entry(id)
+		e.due = true
+		if k.row.tries[id].Begun == 0 {
+			k.poke(e)
+		}
+	}
+	if wake == 0 {
+		return 0
+	}
+	return max(wake-k.o.Boottime(), time.Millisecond)
+}
+
+// tried notes how the start of a guest in the row goes.
+func (k *Keeper) tried(id guest.ID, change func(t *rules.Try, now time.Duration)) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	t, in := k.row.tries[id]
+	if !in || t.Gone {
+		return
+	}
+	before := t
+	change(&t, max(k.o.Boottime(), 1))
+	if t == before {
+		return
+	}
+	k.row.tries[id] = t
+	if t.Gone {
+		k.row.keep()
+	}
+	tell(k.news)
+}
+
+func begun(t *rules.Try, now time.Duration) {
+	if t.Begun == 0 {
+		t.Begun = now
+	}
+}
+
+// failed: its first try had an outcome, those after it in the row go on; it is tried again.
+func failed(t *rules.Try, now time.Duration) {
+	begun(t, now)
+	if t.Ended == 0 {
+		t.Ended = now
+	}
+}
+
+// started: it runs since just now; found: it ran already, or somebody stopped it.
+func started(t *rules.Try, now time.Duration) {
+	begun(t, now)
+	t.Ended, t.Gone = now, true
+}
+
+func found(t *rules.Try, _ time.Duration) { t.Gone = true }

@@ -1,0 +1,172 @@
+package migrate_test
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/tandemd/tandem/pkg/move/migrate"
+)
+
+func TestMover_Moves(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newScene()
+		s.slow["stop"], s.slow["ship"] = 2*time.Second, 3*time.Second
+		m, _ := s.daemon(t)
+		begin(t, m)
+		if _, err := m.Start(migrate.Request{Guest: 100, To: node("2")}); err == nil || !strings.Contains(err.Error(), "is being moved already") {
+			t.Errorf("a second one: %v", err)
+		}
+		time.Sleep(time.Minute)
+		v := s.expect(t, m, migrate.Moved, "2")
+		if v.Downtime == nil || *v.Downtime != 4*time.Second {
+			t.Errorf("downtime %v, want 4s: 5 s after the stop it ran for one second", v.Downtime)
+		}
+		want := "write presync,sync,pause,write stopping,stop,write stopped,seal,write sealed,ship,write final,prove,write sent,propose ledger.ChangeOwner,write confirmed,landing"
+		if got := strings.Join(s.did, ","); !strings.Contains(got, strings.ReplaceAll(want, "sync,pause", "sync,write presync,pause")) {
+			t.Errorf("it did\n%s, want\n%s", got, want)
+		}
+	})
+}
+
+func TestMover_GoesBackWhateverFails(t *testing.T) {
+	for _, what := range []string{
+		"check", "sync", "pause", "stop", "seal", "ship", "prove", "write presync", "write stopping", "write stopped", "write sealed", "write final", "write sent",
+	} {
+		t.Run(what, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				s := newScene()
+				s.fails[what] = errors.New("it is broken")
+				m, _ := s.daemon(t)
+				begin(t, m)
+				time.Sleep(time.Minute)
+				if v := s.expect(t, m, migrate.Undone, "1"); !strings.Contains(v.Reason, "it is broken") {
+					t.Errorf("the reason: %q", v.Reason)
+				}
+				if slices.Contains(s.did, "propose ledger.ChangeOwner") {
+					t.Error("it proposed the owner change all the same")
+				}
+			})
+		})
+	}
+}
+
+func TestMover_GoesBackOnCancelAndRestart(t *testing.T) {
+	for _, what := range []string{"check", "sync", "stop", "seal", "ship", "prove"} {
+		for _, how := range []string{"cancel", "restart"} {
+			t.Run(how+" in "+what, func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) {
+					s := newScene()
+					s.slow[what] = time.Hour
+					m, stop := s.daemon(t)
+					begin(t, m)
+					time.Sleep(time.Minute)
+					if how == "cancel" {
+						if err := m.Cancel(t.Context(), 100); err != nil {
+							t.Fatal(err)
+						}
+					} else {
+						stop()
+						s.with(func() { clear(s.slow) })
+						m, _ = s.daemon(t)
+					}
+					time.Sleep(2 * time.Hour)
+					s.expect(t, m, migrate.Undone, "1")
+				})
+			})
+		}
+	}
+}
+
+// The answer to the owner change is lost: the guest stays stopped, also over a
+// restart, until a command ends the doubt.
+func TestMover_InDoubtOnlyACommandEndsIt(t *testing.T) {
+	for _, taken := range []bool{true, false} {
+		for _, cancel := range []bool{true, false} {
+			t.Run(fmt.Sprintf("taken %v, cancelled %v", taken, cancel), func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) {
+					s := newScene()
+					s.lost = 1 << 20
+					m, stop := s.daemon(t)
+					if !taken {
+						s.tried["id-2"] = "" // It never arrives: what is sent again is taken for it, and nothing is done.
+					}
+					begin(t, m)
+					time.Sleep(time.Minute)
+					for range 2 {
+						v, _ := m.Look(100)
+						if !v.InDoubt() || s.runs || s.held != 1 {
+							t.Fatalf("phase %s, in doubt %v; it runs %v, held %d", v.Phase, v.InDoubt(), s.runs, s.held)
+						}
+						stop()
+						m, stop = s.daemon(t)
+						time.Sleep(time.Minute)
+					}
+					if cancel {
+						if err := m.Cancel(t.Context(), 100); err != nil {
+							t.Fatal(err)
+						}
+						time.Sleep(time.Minute)
+					}
+					s.with(func() {
+						s.lost = 0
+						if !taken {
+							delete(s.tried, "id-2")
+						}
+					})
+					time.Sleep(time.Minute)
+					if cancel && !taken {
+						s.expect(t, m, migrate.Undone, "1")
+					} else {
+						s.expect(t, m, migrate.Moved, "2")
+					}
+				})
+			})
+		}
+	}
+}
+
+func TestMover_WithoutAMajorityNothingIsSentAndTheGuestComesBack(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newScene()
+		s.away = true
+		m, _ := s.daemon(t)
+		begin(t, m)
+		time.Sleep(time.Minute)
+		if v, _ := m.Look(100); v.Phase != migrate.Back || s.runs {
+			t.Errorf("phase %s, runs %v", v.Phase, s.runs)
+		}
+		s.with(func() { s.away = false })
+		time.Sleep(time.Minute)
+		s.expect(t, m, migrate.Undone, "1")
+	})
+}
+
+func TestMover_ABrokenRecordHoldsTheGuestUntilACancel(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newScene()
+		s.broken, s.runs = true, false
+		g := s.state.Guests[100]
+		g.Boot.On = true
+		s.state.Guests[100] = g
+		m, _ := s.daemon(t)
+		if s.held != 1 || len(m.Active()) != 1 {
+			t.Errorf("held %d, active %d", s.held, len(m.Active()))
+		}
+		if _, err := m.Start(migrate.Request{Guest: 100, To: node("2")}); err == nil || !strings.Contains(err.Error(), "cannot be read") {
+			t.Errorf("another one: %v", err)
+		}
+		if err := m.Cancel(t.Context(), 100); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(time.Minute)
+		s.expect(t, m, migrate.Undone, "1")
+		if s.state.Guests[100].Term.N != 2 {
+			t.Error("an owner change that is still under way could be carried out")
+		}
+	})
+}

@@ -1,0 +1,386 @@
+package migrate
+
+import (
+	"slices"
+	"time"
+
+	"github.com/tandemd/tandem/pkg/guest"
+)
+
+// Effect is what is to be done next. Each ends in one event; all that it needs is in
+// the record, which is on disk before it is done. Each may be done again.
+type Effect string
+
+// The effects.
+const (
+	// DoNothing: what is being done goes on, or nothing is left.
+	DoNothing Effect = ""
+	// DoCheck looks whether the migration can be done.
+	DoCheck Effect = "check"
+	// DoSync brings what was written to the target while the guest runs.
+	DoSync Effect = "sync"
+	// DoHold keeps everybody else's hands off the guest, and looks whether it runs.
+	DoHold Effect = "hold"
+	// DoStop stops it.
+	DoStop Effect = "stop"
+	// DoSeal makes its volumes read-only.
+	DoSeal Effect = "seal"
+	// DoShip brings the rest to the target.
+	DoShip Effect = "ship"
+	// DoProve makes sure that the target has all.
+	DoProve Effect = "prove"
+	// DoPropose sends the owner change, again with the same ID.
+	DoPropose Effect = "propose"
+	// DoRetain sends the command that cancels it, again with the same ID.
+	DoRetain Effect = "retain"
+	// DoAwait waits for the target to start the guest.
+	DoAwait Effect = "await"
+	// DoUndo lets the guest run again where it was.
+	DoUndo Effect = "undo"
+)
+
+// Event is what happened.
+//
+//sumtype:decl
+type Event interface{ event() }
+
+type (
+	// Began: the record is new.
+	Began struct{}
+	// Resumed: the daemon was restarted, and has read the record.
+	Resumed struct{}
+	// Cancel: an operator wants it back. Retain is a new command ID.
+	Cancel struct{ Retain string }
+	// Failed: the effect did not succeed.
+	Failed struct{ Reason string }
+	// Checked: it can be done.
+	Checked struct{}
+	// Synced: a sync while the guest runs is done.
+	Synced struct{ Round Round }
+	// Held: nobody else touches the guest; Ran says whether it runs.
+	Held struct{ Ran bool }
+	// Halted: it does not run.
+	Halted struct{}
+	// Closed: nobody can write to its volumes.
+	Closed struct{}
+	// Shipped: the target has the point.
+	Shipped struct {
+		Point string
+		Round Round
+	}
+	// Proven: the target has all. Command is a new command ID.
+	Proven struct {
+		GUIDs   map[guest.Volume]uint64
+		Command string
+	}
+	// Done: the owner change was carried out.
+	Done struct{}
+	// Retained: the cancel was carried out.
+	Retained struct{}
+	// Unsent: the command has certainly never been sent.
+	Unsent struct{ Reason string }
+	// Unknown: the command may have been carried out or not.
+	Unknown struct{ Reason string }
+	// Refused: the ledger refused the command, and says now whose the guest is.
+	Refused struct {
+		Reason string
+		Now    Standing
+	}
+	// Arrived: the target has finished.
+	Arrived struct {
+		Started  bool
+		Downtime *time.Duration
+		Warnings []string
+	}
+	// Restored: the guest is where it was.
+	Restored struct{}
+	// Gone: by a confirmed ledger it is somebody else's business now.
+	Gone struct{ Reason string }
+)
+
+func (Began) event()    {}
+func (Resumed) event()  {}
+func (Cancel) event()   {}
+func (Failed) event()   {}
+func (Checked) event()  {}
+func (Synced) event()   {}
+func (Held) event()     {}
+func (Halted) event()   {}
+func (Closed) event()   {}
+func (Shipped) event()  {}
+func (Proven) event()   {}
+func (Done) event()     {}
+func (Retained) event() {}
+func (Unsent) event()   {}
+func (Unknown) event()  {}
+func (Refused) event()  {}
+func (Arrived) event()  {}
+func (Restored) event() {}
+func (Gone) event()     {}
+
+// Standing is whose a guest is, by the ledger, as seen from one migration.
+type Standing string
+
+// The standings.
+const (
+	// Ours: From owns it, at whatever term.
+	Ours Standing = "ours"
+	// Theirs: To owns it because of this migration's owner change.
+	Theirs Standing = "theirs"
+	// Others: neither; or it does not exist.
+	Others Standing = "others"
+)
+
+// StandingOf tells it from the guest as the ledger has it.
+func (r Record) StandingOf(g guest.Guest, exists bool) Standing { //nolint:revive // flag-parameter: what a map tells beside its value
+	b := g.Beginning
+	switch {
+	case exists && g.Owner == r.From:
+		return Ours
+	case exists && g.Owner == r.To && b != nil && b.How == guest.ByMigration && b.From == r.From && b.Term == r.Term:
+		return Theirs
+	default:
+		return Others
+	}
+}
+
+// The syncs while the guest runs.
+const (
+	// maxRounds is how many there are at most.
+	maxRounds = 8
+	// shortRound: what is written while one takes so long is brought in about that time.
+	shortRound = 5 * time.Second
+)
+
+// enough says that one more sync would not make the last one shorter.
+func enough(rounds []Round) bool {
+	n := len(rounds)
+	switch {
+	case n == 0:
+		return false
+	case n >= maxRounds, rounds[n-1].Took < shortRound:
+		return true
+	default:
+		return n > 1 && rounds[n-1].Took >= rounds[n-2].Took*9/10
+	}
+}
+
+// Step is the machine. What does not fit the phase changes nothing.
+func Step(r Record, e Event, now time.Time) (Record, Effect) {
+	was := r.Phase
+	r.Trouble = ""
+	next, effect := step(r, e, now)
+	if next.Phase != was {
+		next.Since = now
+	}
+	if next.Phase == Ended && was != Ended {
+		next.Finished, next.Doubt = now, time.Time{}
+	}
+	return next, effect
+}
+
+func step(r Record, e Event, now time.Time) (Record, Effect) {
+	if c, ok := e.(Cancel); ok {
+		return cancel(r, c)
+	}
+	switch r.Phase {
+	case Prepared, Presync, Stopping, Stopped, Sealed, Final:
+		return ahead(r, e)
+	case Sent:
+		return sent(r, e, now)
+	case Confirmed:
+		return confirmed(r, e)
+	case Back:
+		return back(r, e)
+	case Ended:
+	}
+	return r, DoNothing
+}
+
+// cancel notes the wish: what is being done ends first, or is ended.
+func cancel(r Record, c Cancel) (Record, Effect) {
+	switch r.Phase {
+	case Prepared, Presync, Stopping, Stopped, Sealed, Final:
+		r.Cancelled = true
+	case Sent:
+		r.Cancelled = true
+		if r.Retain == "" {
+			r.Retain = c.Retain
+		}
+	case Confirmed, Back, Ended: // Too late, or on its way.
+	}
+	return r, DoNothing
+}
+
+// ahead is what happens before the owner change is sent: anything but the success
+// that the phase waits for goes back.
+func ahead(r Record, e Event) (Record, Effect) {
+	switch e := e.(type) {
+	case Failed:
+		if r.Cancelled {
+			return goBack(r, "it was cancelled")
+		}
+		return goBack(r, e.Reason)
+	case Resumed:
+		return goBack(r, "tandemd was restarted in phase "+string(r.Phase))
+	case Gone:
+		return end(r, Superseded, e.Reason)
+	default:
+	}
+	next, effect, fits := onward(r, e)
+	switch {
+	case !fits:
+		return r, DoNothing
+	case r.Cancelled:
+		// What was just done is part of what is undone.
+		return goBack(next, "it was cancelled")
+	default:
+		return next, effect
+	}
+}
+
+// onward is the way without trouble.
+func onward(r Record, e Event) (Record, Effect, bool) {
+	switch e := e.(type) {
+	case Began:
+		return r, DoCheck, r.Phase == Prepared
+	case Checked:
+		return r.in(Presync), DoSync, r.Phase == Prepared
+	case Synced:
+		r.Rounds = append(slices.Clone(r.Rounds), e.Round)
+		if enough(r.Rounds) {
+			return r, DoHold, r.Phase == Presync
+		}
+		return r, DoSync, r.Phase == Presync
+	case Held:
+		if r.Phase != Presync {
+			return r, DoNothing, false
+		}
+		r.Ran = e.Ran
+		if !r.Cancelled { // Else it is not told to stop.
+			r.Touched = true
+		}
+		return r.in(Stopping), DoStop, true
+	case Halted:
+		return r.in(Stopped), DoSeal, r.Phase == Stopping
+	case Closed:
+		return r.in(Sealed), DoShip, r.Phase == Stopped
+	case Shipped:
+		r.Point, r.Rounds = e.Point, append(slices.Clone(r.Rounds), e.Round)
+		return r.in(Final), DoProve, r.Phase == Sealed
+	case Proven:
+		if r.Phase != Final || r.Cancelled {
+			return r, DoNothing, r.Phase == Final
+		}
+		r.GUIDs, r.Command = e.GUIDs, e.Command
+		return r.in(Sent), DoPropose, true
+	default:
+	}
+	return r, DoNothing, false
+}
+
+func (r Record) in(p Phase) Record {
+	r.Phase = p
+	return r
+}
+
+// sent is what happens once the owner change may be on its way.
+func sent(r Record, e Event, now time.Time) (Record, Effect) {
+	switch e := e.(type) {
+	case Resumed:
+		return doubt(r, "tandemd was restarted before the owner change was confirmed", now)
+	case Unknown:
+		return doubt(r, e.Reason, now)
+	case Failed:
+		return doubt(r, e.Reason, now)
+	case Unsent:
+		return goBack(r, e.Reason)
+	case Done:
+		return r.forward()
+	case Retained:
+		return goBack(r, "it was cancelled")
+	case Refused:
+		switch e.Now {
+		case Theirs:
+			return r.forward()
+		case Ours:
+			return goBack(r, e.Reason)
+		case Others:
+			return end(r, Superseded, e.Reason)
+		}
+	case Gone:
+		return end(r, Superseded, e.Reason)
+	default:
+	}
+	return r, DoNothing
+}
+
+func (r Record) forward() (Record, Effect) {
+	r.Doubt = time.Time{}
+	return r.in(Confirmed), DoAwait
+}
+
+// doubt is ended by a command only: the owner change once more, or the cancel.
+func doubt(r Record, why string, now time.Time) (Record, Effect) {
+	r.Trouble = why
+	if r.Doubt.IsZero() {
+		r.Doubt = now
+	}
+	if r.Cancelled && r.Retain != "" {
+		return r, DoRetain
+	}
+	return r, DoPropose
+}
+
+// confirmed goes forward, whatever happens.
+func confirmed(r Record, e Event) (Record, Effect) {
+	switch e := e.(type) {
+	case Resumed:
+		return r, DoAwait
+	case Failed:
+		r.Trouble = e.Reason
+		return r, DoAwait
+	case Arrived:
+		r.Started, r.Downtime, r.Warnings = e.Started, e.Downtime, e.Warnings
+		return end(r, Moved, "")
+	case Gone:
+		r.Warnings = append(slices.Clone(r.Warnings), e.Reason)
+		return end(r, Moved, "")
+	default:
+	}
+	return r, DoNothing
+}
+
+// goBack undoes what was done, if anything was.
+func goBack(r Record, why string) (Record, Effect) {
+	r.Reason, r.Doubt = why, time.Time{}
+	if !r.Touched {
+		return end(r, Undone, why)
+	}
+	return r.in(Back), DoUndo
+}
+
+// back does not end before the guest is where it was, or somebody else's.
+func back(r Record, e Event) (Record, Effect) {
+	switch e := e.(type) {
+	case Resumed:
+		return r, DoUndo
+	case Failed:
+		r.Trouble = e.Reason
+		return r, DoUndo
+	case Restored:
+		return end(r, Undone, r.Reason)
+	case Gone:
+		return end(r, Superseded, e.Reason)
+	default:
+	}
+	return r, DoNothing
+}
+
+func end(r Record, how Outcome, why string) (Record, Effect) {
+	if why != "" {
+		r.Reason = why
+	}
+	r.Outcome = how
+	return r.in(Ended), DoNothing
+}

@@ -1,0 +1,153 @@
+package retire
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/tandemd/tandem/pkg/guest"
+	"github.com/tandemd/tandem/pkg/replicate/fault"
+	"github.com/tandemd/tandem/pkg/replicate/local"
+	"github.com/tandemd/tandem/pkg/zfs"
+)
+
+// Seal makes the guest's volumes here read-only, unmounts its filesystems, and makes sure of both and that nobody has them open.
+// Volumes that are not the owner's are passed over, but where this node owns the guest: then all must be, at its term. Done again
+// it makes sure again. After an error some may be read-only. A promotion of the same owner makes them writable again.
+func (r *Retirer) Seal(ctx context.Context, cluster string, g guest.Guest) error {
+	release, err := r.o.LockGuest(ctx, g)
+	if err != nil {
+		return fault.Final(ctx, err)
+	}
+	defer release()
+	list, err := r.owned(ctx, cluster, g)
+	if err == nil && g.Owner == r.o.Node {
+		err = r.all(g, list)
+	}
+	if err == nil {
+		err = r.fence(ctx, g, list)
+	}
+	return fault.Final(ctx, err)
+}
+
+// all refuses where a volume of the guest is not the owner's at its term.
+func (r *Retirer) all(g guest.Guest, list []volume) error {
+	for _, v := range g.Volumes {
+		found := false
+		for _, x := range list {
+			found = found || x.Volume == v && x.data.Props[zfs.PropTerm] == g.Term.String()
+		}
+		if !found {
+			name, _ := r.o.Dataset(v) // It was read before.
+			return fault.Person(v, "see `zfs get all "+name+"`", "the dataset %s is not the owner's volume of guest %s at term %s", name, g.ID, g.Term)
+		}
+	}
+	return nil
+}
+
+// fence ends all writes to the volumes. Setting them read-only ends those of who has them open, too; but nobody shall have.
+func (r *Retirer) fence(ctx context.Context, g guest.Guest, list []volume) error {
+	if len(list) == 0 {
+		return nil
+	}
+	seal := map[string]string{"readonly": "on", zfs.PropSealed: g.Term.String()}
+	if err := r.o.ZFS.SetProps(ctx, seal, names(list)...); err != nil {
+		return fault.Wrap(err, "make the volumes of guest %s read-only", g.ID)
+	}
+	for _, v := range list {
+		if v.data.Type != zfs.TypeFilesystem {
+			continue
+		}
+		if err := r.o.ZFS.Unmount(ctx, v.data.Name); err != nil {
+			return r.inUse(ctx, v, err)
+		}
+	}
+	if err := r.unused(ctx, list); err != nil {
+		return err
+	}
+	return r.verified(ctx, list)
+}
+
+// lookAgain is for how long somebody may have a volume open who only looks into it: udev does after every change.
+const (
+	lookAgain = 5 * time.Second
+	lookEvery = 250 * time.Millisecond
+)
+
+// unused makes sure that nobody has the volumes open or mounted.
+func (r *Retirer) unused(ctx context.Context, list []volume) error {
+	for waited := time.Duration(0); ; waited += lookEvery {
+		users, err := r.o.ZFS.Users(ctx, names(list)...)
+		if err != nil {
+			return fault.Wrap(err, "look who has the volumes open")
+		}
+		if len(users) == 0 {
+			return nil
+		}
+		if waited >= lookAgain {
+			for _, v := range list {
+				if v.data.Name == users[0].Dataset {
+					return r.told(v, users, nil)
+				}
+			}
+			return r.told(list[0], users, nil)
+		}
+		timer := time.NewTimer(lookEvery)
+		select {
+		case <-timer.C:
+		case <-ctx.Done():
+			timer.Stop()
+			return context.Cause(ctx)
+		}
+	}
+}
+
+// inUse is the error of a filesystem that cannot be unmounted.
+func (r *Retirer) inUse(ctx context.Context, v volume, err error) error {
+	users, _ := r.o.ZFS.Users(ctx, v.data.Name)
+	return r.told(v, users, err)
+}
+
+func (r *Retirer) told(v volume, users []zfs.User, err error) error {
+	text := fmt.Sprintf("%s is read-only now, and still in use on %s", v.data.Name, r.o.Name)
+	if len(users) > 0 {
+		var all []string
+		for _, u := range users[:min(len(users), 4)] {
+			all = append(all, u.String())
+		}
+		text += ": " + strings.Join(all, "; ")
+	}
+	return &fault.Error{
+		Class: fault.ClassRetry, Volume: v.Volume, Text: text, Err: err, Hint: "end what uses it; for a filesystem, `fuser -vm` tells who that is",
+	}
+}
+
+// verified reads the volumes again.
+func (r *Retirer) verified(ctx context.Context, list []volume) error {
+	again, err := r.o.ZFS.List(ctx, names(list)...)
+	if err != nil {
+		return fault.Wrap(err, "look whether the volumes are read-only")
+	}
+	for i, d := range again {
+		v := list[i]
+		switch {
+		case d.Err != nil:
+			return fault.WrapVolume(v.Volume, d.Err, "look whether it is read-only")
+		case d.GUID != v.data.GUID || local.MarksOf(d) != local.MarksOf(v.data):
+			return fault.Retry("", "volume %s: %s is not what it was a moment ago", v.Volume, d.Name)
+		case !d.ReadOnly || d.Mounted:
+			return fault.Retry("", "volume %s: %s is still writable or mounted after it was sealed", v.Volume, d.Name)
+		}
+		list[i].data = d
+	}
+	return nil
+}
+
+func names(list []volume) []string {
+	var out []string
+	for _, v := range list {
+		out = append(out, v.data.Name)
+	}
+	return out
+}

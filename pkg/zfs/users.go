@@ -1,0 +1,157 @@
+package zfs
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/tandemd/tandem/pkg/zfs/zname"
+)
+
+// User is somebody who has a dataset open or mounted. ZFS itself fences nobody: it receives into a zvol that is open for writing.
+type User struct {
+	Dataset string
+	// PID is 0 where it is the kernel: another device on top of the zvol, or swap.
+	PID     int
+	Command string
+	// How is what it does, like "has /dev/zd16 open".
+	How string
+}
+
+// String tells it to people.
+func (u User) String() string {
+	if u.PID == 0 {
+		return u.Dataset + " " + u.How
+	}
+	return fmt.Sprintf("process %d (%s) %s", u.PID, u.Command, u.How)
+}
+
+// Users finds who has the datasets open or mounted, in any namespace, by what the kernel shows: the files that processes have
+// open, devices on top of a zvol and of its partitions, what is mounted, swap. No process is started.
+func (z *ZFS) Users(ctx context.Context, datasets ...string) ([]User, error) {
+	s := scan{z: z, byPath: map[string]string{}, byNumber: map[string]string{}, datasets: datasets, spaces: map[string]bool{}}
+	for _, name := range datasets {
+		if err := zname.Dataset(name); err != nil {
+			return nil, refuse("users", name, err)
+		}
+		s.device(name)
+	}
+	if swaps, err := os.ReadFile(filepath.Join(z.opt.Proc, "swaps")); err == nil {
+		for line := range strings.Lines(string(swaps)) {
+			if f := strings.Fields(line); len(f) > 0 && s.byPath[f[0]] != "" {
+				s.found = append(s.found, User{Dataset: s.byPath[f[0]], How: "is used as swap"})
+			}
+		}
+	}
+	processes, err := os.ReadDir(z.opt.Proc)
+	if err != nil {
+		return nil, &Error{Op: "users", Dataset: strings.Join(datasets, " "), Class: ClassUnknown, Exit: -1, Err: err}
+	}
+	for _, p := range processes {
+		if err := context.Cause(ctx); err != nil {
+			return nil, &Error{Op: "users", Dataset: strings.Join(datasets, " "), Class: ClassCanceled, Exit: -1, Err: err}
+		}
+		if pid, err := strconv.Atoi(p.Name()); err == nil {
+			s.process(pid, filepath.Join(z.opt.Proc, p.Name()))
+		}
+	}
+	return s.found, nil
+}
+
+// scan is one search for users.
+type scan struct {
+	z        *ZFS
+	datasets []string
+	// byPath and byNumber tell the zvol of a device by its path and by "major:minor".
+	byPath, byNumber map[string]string
+	// spaces are the mount namespaces that were looked into.
+	spaces map[string]bool
+	found  []User
+}
+
+// device notes the device node of a zvol, with its partitions, and what is on top of them.
+func (s *scan) device(dataset string) {
+	node, err := filepath.EvalSymlinks(filepath.Join(s.z.opt.Dev, "zvol", dataset))
+	if err != nil {
+		return // It has none, so nobody has it open.
+	}
+	name := filepath.Base(node)
+	block := filepath.Join(s.z.opt.Sys, "block", name)
+	parts, _ := filepath.Glob(filepath.Join(block, name+"p*"))
+	for _, dir := range append([]string{block}, parts...) {
+		own := filepath.Base(dir)
+		s.byPath[filepath.Join(s.z.opt.Dev, own)] = dataset
+		if number, err := os.ReadFile(filepath.Join(dir, "dev")); err == nil {
+			s.byNumber[strings.TrimSpace(string(number))] = dataset
+		}
+		holders, _ := os.ReadDir(filepath.Join(dir, "holders"))
+		for _, h := range holders {
+			s.found = append(s.found, User{Dataset: dataset, How: "is part of the device " + h.Name()})
+		}
+	}
+}
+
+// process looks at what a process has open, and at what is mounted where it is. One that ends meanwhile has nothing.
+func (s *scan) process(pid int, dir string) {
+	tell := func(dataset, how string) {
+		command, _ := os.ReadFile(filepath.Join(dir, "comm"))
+		u := User{Dataset: dataset, PID: pid, Command: strings.TrimSpace(string(command)), How: how}
+		if !slices.Contains(s.found, u) {
+			s.found = append(s.found, u)
+		}
+	}
+	if len(s.byPath) > 0 {
+		files, _ := os.ReadDir(filepath.Join(dir, "fd"))
+		for _, f := range files {
+			fd := filepath.Join(dir, "fd", f.Name())
+			if path, err := os.Readlink(fd); err == nil {
+				if dataset := s.opened(fd, path); dataset != "" {
+					tell(dataset, "has "+path+" open")
+				}
+			}
+		}
+	}
+	space, err := os.Readlink(filepath.Join(dir, "ns", "mnt"))
+	if err != nil || s.spaces[space] {
+		return
+	}
+	s.spaces[space] = true
+	mounts, _ := os.ReadFile(filepath.Join(dir, "mountinfo"))
+	for line := range strings.Lines(string(mounts)) {
+		if dataset, at := s.mounted(line); dataset != "" {
+			tell(dataset, "has it mounted at "+at)
+		}
+	}
+}
+
+// opened is the zvol that an open file is the device of: by its path or, where a container calls the device otherwise, by its number.
+func (s *scan) opened(fd, path string) string {
+	if dataset := s.byPath[path]; dataset != "" || !strings.Contains(path, "/dev/") {
+		return dataset
+	}
+	var st unix.Stat_t
+	if err := unix.Stat(fd, &st); err != nil || st.Mode&unix.S_IFMT != unix.S_IFBLK {
+		return ""
+	}
+	return s.byNumber[fmt.Sprintf("%d:%d", unix.Major(st.Rdev), unix.Minor(st.Rdev))]
+}
+
+// mounted reads a line of proc_pid_mountinfo(5). Names that zname allows need none of its escapes.
+func (s *scan) mounted(line string) (dataset, at string) {
+	mount, fs, ok := strings.Cut(line, " - ")
+	m, f := strings.Fields(mount), strings.Fields(fs)
+	switch {
+	case !ok || len(m) < 5 || len(f) < 2:
+		return "", ""
+	case f[0] == "zfs" && slices.Contains(s.datasets, f[1]):
+		return f[1], m[4]
+	default:
+		return s.byNumber[m[2]], m[4]
+	}
+}
