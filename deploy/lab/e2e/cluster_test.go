@@ -63,6 +63,10 @@ func TestTandem(t *testing.T) {
 	if t.Failed() {
 		return
 	}
+	t.Run("move", moveGuests)
+	if t.Failed() {
+		return
+	}
 	t.Run("kills", surviveKills)
 	if t.Failed() {
 		return
