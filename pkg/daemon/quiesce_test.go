@@ -14,7 +14,7 @@ func TestQuiesce_IsRecordedAndShown(t *testing.T) {
 	n := cluster(t, 2)
 	n[0].runGuest(100, guest.Boot{}, unittest.Spec{})
 	way := guest.QuiesceFreeze
-	if g, err := n[1].api.SetGuest(t.Context(), api.SetGuestRequest{ID: 100, Quiesce: &way}); err != nil || g.Quiesce != way {
+	if g, err := n[0].api.SetGuest(t.Context(), api.SetGuestRequest{ID: 100, Quiesce: &way}); err != nil || g.Quiesce != way {
 		t.Fatalf("%q, %v", g.Quiesce, err)
 	}
 	id := n[0].replicate(0, "n2")
