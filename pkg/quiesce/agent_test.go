@@ -2,6 +2,7 @@ package quiesce_test
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -14,6 +15,7 @@ import (
 	"sync"
 	"testing"
 	"time"
+	"unicode/utf8"
 
 	"github.com/tandemd/tandem/pkg/guest"
 	"github.com/tandemd/tandem/pkg/quiesce"
@@ -41,7 +43,7 @@ func newAgent(t *testing.T) *qga {
 		t.Fatal(err)
 	}
 	a := &qga{t: t, socket: filepath.Join(dir, "agent"), answers: map[string]string{}}
-	l, err := net.Listen("unix", a.socket)
+	l, err := new(net.ListenConfig).Listen(t.Context(), "unix", a.socket)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -78,7 +80,7 @@ func (a *qga) serve(c net.Conn) {
 			Execute   string
 			Arguments struct{ ID int64 }
 		}
-		text := strings.TrimLeft(string(line), "\xff")
+		text := string(bytes.TrimLeftFunc(line, func(r rune) bool { return r == utf8.RuneError }))
 		if err := json.Unmarshal([]byte(text), &q); err != nil {
 			_, _ = io.WriteString(c, `{"error":{"class":"GenericError","desc":"JSON parse error"}}`+"\n")
 			continue

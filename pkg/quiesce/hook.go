@@ -1,6 +1,7 @@
 package quiesce
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -72,7 +73,7 @@ const maxSaid = 500
 func (t *tail) Write(p []byte) (int, error) {
 	t.buf = append(t.buf, p...)
 	if len(t.buf) > 2*maxSaid {
-		t.buf = append([]byte(nil), t.buf[len(t.buf)-maxSaid:]...)
+		t.buf = bytes.Clone(t.buf[len(t.buf)-maxSaid:])
 	}
 	return len(p), nil
 }

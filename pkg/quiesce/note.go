@@ -46,7 +46,7 @@ func (n note) freeze(ctx context.Context, units Units) error {
 	case guest.QuiesceFreeze:
 		return units.Freeze(ctx, n.Unit)
 	default:
-		return fmt.Errorf("quiesce %q is not known to this version", string(n.Way))
+		return fmt.Errorf("%w: quiesce %q is not known to this version", errUntouched, string(n.Way))
 	}
 }
 

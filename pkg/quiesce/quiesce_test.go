@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -84,7 +85,7 @@ func (r *reports) report(id guest.ID, err error) {
 func (r *reports) all() []string {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return append([]string(nil), r.said...)
+	return slices.Clone(r.said)
 }
 
 func newQuiescer(t *testing.T, o quiesce.Options) *quiesce.Quiescer {

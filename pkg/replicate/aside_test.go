@@ -51,10 +51,10 @@ func holds(d zfs.Dataset) (n uint64) {
 }
 
 // cheap wants an increment that sent less than a third of the disk.
-func cheap(t testing.TB, r replicate.Result) {
-	t.Helper()
+func cheap(tb testing.TB, r replicate.Result) {
+	tb.Helper()
 	if r.Kind != replicate.KindIncremental || r.Bytes > diskSize/3 {
-		t.Errorf("kind %s with %d bytes, want an increment", r.Kind, r.Bytes)
+		tb.Errorf("kind %s with %d bytes, want an increment", r.Kind, r.Bytes)
 	}
 }
 

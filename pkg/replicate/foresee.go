@@ -50,7 +50,7 @@ func Standing(refusal *Error) bool {
 	}
 	switch r.Kind {
 	case plan.Missing, plan.Foreign, plan.NoSpace, plan.Encryption, plan.Version, plan.BadName, plan.Feature, plan.Pools,
-		plan.ReadOnly:
+		plan.ReadOnly, plan.Renamed:
 		return true
 	case plan.NotOurs, plan.Diverged, plan.Former:
 	}

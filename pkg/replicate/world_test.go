@@ -93,9 +93,9 @@ func id(n string) guest.NodeID { return guest.NodeID(strings.Repeat("0", 31) + n
 
 // newWorld makes three nodes; n1 owns guest 100 with a zvol and a filesystem, and
 // job 100-0 replicates it to n2.
-func newWorld(t testing.TB) *world {
-	t.Helper()
-	w := &world{t: t, now: time.Unix(1_800_000_000, 0), nodes: map[guest.NodeID]*node{}}
+func newWorld(tb testing.TB) *world {
+	tb.Helper()
+	w := &world{t: tb, now: time.Unix(1_800_000_000, 0), nodes: map[guest.NodeID]*node{}}
 	w.state = ledger.State{
 		Cluster: "c1", Index: 10, Members: map[guest.NodeID]ledger.Member{},
 		Guests: map[guest.ID]guest.Guest{100: {
@@ -105,18 +105,18 @@ func newWorld(t testing.TB) *world {
 	}
 	for _, n := range []string{"1", "2", "3"} {
 		name := guest.NodeName("n" + n)
-		x := &node{w: w, id: id(n), name: name, files: newFiles(), dir: t.TempDir()}
+		x := &node{w: w, id: id(n), name: name, files: newFiles(), dir: tb.TempDir()}
 		x.pool = zfstest.New(zfstest.Options{Node: string(name), Now: w.clock, Volatile: true, Hook: func(e zfstest.Event) error {
 			return x.touch(fmt.Sprintf("%s %s %s after=%v", x.name, e.Op, e.Name, e.After))
 		}})
-		must(t, x.pool.Create("tank/g", 0, map[string]string{"canmount": "off"}))
+		must(tb, x.pool.Create("tank/g", 0, map[string]string{"canmount": "off"}))
 		w.state.Members[x.id] = ledger.Member{ID: x.id, Name: name}
 		w.nodes[x.id] = x
 		x.restart()
 	}
 	n1 := w.node("1")
-	must(t, n1.pool.Create(diskDS, 3<<19, nil))
-	must(t, n1.pool.Create(rootDS, 0, nil))
+	must(tb, n1.pool.Create(diskDS, 3<<19, nil))
+	must(tb, n1.pool.Create(rootDS, 0, nil))
 	n1.write(diskDS, 0, 64)
 	n1.write(rootDS, 0, 16)
 	for _, n := range w.nodes {
@@ -410,16 +410,16 @@ func (s *sink) Abort(err error) {
 	<-s.done
 }
 
-func must(t testing.TB, err error) {
-	t.Helper()
+func must(tb testing.TB, err error) {
+	tb.Helper()
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 }
 
-func equal(t testing.TB, got, want any) {
-	t.Helper()
+func equal(tb testing.TB, got, want any) {
+	tb.Helper()
 	if d := cmp.Diff(want, got); d != "" {
-		t.Errorf("(-want +got)\n%s", d)
+		tb.Errorf("(-want +got)\n%s", d)
 	}
 }

@@ -59,7 +59,7 @@ func (m *Manager) connect(ctx context.Context) (*link, error) {
 	for _, r := range m.o.routes() {
 		l, err := m.dial(ctx, r)
 		if err == nil {
-			m.link = l
+			m.link, m.was = l, true
 			return l, nil
 		}
 		errs = append(errs, fmt.Errorf("over %s: %w", r.address, err))
@@ -112,7 +112,7 @@ func (m *Manager) dial(ctx context.Context, r route) (*link, error) {
 
 // handshake makes one connection, which lives longer than ctx.
 func (m *Manager) handshake(ctx context.Context, r route) (*godbus.Conn, error) {
-	c, err := godbus.Dial(r.address, godbus.WithContext(m.life))
+	c, err := godbus.Dial(r.address, godbus.WithContext(m.life)) //nolint:contextcheck // it outlives the call
 	if err != nil {
 		return nil, err
 	}
@@ -153,9 +153,13 @@ func (m *Manager) do(ctx context.Context, op, unit string, ask func(context.Cont
 func (m *Manager) ask(ctx context.Context, op, unit string, ask func(context.Context, *link) error) error {
 	ctx, cancel := context.WithTimeout(ctx, m.o.CallTimeout)
 	defer cancel()
+	begun := time.Now()
 	for again := true; ; again = false {
 		l, err := m.connect(ctx)
 		if err != nil {
+			if m.patient(ctx, begun) {
+				continue
+			}
 			return &Error{Op: op, Unit: unit, Err: err, Advice: "is systemd the init of this machine, and dbus installed? (systemctl status dbus.socket)"}
 		}
 		err = ask(ctx, l)
@@ -164,12 +168,32 @@ func (m *Manager) ask(ctx context.Context, op, unit string, ask func(context.Con
 		}
 		if ctx.Err() == nil && lost(l, err) {
 			m.drop(l)
-			if again {
+			if again || m.patient(ctx, begun) {
 				continue
 			}
 			err = fmt.Errorf("%w: %w", ErrUnreachable, err)
 		}
 		return explain(ctx, op, unit, err)
+	}
+}
+
+// patient waits a moment for a systemd that was there before: it, or the bus, is being
+// restarted.
+func (m *Manager) patient(ctx context.Context, begun time.Time) bool {
+	m.mu.Lock()
+	m.was = m.was && time.Since(begun) < m.o.Patience && m.life.Err() == nil
+	was := m.was
+	m.mu.Unlock()
+	if !was {
+		return false
+	}
+	pause := time.NewTimer(m.o.Poll)
+	defer pause.Stop()
+	select {
+	case <-pause.C:
+		return true
+	case <-ctx.Done():
+		return false
 	}
 }
 

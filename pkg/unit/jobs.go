@@ -90,11 +90,12 @@ func (m *Manager) Stop(ctx context.Context, unit string) error {
 			return err
 		}
 	}
-	return m.stopped(ctx, op, unit)
+	return m.stopped(ctx, unit)
 }
 
 // stopped verifies that nothing of the unit runs.
-func (m *Manager) stopped(ctx context.Context, op, unit string) error {
+func (m *Manager) stopped(ctx context.Context, unit string) error {
+	const op = "stop"
 	s, err := m.State(ctx, unit)
 	if err != nil {
 		return err
@@ -102,7 +103,7 @@ func (m *Manager) stopped(ctx context.Context, op, unit string) error {
 	if s.Running() {
 		return m.failed(ctx, op, unit, s, fmt.Errorf("it still runs: it is %s (%s), main process %d", s.Active, s.Sub, s.MainPID))
 	}
-	left, err := m.processes(ctx, op, unit)
+	left, err := m.processes(ctx, unit)
 	if err != nil {
 		return err
 	}

@@ -102,8 +102,8 @@ type process struct {
 }
 
 // processes are all that the unit's control group holds.
-func (m *Manager) processes(ctx context.Context, op, unit string) (out []process, err error) {
-	err = m.do(ctx, op, unit, func(ctx context.Context, l *link) error {
+func (m *Manager) processes(ctx context.Context, unit string) (out []process, err error) {
+	err = m.do(ctx, "list the processes of", unit, func(ctx context.Context, l *link) error {
 		systemd := l.bus.Object("org.freedesktop.systemd1", "/org/freedesktop/systemd1")
 		err := systemd.CallWithContext(ctx, "org.freedesktop.systemd1.Manager.GetUnitProcesses", 0, unit).Store(&out)
 		if nameOf(err) == "org.freedesktop.systemd1.NoSuchUnit" { // It is not loaded any more: nothing of it runs.

@@ -111,6 +111,9 @@ type Options struct {
 	CallTimeout time.Duration
 	// Margin is what a start or a stop gets beyond the unit's own timeout; default 15 s.
 	Margin time.Duration
+	// Patience is how long a systemd that was there may be away, because it or the bus is
+	// being restarted; default 5 s.
+	Patience time.Duration
 	// Poll is how often a unit is looked at while a job of it runs; default 1 s.
 	Poll time.Duration
 }
@@ -136,6 +139,7 @@ func (o Options) withDefaults() Options {
 	}
 	wait(&o.CallTimeout, 30*time.Second)
 	wait(&o.Margin, 15*time.Second)
+	wait(&o.Patience, 5*time.Second)
 	wait(&o.Poll, time.Second)
 	return o
 }
@@ -149,6 +153,8 @@ type Manager struct {
 
 	mu   sync.Mutex
 	link *link
+	// was: systemd has been there, and was not given up since.
+	was bool
 	// guards is held while a drop-in is written and taken in.
 	guards sync.Mutex
 }

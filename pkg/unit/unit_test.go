@@ -80,7 +80,7 @@ func TestManager_NamesTheBusThatIsAbsent(t *testing.T) {
 }
 
 func TestManager_ConnectsAgain(t *testing.T) {
-	b, m := open(t, nil)
+	b, m := open(t, func(o *unit.Options) { o.Patience = 100 * time.Millisecond })
 	if err := m.Start(t.Context(), web); err != nil {
 		t.Fatal(err)
 	}
@@ -124,7 +124,7 @@ func TestManager_JobsNeedNoMessage(t *testing.T) {
 	b.end()
 	<-ended
 	b.start()
-	if err := <-stopped; err != nil {
+	if err := <-stopped; err != nil { // It waited for the bus.
 		t.Errorf("the bus was restarted during a stop: %v", err)
 	}
 }

@@ -62,7 +62,7 @@ why, how much space it takes, and the snapshot that it shares with the replica.
 			if err != nil {
 				return err
 			}
-			list, err := a.Client().Diverged(cmd.Context(), api.DivergedRequest{Node: f.Node, Guest: f.Guest})
+			list, err := a.Client().Diverged(cmd.Context(), api.DivergedRequest(f))
 			if err != nil {
 				return err
 			}

@@ -56,7 +56,7 @@ fence_command, --yes alone, and the command turns the node off.
 }
 
 // recover shows the plan, asks, and has what was shown carried out.
-func (a verbs) recover(cmd *cobra.Command, r api.RecoverRequest, yes bool) error { //nolint:revive // flag-parameter: the option
+func (a verbs) recover(cmd *cobra.Command, r api.RecoverRequest, yes bool) error {
 	shown := r
 	shown.DryRun = true
 	p, err := a.Client().RecoverGuest(cmd.Context(), shown)
@@ -159,7 +159,7 @@ plan is shown first. What fails is told and does not keep the others from it.
 	return cmd
 }
 
-func (a verbs) recoverNode(cmd *cobra.Command, r api.RecoverNodeRequest, yes bool) error { //nolint:revive // flag-parameter: the option
+func (a verbs) recoverNode(cmd *cobra.Command, r api.RecoverNodeRequest, yes bool) error {
 	shown := r
 	shown.DryRun = true
 	p, err := a.Client().RecoverNode(cmd.Context(), shown)

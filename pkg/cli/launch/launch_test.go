@@ -144,14 +144,14 @@ func TestContainer_CommandLine(t *testing.T) {
 }
 
 // monitor is QEMU's, of a guest that heeds its power button or does not.
-func monitor(t *testing.T, heeds bool) (sockets string, asked func() []string) {
+func monitor(t *testing.T, heeds bool) (sockets string, asked func() []string) { //nolint:revive // flag-parameter: what the guest does
 	t.Helper()
 	sockets, err := os.MkdirTemp("", "qmp") //nolint:usetesting // a socket's path has at most 107 bytes
 	if err != nil {
 		t.Fatal(err)
 	}
 	put(t, filepath.Join(sockets, "100", "x"), "")
-	l, err := net.Listen("unix", filepath.Join(sockets, "100", "qmp"))
+	l, err := new(net.ListenConfig).Listen(t.Context(), "unix", filepath.Join(sockets, "100", "qmp"))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -35,15 +35,18 @@ func TestFilling(t *testing.T) {
 		{"nothing is known", []api.Storage{{Name: "a", Pool: "tank"}}, nil},
 		{"not readable", []api.Storage{{Name: "a", Pool: "tank", PoolSize: g, Error: "gone"}}, nil},
 		{
-			"a pool, with both of its storages", []api.Storage{storage("a", "tank", 40*g, 17*g, 20*g, 100*g), storage("b", "tank", 40*g, 17*g, 20*g, 100*g)},
+			"a pool, with both of its storages",
+			[]api.Storage{storage("a", "tank", 40*g, 17*g, 20*g, 100*g), storage("b", "tank", 40*g, 17*g, 20*g, 100*g)},
 			[]string{"node n1: pool tank is 80% full: 80G of 100G are taken, 20G are free; what ends there: 100-0, 101-0, 102-0, 103-0, 104-0, 3 more"},
 		},
 		{
-			"a quota", []api.Storage{storage("b", "tank", 9*g, 1*g, 60*g, 100*g)},
+			"a quota",
+			[]api.Storage{storage("b", "tank", 9*g, 1*g, 60*g, 100*g)},
 			[]string{"node n1: storage b (tank/b) is 90% full: 9.0G of 10G are taken, 1.0G are available; what ends there: 200-0"},
 		},
 		{
-			"a pool, and a quota below it", []api.Storage{storage("a", "tank", 9*g, 1*g, 10*g, 100*g), storage("c", "tank", 2*g, 8*g, 10*g, 100*g)},
+			"a pool, and a quota below it",
+			[]api.Storage{storage("a", "tank", 9*g, 1*g, 10*g, 100*g), storage("c", "tank", 2*g, 8*g, 10*g, 100*g)},
 			[]string{
 				"node n1: pool tank is 90% full: 90G of 100G are taken, 10G are free" + aJobs,
 				"node n1: storage a (tank/a) is 90% full: 9.0G of 10G are taken, 1.0G are available" + aJobs,

@@ -115,8 +115,8 @@ func (o *Overview) Report(ctx context.Context) Report {
 	}
 	unread := len(r.Warnings) > 0
 	r.Warnings = append(r.Warnings, o.warnFull(st.Ledger, r.Storages)...)
-	aside := make(chan []string, 1)
-	go func() { aside <- o.setAside(ctx) }()
+	apart := make(chan []string, 1)
+	go func() { apart <- o.setAside(ctx) }()
 	replicas, err := o.Target.Replicas(ctx)
 	if err != nil && !unread { // else it is told already
 		r.Warnings = append(r.Warnings, fmt.Sprintf("node %s: its replicas cannot be read: %v", o.Name, err))
@@ -138,7 +138,7 @@ func (o *Overview) Report(ctx context.Context) Report {
 	}
 	r.Migrations = o.Moving()
 	r.Warnings = append(r.Warnings, inDoubt(r.Migrations)...)
-	r.Warnings = append(r.Warnings, <-aside...)
+	r.Warnings = append(r.Warnings, <-apart...)
 	for _, t := range o.Troubles() {
 		r.Warnings = append(r.Warnings, fmt.Sprintf("node %s: %s", o.Name, t))
 	}

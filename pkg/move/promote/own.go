@@ -132,7 +132,7 @@ func (x *promotion) use(ctx context.Context) error {
 	var missing []string
 	for i, v := range x.volumes {
 		if x.out.Volumes[i].State == Missing {
-			missing = append(missing, v.Volume.String())
+			missing = append(missing, v.String())
 			continue
 		}
 		m := local.MarksOf(v.data)

@@ -18,8 +18,8 @@ import (
 
 // once brings a first complete point, p1.
 func once(w *world) {
-	write(w.t, w.owner, diskDS, 0, 64, 1)
-	write(w.t, w.owner, rootDS, 0, 16, 2)
+	w.write(w.owner, diskDS, 0, 64)
+	w.write(w.owner, rootDS, 0, 16)
 	w.take("p1")
 	w.bring(diskDS, "", "p1")
 	w.bring(rootDS, "", "p1")
@@ -30,8 +30,8 @@ func once(w *world) {
 // ahead brings p2 of the disk only, before the owner died.
 func ahead(w *world) {
 	once(w)
-	write(w.t, w.owner, diskDS, 30, 20, 3)
-	write(w.t, w.owner, rootDS, 8, 4, 4)
+	w.write(w.owner, diskDS, 30, 20)
+	w.write(w.owner, rootDS, 8, 4)
 	w.take("p2")
 	w.bring(diskDS, "p1", "p2")
 }
@@ -50,13 +50,13 @@ func cut(w *world) {
 func parted(w *world) {
 	once(w)
 	must(w.t, w.pool.SetProps(w.t.Context(), map[string]string{"readonly": "off"}, diskDS))
-	write(w.t, w.pool, diskDS, 50, 4, 9)
+	w.write(w.pool, diskDS, 50, 4)
 	must(w.t, w.pool.Snapshot(w.t.Context(), []string{diskDS + "@mine"}, nil))
 	must(w.t, w.pool.CreateFilesystem(w.t.Context(), "tank/g/diverged", map[string]string{zfs.PropRole: zfs.RoleFolder, zfs.PropCluster: cluster}))
 	must(w.t, w.pool.CreateFilesystem(w.t.Context(), "tank/g/diverged/100", map[string]string{zfs.PropRole: zfs.RoleFolder, zfs.PropCluster: cluster}))
 	must(w.t, w.pool.SetProps(w.t.Context(), map[string]string{zfs.PropRole: zfs.RoleDiverged, "readonly": "on"}, diskDS))
 	must(w.t, w.pool.Rename(w.t.Context(), diskDS, "tank/g/diverged/100/x"))
-	write(w.t, w.owner, diskDS, 30, 20, 3)
+	w.write(w.owner, diskDS, 30, 20)
 	w.take("p2")
 	g := w.guest
 	g.Term = term(1)
@@ -82,7 +82,7 @@ func TestPromote_AReplicaAtThePointStaysAsItIs(t *testing.T) {
 	equal(t, []uint64{w.dataset(w.pool, diskDS).GUID, w.dataset(w.pool, rootDS).GUID}, before)
 	equal(t, len(w.copies()), 0)
 
-	write(t, w.pool, diskDS, 3, 1, 7) // The guest has run: nothing brings the point back.
+	w.write(w.pool, diskDS, 3, 1) // The guest has run: nothing brings the point back.
 	data, err := w.pool.Read(diskDS)
 	must(t, err)
 	w.promote()
@@ -99,7 +99,7 @@ func TestPromote_WhatIsNewerIsSetAside(t *testing.T) {
 		"written to": func(w *world) {
 			once(w)
 			must(t, w.pool.SetProps(t.Context(), map[string]string{"readonly": "off"}, diskDS))
-			write(t, w.pool, diskDS, 3, 1, 8)
+			w.write(w.pool, diskDS, 3, 1)
 		},
 		"not parted from an older copy": parted,
 	} {
@@ -165,7 +165,7 @@ func TestPromote_ANewerPointWhereTheOwnerHadTheOldOneRemoved(t *testing.T) {
 	for _, begun := range []int{1, 2} {
 		w := newWorld(t)
 		for i, name := range names {
-			write(t, w.owner, diskDS, int64(i), 5, byte(i))
+			w.write(w.owner, diskDS, int64(i), 5)
 			w.take(name)
 			if i < 2 {
 				w.bring(diskDS, append([]string{""}, names...)[i], name)
@@ -197,7 +197,7 @@ func TestPromote_TheOwnersOwnVolumesAreTakenAsTheyAre(t *testing.T) {
 		}
 		must(w.t, w.pool.SetProps(w.t.Context(), map[string]string{"canmount": "on", "mountpoint": "/srv/web"}, rootDS))
 		must(w.t, w.pool.SetProps(w.t.Context(), map[string]string{"volmode": "default", "refreservation": "65536"}, diskDS))
-		write(w.t, w.pool, diskDS, 3, 1, 8)
+		w.write(w.pool, diskDS, 3, 1)
 	}
 	for name, before := range map[string]func(*world){
 		"a new term": func(w *world) { owner(w, term(2)); w.guest.Term = term(4) },

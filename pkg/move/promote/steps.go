@@ -195,9 +195,7 @@ func (x *promotion) choose() error {
 	x.want = map[guest.Volume]uint64{}
 	if b := x.guest.Beginning; b != nil {
 		x.out.Point = b.Point
-		for v, guid := range b.GUIDs {
-			x.want[v] = guid
-		}
+		maps.Copy(x.want, b.GUIDs)
 	}
 	missing, blocked := x.obstacles()
 	if len(missing) > 0 && len(blocked) == 0 && x.later() {

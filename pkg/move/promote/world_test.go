@@ -7,6 +7,7 @@ import (
 	"errors"
 	"io"
 	"io/fs"
+	"maps"
 	"math/rand/v2"
 	"testing"
 	"time"
@@ -115,12 +116,12 @@ func (w *world) Write(name string, v any) (err error) {
 	return err
 }
 
-// write puts other data into a volume.
-func write(t *testing.T, p *zfstest.Pool, dataset string, block int64, blocks int, seed byte) {
-	t.Helper()
+// write puts random data into a volume of a machine.
+func (w *world) write(p *zfstest.Pool, dataset string, block int64, blocks int) {
+	w.t.Helper()
 	data := make([]byte, blocks*4096)
-	_, _ = rand.NewChaCha8([32]byte{seed, byte(block)}).Read(data)
-	must(t, p.Write(dataset, block*4096, data))
+	_, _ = rand.NewChaCha8([32]byte{byte(block), byte(blocks), byte(len(p.Calls()))}).Read(data)
+	must(w.t, p.Write(dataset, block*4096, data))
 }
 
 // take takes a point at the owner.
@@ -152,9 +153,7 @@ func (w *world) send(dataset, from, to string) error {
 	}
 	g := w.guest
 	g.Term = term(1)
-	for name, value := range local.Marks(cluster, g, v, zfs.RoleReplica) {
-		props[name] = value
-	}
+	maps.Copy(props, local.Marks(cluster, g, v, zfs.RoleReplica))
 	s, err := w.owner.Send(w.t.Context(), spec)
 	must(w.t, err)
 	data, err := io.ReadAll(s)

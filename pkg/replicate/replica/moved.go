@@ -22,17 +22,17 @@ func (t *Target) tellMoved(ctx context.Context, cluster string, id guest.ID, lis
 			missing[l.root.Name] = append(missing[l.root.Name], i)
 		}
 	}
-	of, names := map[string]int{}, []string{}
+	volumes, names := map[string]int{}, []string{}
 	for _, root := range slices.Sorted(maps.Keys(missing)) {
 		children, err := t.o.ZFS.Children(ctx, root)
 		if err != nil {
 			return fault.Wrap(err, "look into %s on %s", root, t.o.Name)
 		}
 		for _, d := range children {
-			for _, i := range missing[root] {
-				if local.MarksOf(d).Are(cluster, id, list[i].volume, zfs.RoleReplica) {
-					of[d.Name], names = i, append(names, d.Name)
-				}
+			marks := local.MarksOf(d)
+			of := slices.IndexFunc(missing[root], func(i int) bool { return marks.Are(cluster, id, list[i].volume, zfs.RoleReplica) })
+			if of >= 0 {
+				volumes[d.Name], names = missing[root][of], append(names, d.Name)
 			}
 		}
 	}
@@ -45,7 +45,7 @@ func (t *Target) tellMoved(ctx context.Context, cluster string, id guest.ID, lis
 	}
 	for _, d := range moved {
 		if d.Exists() {
-			i := of[d.Name]
+			i := volumes[d.Name]
 			out[i].Moved = append(out[i].Moved, told(d))
 		}
 	}

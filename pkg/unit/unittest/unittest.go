@@ -158,10 +158,10 @@ func (m *Manager) Start(ctx context.Context, name string) error {
 		return &unit.Error{Op: "start", Unit: name, Err: why, Result: s.result, Journal: slices.Clone(s.journal[max(0, len(s.journal)-5):])}
 	}
 	defer m.mu.Unlock()
-	switch {
-	case s.active == "active":
+	switch s.active {
+	case "active":
 		return nil
-	case s.active == "deactivating":
+	case "deactivating":
 		return fail(errors.New("it is being stopped"))
 	}
 	if err := m.take(ctx, s); err != nil {
