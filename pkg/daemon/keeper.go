@@ -12,9 +12,9 @@ import (
 
 	"github.com/tandemd/tandem/pkg/api"
 	"github.com/tandemd/tandem/pkg/consensus"
-	"github.com/tandemd/tandem/pkg/keeper/host"
 	"github.com/tandemd/tandem/pkg/guest"
 	"github.com/tandemd/tandem/pkg/keeper"
+	"github.com/tandemd/tandem/pkg/keeper/host"
 	"github.com/tandemd/tandem/pkg/ledger"
 	"github.com/tandemd/tandem/pkg/move/promote"
 	"github.com/tandemd/tandem/pkg/move/retire"

@@ -23,9 +23,9 @@ type confirmation struct {
 // flight is a question that is being asked.
 type flight struct {
 	begun time.Duration
-	done chan struct{}
-	view *ledger.State
-	err  error
+	done  chan struct{}
+	view  *ledger.State
+	err   error
 	// left: who asked has left; the others ask again.
 	left bool
 }

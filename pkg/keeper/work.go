@@ -25,7 +25,7 @@ type entry struct {
 	paused string
 	// given is when the guest was last given back by who moved it, by CLOCK_BOOTTIME.
 	given time.Duration
-	cond   Condition
+	cond  Condition
 	// fails is how often in a row its step has failed; notBefore is when it is tried again, by CLOCK_BOOTTIME.
 	fails     int
 	notBefore time.Duration
@@ -265,4 +265,3 @@ func (k *Keeper) unitOf(ctx context.Context, g guest.Guest) (UnitState, rules.Un
 	}
 	return s, rules.Unit{Named: true, Running: s.Running}
 }
-

@@ -36,8 +36,8 @@ type world struct {
 	t *testing.T
 	k *keeper.Keeper
 	// The rest is guarded.
-	mu       sync.Mutex
-	view     *ledger.State
+	mu   sync.Mutex
+	view *ledger.State
 	// agreed is what a majority has and this node does not know yet; nil: nothing.
 	agreed   *ledger.State
 	quorate  bool

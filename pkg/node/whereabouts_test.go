@@ -72,13 +72,14 @@ func TestDisagreements(t *testing.T) {
 		end  int
 		want []string // a part of each sentence
 	}{
-		"agreement":              {map[int]map[guest.NodeID]node.Word{0: word(9, nil)}, 60, nil},
-		"nobody else":            {nil, 0, nil},
-		"another's guest":        {map[int]map[guest.NodeID]node.Word{0: word(9, other)}, 0, []string{"node n2 says that it owns guest 100 at term 3-" + ours + ", but the ledger gives it to n1 at term 4-" + ours + ": make sure that the guest does not run on n2"}},
-		"another term":           {map[int]map[guest.NodeID]node.Word{0: word(9, map[string]string{"guest/200": "3-" + ours})}, 0, []string{"but the ledger says term 4-" + ours + ": restart tandemd there"}},
-		"a guest of nobody":      {map[int]map[guest.NodeID]node.Word{0: word(9, map[string]string{"guest/999": "1-" + ours})}, 0, []string{"owns guest 999, which the ledger does not know"}},
+		"agreement":         {map[int]map[guest.NodeID]node.Word{0: word(9, nil)}, 60, nil},
+		"nobody else":       {nil, 0, nil},
+		"another's guest":   {map[int]map[guest.NodeID]node.Word{0: word(9, other)}, 0, []string{"node n2 says that it owns guest 100 at term 3-" + ours + ", but the ledger gives it to n1 at term 4-" + ours + ": make sure that the guest does not run on n2"}},
+		"another term":      {map[int]map[guest.NodeID]node.Word{0: word(9, map[string]string{"guest/200": "3-" + ours})}, 0, []string{"but the ledger says term 4-" + ours + ": restart tandemd there"}},
+		"a guest of nobody": {map[int]map[guest.NodeID]node.Word{0: word(9, map[string]string{"guest/999": "1-" + ours})}, 0, []string{"owns guest 999, which the ledger does not know"}},
 		"a guest that runs elsewhere": {
-			map[int]map[guest.NodeID]node.Word{0: word(9, map[string]string{"runs/100": ""})}, 0,
+			map[int]map[guest.NodeID]node.Word{0: word(9, map[string]string{"runs/100": ""})},
+			0,
 			[]string{"guest 100 runs on n2 although it is n1's at term 4-" + ours + ": n2 stops it by itself"},
 		},
 		"its own guest runs":     {map[int]map[guest.NodeID]node.Word{0: word(9, map[string]string{"runs/200": ""})}, 0, nil},

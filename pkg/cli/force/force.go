@@ -13,9 +13,9 @@ import (
 	"path/filepath"
 
 	"github.com/tandemd/tandem/pkg/config"
-	"github.com/tandemd/tandem/pkg/keeper/host"
 	"github.com/tandemd/tandem/pkg/guest"
 	"github.com/tandemd/tandem/pkg/identity"
+	"github.com/tandemd/tandem/pkg/keeper/host"
 	"github.com/tandemd/tandem/pkg/keeper/rules"
 	"github.com/tandemd/tandem/pkg/ledger"
 	"github.com/tandemd/tandem/pkg/statefile"

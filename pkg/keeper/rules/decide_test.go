@@ -241,9 +241,9 @@ func TestDecide(t *testing.T) {
 		"a stale owner, stopped and sure":                  {other, moved, rules.Facts{Unit: stopped, Confirmed: true}, []string{"old"}, rules.Retire},
 		"a ledger older than the disks stops nothing":      {other, moved, rules.Facts{Unit: running}, []string{"ahead"}, rules.Confirm},
 		"another generation's term of the same count":      {other, moved, rules.Facts{Unit: running}, []string{"fork"}, rules.Confirm},
-		"a target":                                         {other, moved, rules.Facts{Unit: stopped}, []string{"replica"}, rules.Nothing},
-		"somebody started a target's unit":                 {other, moved, rules.Facts{Unit: running, Confirmed: true}, []string{"replica"}, rules.Stop},
-		"no bus, and volumes of an owner":                  {other, moved, rules.Facts{Unit: rules.Unit{Named: true, Unknown: "no bus"}, Confirmed: true}, []string{"old"}, rules.Tell},
+		"a target":                         {other, moved, rules.Facts{Unit: stopped}, []string{"replica"}, rules.Nothing},
+		"somebody started a target's unit": {other, moved, rules.Facts{Unit: running, Confirmed: true}, []string{"replica"}, rules.Stop},
+		"no bus, and volumes of an owner":  {other, moved, rules.Facts{Unit: rules.Unit{Named: true, Unknown: "no bus"}, Confirmed: true}, []string{"old"}, rules.Tell},
 	} {
 		t.Run(name, func(t *testing.T) {
 			f := tc.facts
