@@ -17,7 +17,7 @@ func (d *Daemon) Ledger() *ledger.State { return d.book.Current() }
 
 // Knows says whether this node's ledger has a guest, and whether gossip tells that its
 // owner says so; it asks nobody.
-func (d *Daemon) Knows(id guest.ID) (ledger, gossip bool) {
+func (d *Daemon) Knows(id guest.ID) (byLedger, byGossip bool) {
 	g, ok := d.book.Current().Guests[id]
 	c := d.cluster.Load()
 	if !ok || c == nil {

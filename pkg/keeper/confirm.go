@@ -53,13 +53,13 @@ func (k *Keeper) given(id guest.ID) time.Duration {
 	return 0
 }
 
-// confirm is a view that a majority confirmed within the last seconds, and that was
-// asked for later than after. It asks, unless that was done just now; those who come
+// confirm returns once this node has a view that a majority confirmed within the last
+// seconds, and that was asked for later than after. It asks, unless that was done just now; those who come
 // meanwhile wait for that answer.
-func (k *Keeper) confirm(ctx context.Context, after time.Duration) (*ledger.State, error) {
+func (k *Keeper) confirm(ctx context.Context, after time.Duration) error {
 	for {
-		if view, ok := k.confirmed(after); ok {
-			return view, nil
+		if _, ok := k.confirmed(after); ok {
+			return nil
 		}
 		k.asking.mu.Lock()
 		f := k.asking.flight
@@ -69,7 +69,7 @@ func (k *Keeper) confirm(ctx context.Context, after time.Duration) (*ledger.Stat
 			k.asking.mu.Unlock()
 			k.ask(ctx, f)
 			if f.err != nil || f.begun > after {
-				return f.view, f.err
+				return f.err
 			}
 			continue // the clock has not moved on since
 		}
@@ -77,10 +77,10 @@ func (k *Keeper) confirm(ctx context.Context, after time.Duration) (*ledger.Stat
 		select {
 		case <-f.done:
 		case <-ctx.Done():
-			return nil, context.Cause(ctx)
+			return context.Cause(ctx)
 		}
 		if !f.left && f.begun > after {
-			return f.view, f.err
+			return f.err
 		}
 	}
 }
@@ -127,7 +127,7 @@ func (k *Keeper) assure(ctx context.Context, id guest.ID) error {
 		if _, _, known, sure := k.newest(id); sure || !known {
 			return nil
 		}
-		if _, err := k.confirm(ctx, after); err != nil {
+		if err := k.confirm(ctx, after); err != nil {
 			return err
 		}
 		k.asking.mu.Lock()

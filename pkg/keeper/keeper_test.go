@@ -41,6 +41,7 @@ func onboot(id guest.ID, order, delay int) guest.Guest {
 
 func TestBoot_StartsInOrderOnce(t *testing.T) {
 	within(t, func(t *testing.T, w *world) {
+		t.Helper()
 		w.has(onboot(100, 2, 0), rules.RoleOwner, term(5))
 		w.has(onboot(101, 1, 60), rules.RoleOwner, term(5))
 		w.has(onboot(102, 0, 0), rules.RoleOwner, term(5))
@@ -80,6 +81,7 @@ func TestBoot_StartsInOrderOnce(t *testing.T) {
 
 func TestBoot_WaitsForAMajority(t *testing.T) {
 	within(t, func(t *testing.T, w *world) {
+		t.Helper()
 		w.quorate = false
 		w.has(onboot(100, 0, 0), rules.RoleOwner, term(5))
 		w.run()
@@ -104,6 +106,7 @@ func TestBoot_WaitsForAMajority(t *testing.T) {
 // What is known here says that the guest is this node's; the majority knows better.
 func TestBoot_StaleKnowledgeStartsNothing(t *testing.T) {
 	within(t, func(t *testing.T, w *world) {
+		t.Helper()
 		w.has(onboot(100, 0, 0), rules.RoleOwner, term(5))
 		stale := w.View()
 		g := stale.Guests[100]
@@ -122,6 +125,7 @@ func TestBoot_StaleKnowledgeStartsNothing(t *testing.T) {
 
 func TestBoot_OneThatHangsOrFailsHoldsUpNoOther(t *testing.T) {
 	within(t, func(t *testing.T, w *world) {
+		t.Helper()
 		w.has(onboot(100, 1, 0), rules.RoleOwner, term(5))
 		w.has(onboot(101, 2, 0), rules.RoleOwner, term(5))
 		w.units[unitOf(100)].takes = 24 * time.Hour
@@ -168,6 +172,7 @@ func moved(id guest.ID, to guest.NodeID, n uint64) guest.Guest {
 
 func TestTakeOver_StartsOnceAndOnlyOnce(t *testing.T) {
 	within(t, func(t *testing.T, w *world) {
+		t.Helper()
 		w.has(moved(100, n1, 6), "replica", term(5))
 		w.trouble["promote"] = errors.New("a receive has not ended")
 		w.run()
@@ -226,6 +231,7 @@ func TestTakeOver_GoesOnAfterACrashBeforeTheStart(t *testing.T) {
 
 func TestFence_AStaleOwner(t *testing.T) {
 	within(t, func(t *testing.T, w *world) {
+		t.Helper()
 		w.has(onboot(100, 0, 0), rules.RoleOwner, term(5))
 		w.run()
 		w.wait(time.Second)
@@ -266,6 +272,7 @@ func TestFence_AStaleOwner(t *testing.T) {
 // A restored node knows less than its own disks: that stops nothing.
 func TestFence_NotByKnowledgeOlderThanTheDisks(t *testing.T) {
 	within(t, func(t *testing.T, w *world) {
+		t.Helper()
 		w.quorate = false
 		g := onboot(100, 0, 0)
 		g.Owner = n2
@@ -282,6 +289,7 @@ func TestFence_NotByKnowledgeOlderThanTheDisks(t *testing.T) {
 
 func TestRemoved_GoesOnRunningAndIsNoLongerAskedFor(t *testing.T) {
 	within(t, func(t *testing.T, w *world) {
+		t.Helper()
 		g := onboot(100, 0, 0)
 		g.Config = "cores=2\n"
 		w.has(g, rules.RoleOwner, term(5))
@@ -303,6 +311,7 @@ func TestRemoved_GoesOnRunningAndIsNoLongerAskedFor(t *testing.T) {
 // A start that hangs is ended when the guest is given away.
 func TestFence_EndsAStartThatHangs(t *testing.T) {
 	within(t, func(t *testing.T, w *world) {
+		t.Helper()
 		w.has(onboot(100, 0, 0), rules.RoleOwner, term(5))
 		w.units[unitOf(100)].takes = 24 * time.Hour
 		w.run()
@@ -317,6 +326,7 @@ func TestFence_EndsAStartThatHangs(t *testing.T) {
 
 func TestStart(t *testing.T) {
 	within(t, func(t *testing.T, w *world) {
+		t.Helper()
 		mine := onboot(100, 0, 0)
 		mine.Boot.On = false
 		w.has(mine, "", guest.Term{})
@@ -368,6 +378,7 @@ func TestStart(t *testing.T) {
 // What a majority confirmed a moment ago is older than the guest.
 func TestStart_AGuestOfAMomentAgo(t *testing.T) {
 	within(t, func(t *testing.T, w *world) {
+		t.Helper()
 		w.run()
 		w.wait(time.Second)
 		w.has(guest.Guest{ID: 100, Owner: n1, Term: term(5)}, "", guest.Term{})
@@ -380,6 +391,7 @@ func TestStart_AGuestOfAMomentAgo(t *testing.T) {
 
 func TestMayStart(t *testing.T) {
 	within(t, func(t *testing.T, w *world) {
+		t.Helper()
 		w.has(guest.Guest{ID: 100, Owner: n1, Term: term(5)}, rules.RoleOwner, term(5))
 		w.has(guest.Guest{ID: 101, Owner: n2, Term: term(5)}, "replica", term(5))
 		w.has(guest.Guest{ID: 102, Owner: n1, Term: term(5)}, rules.RoleOwner, term(4))
@@ -404,6 +416,7 @@ func TestMayStart(t *testing.T) {
 
 func TestPause_HoldsTheKeeperOff(t *testing.T) {
 	within(t, func(t *testing.T, w *world) {
+		t.Helper()
 		w.has(onboot(100, 0, 0), rules.RoleOwner, term(5))
 		w.units[unitOf(100)].takes = 24 * time.Hour
 		w.run()
@@ -436,6 +449,7 @@ func TestPause_HoldsTheKeeperOff(t *testing.T) {
 // node that gave it away may not know yet that it did.
 func TestPause_WhatWasConfirmedBeforeDoesNotCount(t *testing.T) {
 	within(t, func(t *testing.T, w *world) {
+		t.Helper()
 		w.has(onboot(100, 0, 0), rules.RoleOwner, term(5))
 		w.run()
 		w.wait(time.Second)
@@ -467,6 +481,7 @@ func TestPause_WhatWasConfirmedBeforeDoesNotCount(t *testing.T) {
 
 func TestUnits_EnabledAndUnknownAreTold(t *testing.T) {
 	within(t, func(t *testing.T, w *world) {
+		t.Helper()
 		w.has(guest.Guest{ID: 100, Owner: n1, Term: term(5)}, rules.RoleOwner, term(5))
 		w.units[unitOf(100)].enabled = true
 		w.run()

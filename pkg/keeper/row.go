@@ -70,7 +70,7 @@ func (k *Keeper) listBoot(ctx context.Context) {
 		if listed {
 			return
 		}
-		if _, err := k.confirm(ctx, 0); err == nil {
+		if err := k.confirm(ctx, 0); err == nil {
 			continue
 		}
 		select {

@@ -164,12 +164,7 @@ func (k *Keeper) pursue(ctx context.Context, e *entry, wanted bool) error { //no
 		}
 		k.observe(e, f, step)
 		if step.Do == rules.Tell {
-			if f.Due {
-				k.tried(e.id, failed)
-			}
-			err := fmt.Errorf("guest %s: %s", e.id, step.Why)
-			k.trouble(e, err)
-			return &failure{step.Do, confirmAgain, err}
+			return k.stuck(e, f, step)
 		}
 		if wait := k.early(e); wait > 0 && !wanted {
 			return &failure{step.Do, wait, errors.New("it is tried again later")}
@@ -181,6 +176,16 @@ func (k *Keeper) pursue(ctx context.Context, e *entry, wanted bool) error { //no
 	}
 	err := fmt.Errorf("guest %s: it takes more steps than there can be; see the log", e.id)
 	return &failure{rules.Tell, lookEvery, err}
+}
+
+// stuck tells what is in the way of a guest, where nothing can be done about it now.
+func (k *Keeper) stuck(e *entry, f facts, step rules.Step) error {
+	if f.Due {
+		k.tried(e.id, failed)
+	}
+	err := fmt.Errorf("guest %s: %s", e.id, step.Why)
+	k.trouble(e, err)
+	return &failure{step.Do, confirmAgain, err}
 }
 
 // early is how long nothing is to be tried because it has failed just now.

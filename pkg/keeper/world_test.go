@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"io/fs"
+	"maps"
 	"slices"
 	"sync"
 	"testing"
@@ -64,6 +65,7 @@ type unit struct {
 }
 
 func newWorld(t *testing.T) *world {
+	t.Helper()
 	w := &world{
 		t: t, quorate: true, units: map[string]*unit{}, disks: map[guest.ID][]rules.Volume{}, files: map[guest.ID]string{},
 		store: map[string][]byte{}, trouble: map[string]error{}, boot: "boot-1", begun: time.Now().Add(-time.Hour),
@@ -99,9 +101,9 @@ func (w *world) agree(change func(s *ledger.State)) {
 	w.mu.Lock()
 	next := *w.view
 	next.Index++
-	next.Guests = map[guest.ID]guest.Guest{}
-	for id, g := range w.view.Guests {
-		next.Guests[id] = g
+	next.Guests = maps.Clone(w.view.Guests)
+	if next.Guests == nil {
+		next.Guests = map[guest.ID]guest.Guest{}
 	}
 	change(&next)
 	w.view = &next

@@ -29,7 +29,7 @@ type Pool struct {
 }
 
 // ModeOf is how a volume travels: as was recorded, else as it is now.
-func ModeOf(recorded string, encrypted bool) string { //nolint:revive // flag-parameter: a fact of the volume
+func ModeOf(recorded string, encrypted bool) string {
 	switch {
 	case recorded != "":
 		return recorded

@@ -385,10 +385,10 @@ func (w *world) turn(j guest.JobID, to string) {
 	})
 }
 
-func (n *node) content(t testing.TB, name string) []byte {
-	t.Helper()
+func (n *node) content(tb testing.TB, name string) []byte {
+	tb.Helper()
 	b, err := n.pool.Read(name)
-	must(t, err)
+	must(tb, err)
 	return b
 }
 

@@ -53,7 +53,7 @@ func (r *run) alone(ctx context.Context, c zfs.Change) (zfs.Changed, error) {
 	}
 	done, err := r.s.o.ZFS.Change(ctx, only)
 	if err != nil || len(done) != 1 {
-		return zfs.Changed{}, cmp.Or(err, error(fault.Retry("", "no answer to the snapshot of guest %s", r.guest.ID)))
+		return zfs.Changed{}, cmp.Or(err, fault.Retry("", "no answer to the snapshot of guest %s", r.guest.ID))
 	}
 	return done[0], nil
 }

@@ -55,9 +55,7 @@ func moveGuests(t *testing.T) {
 		name string
 		do   func(t *testing.T)
 	}{
-		{"there", func(t *testing.T) { migrate(t, "n1", "n2") }},
-		{"back", func(t *testing.T) { migrate(t, "n2", "n1") }},
-		{"recover", bringBack},
+		{"there", migrating("n1", "n2")}, {"back", migrating("n2", "n1")}, {"recover", bringBack},
 	} {
 		t.Run(move.name, move.do)
 		if t.Failed() {
@@ -69,8 +67,16 @@ func moveGuests(t *testing.T) {
 	n("n2").sh(t, "tandem guest remove %s", writerID)
 }
 
-// migrate moves the guest while it runs: no record is lost, none is there twice, and the jobs go on by increments.
+// migrating moves the guest while it runs: no record is lost, none is there twice, and the jobs go on by increments.
+func migrating(from, to string) func(t *testing.T) {
+	return func(t *testing.T) {
+		t.Helper()
+		migrate(t, from, to)
+	}
+}
+
 func migrate(t *testing.T, from, to string) {
+	t.Helper()
 	before := writes(t, from, 0)
 	said := n("n3").sh(t, "tandem guest migrate %s %s", writerID, to)
 	t.Logf("tandem guest migrate:\n%s", said)
@@ -105,6 +111,7 @@ func migrate(t *testing.T, from, to string) {
 // bringBack is the loss of the owner: the guest goes on elsewhere from its last sync, and what the owner had alone is kept when it
 // comes back.
 func bringBack(t *testing.T) {
+	t.Helper()
 	n("n3").refuses(t, "tandem guest recover "+writerID+" --on n2 --yes --owner-is-off", "alive")
 	point := n("n1").job(t, "800-0").Point
 	alone := writes(t, "n1", writes(t, "n1", 0)+5)

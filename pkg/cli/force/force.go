@@ -41,8 +41,8 @@ func Start(ctx context.Context, path string, id guest.ID) (warning string, err e
 
 // Units are those of this machine; pkg/unit.
 type Units interface {
-	Guard(ctx context.Context, unit string, id guest.ID) error
-	Start(ctx context.Context, unit string) error
+	Guard(ctx context.Context, name string, id guest.ID) error
+	Start(ctx context.Context, name string) error
 }
 
 // Machine is a node without its daemon.

@@ -74,12 +74,13 @@ func (p Printer) runText(g api.Guest) string {
 	if !g.Run.Since.IsZero() {
 		text += " since " + p.second(g.Run.Since)
 	}
+	all := []string{text}
 	for _, n := range g.Run.On {
 		if n != g.Owner {
-			text += fmt.Sprintf("; it runs on %s although it is %s's", n, g.Owner)
+			all = append(all, fmt.Sprintf("it runs on %s although it is %s's", n, g.Owner))
 		}
 	}
-	return text
+	return strings.Join(all, "; ")
 }
 
 func volumeList(volumes []guest.Volume) string {

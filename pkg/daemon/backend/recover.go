@@ -164,7 +164,7 @@ func (b *Backend) recoverGuest(
 	if err := fence(out.Owner); err != nil {
 		return out, err
 	}
-	if err := b.change(ctx, c, p); err != nil {
+	if err := b.change(ctx, p); err != nil {
 		return out, err
 	}
 	out.Done = true
@@ -180,7 +180,7 @@ func (b *Backend) asShown(s *ledger.State, g guest.Guest, r api.RecoverRequest) 
 }
 
 // change proposes the owner change. Of two operators one wins, and the other is told who.
-func (b *Backend) change(ctx context.Context, c *Cluster, p recovery.Plan) error {
+func (b *Backend) change(ctx context.Context, p recovery.Plan) error {
 	err := b.edit(ctx, p.Change())
 	if err == nil {
 		return nil

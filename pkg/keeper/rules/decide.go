@@ -86,7 +86,7 @@ func (f Facts) takeOver(h held) Step {
 
 // ready is for a guest whose volumes are as they should be; fresh says that this
 // node has not taken note of what the term began from.
-func (f Facts) ready(fresh bool) Step { //nolint:revive // flag-parameter: it is a fact
+func (f Facts) ready(fresh bool) Step {
 	switch {
 	case !f.Unit.Named:
 		return Step{Nothing, "it has no unit"}

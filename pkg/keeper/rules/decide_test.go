@@ -1,7 +1,6 @@
 package rules_test
 
 import (
-	"fmt"
 	"testing"
 
 	"github.com/tandemd/tandem/pkg/guest"
@@ -123,7 +122,7 @@ func TestDecide_NeverDoesWhatMayNotBe(t *testing.T) {
 			}
 		case rules.Stop:
 			known := f.Confirmed || anyOf(f, owners) && all(f, past) || !anyOf(f, owners) && f.Note.Term == term(4)
-			if !f.Unit.Running || own && !(anyOf(f, replica) && f.Confirmed) || !own && !known {
+			if !f.Unit.Running || own && (!anyOf(f, replica) || !f.Confirmed) || !own && !known {
 				bad = "a stop"
 			}
 		case rules.Confirm:
@@ -154,6 +153,7 @@ func TestDecide_NeverDoesWhatMayNotBe(t *testing.T) {
 
 // do is what a step does where all goes well.
 func do(t *testing.T, f rules.Facts, s rules.Step) rules.Facts {
+	t.Helper()
 	f.Disks.Volumes = append([]rules.Volume(nil), f.Disks.Volumes...)
 	set := func(v rules.Volume) {
 		for i := range f.Disks.Volumes {
@@ -278,7 +278,7 @@ func TestTaken_StartsUnlessTheMoveSaysNot(t *testing.T) {
 		}
 		f.Note, f.Guest.Term = rules.Note{Begun: term(4), Term: term(5)}, term(6) // the owner stays
 		if again := rules.Taken(f); again.Start {
-			t.Error(fmt.Sprintf("a term that has the same beginning starts the guest again: %+v", again))
+			t.Errorf("a term that has the same beginning starts the guest again: %+v", again)
 		}
 	}
 }

@@ -77,34 +77,21 @@ const (
 // follow before they vote; they vote once they kept up for 10 s and every live
 // member knows them; a voter dead for 10 minutes is replaced, and one that leaves,
 // promotion first where somebody is fit. The number of voters never shrinks by
-// itself, only with the member list. A leader that is to go hands over first. Storages play no part: a witness votes as any.
+// itself, only with the member list. A leader that is to go hands over first.
+// Storages play no part: a witness votes as any.
 func NextChange(all []Standing, now time.Time) Change {
 	all = slices.SortedFunc(slices.Values(all), func(a, b Standing) int { return cmp.Compare(a.Node, b.Node) })
 	if c := enrol(all); c.Kind != NoChange {
 		return c
 	}
-	stay, votes := 0, 0
-	candidate, dead, leaving := -1, -1, -1
-	for i, s := range all {
-		if s.Listed && !s.Leaving {
-			stay++
-		}
-		if s.Votes {
-			votes++
-			if dead < 0 && s.deadForLong(now) {
-				dead = i
-			}
-			if leaving < 0 && s.Leaving {
-				leaving = i
-			}
-		}
-		if candidate < 0 && s.fit(now) {
-			candidate = i
-		}
-	}
-	want := Voters(stay)
+	stay := count(all, func(s Standing) bool { return s.Listed && !s.Leaving })
+	votes := count(all, func(s Standing) bool { return s.Votes })
+	candidate := slices.IndexFunc(all, func(s Standing) bool { return s.fit(now) })
+	dead := slices.IndexFunc(all, func(s Standing) bool { return s.Votes && s.deadForLong(now) })
+	leaving := slices.IndexFunc(all, func(s Standing) bool { return s.Votes && s.Leaving })
+	want, replaced := Voters(stay), dead >= 0 || leaving >= 0
 	switch {
-	case candidate >= 0 && (votes < want || votes == want && (dead >= 0 || leaving >= 0)):
+	case candidate >= 0 && (votes < want || votes == want && replaced):
 		return Change{Promote, all[candidate].Node}
 	case leaving >= 0 && !enough(all, all[leaving]):
 		return Change{}
@@ -115,6 +102,15 @@ func NextChange(all []Standing, now time.Time) Change {
 	default:
 		return Change{}
 	}
+}
+
+func count(all []Standing, is func(Standing) bool) (n int) {
+	for _, s := range all {
+		if is(s) {
+			n++
+		}
+	}
+	return n
 }
 
 // enrol brings raft's configuration in step with the member list.
