@@ -29,7 +29,7 @@ func TestParse_Defaults(t *testing.T) {
 		StateDir: "/var/lib/tandem", Socket: "/run/tandem/tandemd.sock", LogLevel: "info",
 		Limits:      config.Limits{MaxJobs: 32, MaxJobsPerTarget: 24, StartSpread: config.Duration(2 * time.Second)},
 		Retry:       []config.Duration{config.Duration(5 * time.Minute), config.Duration(10 * time.Minute), config.Duration(15 * time.Minute), config.Duration(30 * time.Minute)},
-		HistoryRuns: 100, KeepBase: config.Duration(168 * time.Hour),
+		HistoryRuns: 100, KeepBase: config.Duration(168 * time.Hour), FenceTimeout: config.Duration(time.Minute),
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
@@ -49,6 +49,8 @@ log_level = "debug"
 retry = ["30s", "1h"]
 history_runs = 7
 keep_base = "24h"
+fence_command = "/srv/fence"
+fence_timeout = "2m"
 [storages]
 local-zfs = "tank/guests"
 fast = "nvme"
@@ -67,6 +69,7 @@ start_spread = "0s"
 		Storages: map[string]string{"local-zfs": "tank/guests", "fast": "nvme"},
 		Limits:   config.Limits{MaxJobs: 2, MaxJobsPerTarget: 1, RateLimit: 12.5},
 		Retry:    []config.Duration{config.Duration(30 * time.Second), config.Duration(time.Hour)}, HistoryRuns: 7, KeepBase: config.Duration(24 * time.Hour),
+		FenceCommand: "/srv/fence", FenceTimeout: config.Duration(2 * time.Minute),
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
@@ -146,14 +149,14 @@ func TestSample_ShowsTheDefaults(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if all.NodeName != "n1" || all.PeerAdvertise == "" || all.GossipAdvertise == "" {
+	if all.NodeName != "n1" || all.PeerAdvertise == "" || all.GossipAdvertise == "" || all.FenceCommand == "" {
 		t.Errorf("the sample does not show all keys: %+v", all)
 	}
-	all.NodeName, all.PeerAdvertise, all.GossipAdvertise = plain.NodeName, "", ""
+	all.NodeName, all.PeerAdvertise, all.GossipAdvertise, all.FenceCommand = plain.NodeName, "", "", ""
 	if diff := cmp.Diff(plain, all); diff != "" {
 		t.Errorf("what the sample shows is not the default (-default +shown):\n%s", diff)
 	}
-	for _, key := range []string{"node_name", "peer", "peer_advertise", "gossip", "gossip_advertise", "state_dir", "socket", "log_level", "retry", "history_runs", "keep_base", "max_jobs", "max_jobs_per_target", "rate_limit", "start_spread"} {
+	for _, key := range []string{"node_name", "peer", "peer_advertise", "gossip", "gossip_advertise", "state_dir", "socket", "log_level", "retry", "history_runs", "keep_base", "fence_command", "fence_timeout", "max_jobs", "max_jobs_per_target", "rate_limit", "start_spread"} {
 		if !regexp.MustCompile(`(?m)^#?` + key + ` = `).MatchString(config.Sample()) {
 			t.Errorf("the sample does not show %s", key)
 		}
