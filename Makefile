@@ -152,7 +152,7 @@ units:
 	deploy/checks/units.sh
 
 # LONG are the end-to-end tests that only `make soak` runs.
-LONG := TestTandem/quiet/(contract|pool)|TestTandem/kills
+LONG := TestTandem/quiet/contract|TestTandem/kills
 
 .PHONY: e2e
 e2e:
