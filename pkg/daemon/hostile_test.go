@@ -116,9 +116,9 @@ func spoilt(r *rand.Rand, body string) []byte {
 	return b
 }
 
-// A member gone wild speaks all protocols, with garbage in them.
+// A member gone wild speaks all protocols, with garbage in them. It counts goroutines,
+// so that no other daemons may run beside it.
 func TestHostile_MemberOfTheCluster(t *testing.T) {
-	t.Parallel()
 	v := newVictim(t)
 	layer, err := v.fake.RaftLayer(v.fake.generation)
 	if err != nil {
