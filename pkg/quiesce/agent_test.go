@@ -69,7 +69,10 @@ func newAgent(t *testing.T) *qga {
 func (a *qga) serve(c net.Conn) {
 	defer c.Close()
 	_ = c.SetDeadline(time.Now().Add(20 * time.Second))
-	_, _ = io.WriteString(c, a.before)
+	a.mu.Lock()
+	before := a.before
+	a.mu.Unlock()
+	_, _ = io.WriteString(c, before)
 	in := bufio.NewReader(c)
 	for {
 		line, err := in.ReadBytes('\n')
@@ -117,6 +120,20 @@ func (a *qga) answer(c net.Conn, command string, id int64) bool {
 	return err == nil
 }
 
+// is changes how it answers from now on.
+func (a *qga) is(change func()) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	change()
+}
+
+// last is what it was asked last.
+func (a *qga) last() string {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.asked[len(a.asked)-1]
+}
+
 func (a *qga) stands() bool {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -136,7 +153,7 @@ func TestAgent_FreezesAndThaws(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			a := newAgent(t)
-			a.before = before
+			a.is(func() { a.before = before })
 			how, thaw, warning := a.quiescer().Quiesce(t.Context(), vm())
 			if how != guest.Frozen || warning != "" || !a.stands() {
 				t.Errorf("%s, %q, frozen %t", how, warning, a.stands())
@@ -158,12 +175,12 @@ func TestAgent_ThatDoesNotFreeze(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			a := newAgent(t)
-			a.answers["guest-fsfreeze-freeze"] = c.answer
+			a.is(func() { a.answers["guest-fsfreeze-freeze"] = c.answer })
 			how, thaw, warning := a.quiescer().Quiesce(t.Context(), vm())
 			if how != guest.Crash || !strings.Contains(warning, c.warns) || thaw() != nil {
 				t.Errorf("%s, %q", how, warning)
 			}
-			if last := a.asked[len(a.asked)-1]; last != "guest-fsfreeze-thaw" {
+			if last := a.last(); last != "guest-fsfreeze-thaw" {
 				t.Errorf("it may be frozen in part, and was last asked %s", last)
 			}
 		})
@@ -173,14 +190,14 @@ func TestAgent_ThatDoesNotFreeze(t *testing.T) {
 // It froze, and stopped in the middle of saying so.
 func TestAgent_HalfAnAnswer(t *testing.T) {
 	a := newAgent(t)
-	a.answers["guest-fsfreeze-freeze"] = `{"retu`
+	a.is(func() { a.answers["guest-fsfreeze-freeze"] = `{"retu` })
 	ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 	defer cancel()
 	how, _, warning := a.quiescer().Quiesce(ctx, vm())
 	if how != guest.Crash || !strings.Contains(warning, "in time") {
 		t.Errorf("%s, %q", how, warning)
 	}
-	if last := a.asked[len(a.asked)-1]; last != "guest-fsfreeze-thaw" {
+	if last := a.last(); last != "guest-fsfreeze-thaw" {
 		t.Errorf("it was last asked %s", last)
 	}
 }
@@ -189,7 +206,7 @@ func TestAgent_HalfAnAnswer(t *testing.T) {
 // and nobody is to be told that a guest stands still.
 func TestAgent_ThatIsNotThere(t *testing.T) {
 	a := newAgent(t)
-	a.answers["guest-sync-delimited"] = ""
+	a.is(func() { a.answers["guest-sync-delimited"] = "" })
 	var told reports
 	q := newQuiescer(t, quiesce.Options{Units: noUnits{}, Agent: func(guest.ID) string { return a.socket }, Report: told.report})
 	ctx, cancel := context.WithTimeout(t.Context(), 500*time.Millisecond)

@@ -199,7 +199,7 @@ func (m *Manager) patient(ctx context.Context, begun time.Time) bool {
 
 // lost says whether an error is the connection's.
 func lost(l *link, err error) bool {
-	if !l.Connected() || errors.Is(err, godbus.ErrClosed) || errors.Is(err, io.EOF) || errors.Is(err, net.ErrClosed) {
+	if _, network := errors.AsType[*net.OpError](err); network || !l.Connected() || errors.Is(err, godbus.ErrClosed) || errors.Is(err, io.EOF) {
 		return true
 	}
 	return slices.Contains([]string{

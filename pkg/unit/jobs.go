@@ -37,6 +37,7 @@ func (m *Manager) Start(ctx context.Context, unit string) error {
 			return err
 		}
 	}
+	defer m.hold(ctx, unit)()
 	limit := m.limit(p.microseconds("TimeoutStartUSec"))
 	// Mode "fail" disturbs no stop that is going on, nor the machine's own.
 	result, waited := m.job(ctx, limit, op, unit, func(ctx context.Context, l *link, done chan<- string) error {
@@ -62,6 +63,26 @@ func (m *Manager) Start(ctx context.Context, unit string) error {
 		return m.failed(ctx, op, unit, s, errors.New("a unit that it needs failed"))
 	default:
 		return m.failed(ctx, op, unit, s, fmt.Errorf("it does not run afterwards: it is %s (%s)", s.Active, s.Sub))
+	}
+}
+
+// hold keeps systemd from forgetting how a start ended: one that a condition refused
+// leaves a unit that is inactive and in nobody's use, which systemd unloads at once.
+// Where it cannot be held, over systemd's own socket, only the reason is lost.
+func (m *Manager) hold(ctx context.Context, unit string) (release func()) {
+	call := func(ctx context.Context, method string) error {
+		return m.do(ctx, "hold", unit, func(ctx context.Context, l *link) error {
+			manager := l.bus.Object("org.freedesktop.systemd1", "/org/freedesktop/systemd1")
+			return manager.CallWithContext(ctx, "org.freedesktop.systemd1.Manager."+method, 0, unit).Err
+		})
+	}
+	if call(ctx, "RefUnit") != nil {
+		return func() {}
+	}
+	return func() {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), dialTimeout)
+		defer cancel()
+		_ = call(ctx, "UnrefUnit") // It ends with the connection at the latest.
 	}
 }
 
