@@ -4,6 +4,7 @@ import (
 	"errors"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -161,8 +162,11 @@ func cutBoth(w *world) {
 // their marks, and no snapshot.
 func killBoth(w *world) {
 	n2, got := w.node("2"), map[string]int{}
+	var mu sync.Mutex // Two volumes are received at the same time.
 	w.mu.Lock()
 	n2.reap = func(what string) error {
+		mu.Lock()
+		defer mu.Unlock()
 		volume, ok := strings.CutPrefix(what, "got ")
 		if got[volume]++; !ok || got[volume] < 2 {
 			return nil
