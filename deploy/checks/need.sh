@@ -15,6 +15,7 @@ check)
 		[shellcheck]='shellcheck'
 		[systemd-analyze]='systemd'
 		[git]='git'
+		[dbus-daemon]='dbus-daemon' # tests speak with a systemd of their own over it
 	)
 	;;
 demo) packages=([git]='git') ;;

@@ -59,7 +59,7 @@ func (b *bus) options() unit.Options {
 func newBus(t *testing.T) *bus {
 	t.Helper()
 	if _, err := exec.LookPath("dbus-daemon"); err != nil {
-		t.Skip("dbus-daemon is not installed")
+		t.Fatal("dbus-daemon is not installed: `make need` installs it")
 	}
 	dir, err := os.MkdirTemp("", "bus") //nolint:usetesting // a socket's path has at most 107 bytes
 	if err != nil {

@@ -65,11 +65,11 @@ func (x *move) await(ctx context.Context, r Record) Event {
 	case late:
 		return Arrived{Warnings: []string{fmt.Sprintf("whether it was started there is not known: %v", err)}}
 	case err != nil:
-		return Failed{Reason: fmt.Sprintf("%s does not tell whether it has started the guest: %v", r.To, err)}
+		return Failed{Reason: fmt.Sprintf("%s does not tell whether it has started the guest: %v", x.name(r.To), err)}
 	case l.Trouble != "":
-		return Failed{Reason: fmt.Sprintf("%s has not started it yet: %s", r.To, l.Trouble)}
+		return Failed{Reason: fmt.Sprintf("%s has not started it yet: %s", x.name(r.To), l.Trouble)}
 	default:
-		return Failed{Reason: fmt.Sprintf("%s has not started it yet", r.To)}
+		return Failed{Reason: fmt.Sprintf("%s has not started it yet", x.name(r.To))}
 	}
 	a := Arrived{Started: l.Running}
 	if l.Running && !x.stopBegun.IsZero() {
@@ -78,7 +78,7 @@ func (x *move) await(ctx context.Context, r Record) Event {
 	}
 	if r.DeleteSource {
 		if err := o.Volumes.Discard(ctx, r.Guest); err != nil {
-			a.Warnings = append(a.Warnings, fmt.Sprintf("the copy on %s is left: %v", r.From, err))
+			a.Warnings = append(a.Warnings, fmt.Sprintf("the copy on %s is left: %v", x.name(r.From), err))
 		}
 	}
 	return a

@@ -138,9 +138,9 @@ func (x *move) tell(before, next Record) {
 	}
 	switch {
 	case next.Phase == Ended && before.Phase != Ended:
-		x.say("%s", ending(next))
+		x.say("%s", x.ending(next))
 	case next.Phase != before.Phase && next.Phase == Back:
-		x.say("phase back: %s; the guest stays on %s", next.Reason, next.From)
+		x.say("phase back: %s; the guest stays on %s", next.Reason, x.name(next.From))
 	case next.Phase != before.Phase:
 		x.say("phase %s", next.Phase)
 	}
@@ -150,17 +150,20 @@ func (x *move) tell(before, next Record) {
 	}
 }
 
+// name is a node's, for people.
+func (x *move) name(id guest.NodeID) string { return x.m.o.Ledger.View().NameOf(id) }
+
 // ending is how it ended, in a sentence without its end.
-func ending(r Record) string {
+func (x *move) ending(r Record) string {
 	switch r.Outcome {
 	case Moved:
-		text := fmt.Sprintf("guest %s is on %s", r.Guest, r.To)
+		text := fmt.Sprintf("guest %s is on %s", r.Guest, x.name(r.To))
 		if r.Downtime != nil {
 			text += fmt.Sprintf(", downtime %s", r.Downtime.Round(time.Millisecond))
 		}
 		return text
 	case Undone:
-		return fmt.Sprintf("guest %s stays on %s, nothing has changed: %s", r.Guest, r.From, r.Reason)
+		return fmt.Sprintf("guest %s stays on %s, nothing has changed: %s", r.Guest, x.name(r.From), r.Reason)
 	case Superseded:
 		return fmt.Sprintf("the migration of guest %s is over: %s", r.Guest, r.Reason)
 	}
