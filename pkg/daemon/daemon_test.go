@@ -160,9 +160,7 @@ func cluster(t *testing.T, n int, changes ...func(*config.Config)) []*machine {
 	all := []*machine{first}
 	for i := 2; i <= n; i++ {
 		m := newMachine(t, fmt.Sprintf("n%d", i))
-		if err := m.join(first); err != nil {
-			t.Fatal(err)
-		}
+		m.joinPatiently(first)
 		all = append(all, m)
 	}
 	return all
