@@ -112,7 +112,7 @@ func (v moveVolumes) Seal(ctx context.Context, cluster string, g guest.Guest) er
 const (
 	// retireWait is how long the keeper has to make a kept copy of what is left.
 	retireWait = 2 * time.Minute
-	retireTick = 200 * time.Millisecond
+	retireTick = time.Second // Each look is a list of the volumes.
 )
 
 // Discard removes the kept copy of a guest that was moved away, once there is one.

@@ -12,6 +12,7 @@ import (
 
 	"go.uber.org/zap"
 
+	"github.com/tandemd/tandem/pkg/api"
 	"github.com/tandemd/tandem/pkg/gossip"
 	"github.com/tandemd/tandem/pkg/guest"
 	"github.com/tandemd/tandem/pkg/member"
@@ -55,7 +56,7 @@ func newer(held []promote.Held) []string {
 	}
 	var out []string
 	for v, n := range held[i].Newer {
-		out = append(out, fmt.Sprintf("%d bytes of volume %s that are newer than %s, and no complete point", n, v, held[i].Name))
+		out = append(out, fmt.Sprintf("%s of volume %s newer than %s that are no complete point", api.Size(n), v, held[i].Name))
 	}
 	slices.Sort(out)
 	return out

@@ -162,13 +162,13 @@ func MigrationOf(s *ledger.State, v migrate.View, now time.Time) api.Migration {
 		Version: api.Version, ID: v.ID, Guest: v.Guest, From: guest.NodeName(s.NameOf(v.From)), To: guest.NodeName(s.NameOf(v.To)), By: v.By,
 		Begun: v.Begun, Time: now, Phase: string(v.Phase), Since: v.Since, Round: len(v.Rounds), Lines: []api.LogLine{},
 		Trouble: s.Named(v.Trouble), Outcome: string(v.Outcome), Reason: s.Named(v.Reason), Started: v.Started,
-		Finished: v.Finished, Warnings: v.Warnings,
+		Finished: v.Finished,
 	}
 	if v.To == "" {
 		out.To = ""
 	}
-	for i, w := range v.Warnings {
-		out.Warnings[i] = s.Named(w)
+	for _, w := range v.Warnings { // The record's own list is shared with whoever else looks.
+		out.Warnings = append(out.Warnings, s.Named(w))
 	}
 	for _, r := range v.Rounds {
 		out.Bytes += r.Bytes

@@ -208,7 +208,7 @@ func (p *Promoter) volumes(ctx context.Context, cluster string, g guest.Guest) (
 			return nil, err
 		}
 		for _, c := range copies {
-			if c.Guest == g.ID && c.Volume == v.Volume {
+			if c.Volume == v.Volume {
 				v.copies = append(v.copies, c)
 			}
 		}

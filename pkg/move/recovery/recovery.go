@@ -112,11 +112,8 @@ func Make(f Facts) Plan {
 		}
 	}
 	slices.SortStableFunc(p.Candidates, func(a, b Candidate) int {
-		switch {
-		case (a.Why == "") != (b.Why == ""):
-			return -order(a.Why == "")
-		case a.Point == nil || b.Point == nil:
-			return -order(a.Point != nil) * order(a.Point != nil || b.Point != nil)
+		if a.rank() != b.rank() || a.Point == nil {
+			return cmp.Compare(a.rank(), b.rank())
 		}
 		return cmp.Or(-compare(f, a, b), cmp.Compare(f.Load[a.Node], f.Load[b.Node]))
 	})
@@ -127,11 +124,16 @@ func Make(f Facts) Plan {
 	return p
 }
 
-func order(first bool) int { //nolint:revive // flag-parameter: it turns one into a number
-	if first {
+// rank puts those first that can be chosen, and last those that have nothing.
+func (c Candidate) rank() int {
+	switch {
+	case c.Why == "":
+		return 0
+	case c.Point != nil:
 		return 1
+	default:
+		return 2
 	}
-	return -1
 }
 
 // candidate is what one node has.
