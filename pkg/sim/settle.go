@@ -133,7 +133,7 @@ func (c *cluster) dismiss() bool {
 		return false
 	}
 	best := in[generations[len(generations)-1]]
-	// Not the list of a member that was removed and never heard of it: it would be on it.
+	// Not the list of a member that was removed: its ledger ends before that.
 	newest := slices.MaxFunc(best, func(a, b *process) int { return cmp.Compare(a.book.Current().Index, b.book.Current().Index) })
 	members := newest.book.Current().Members
 	gone := false
