@@ -13,6 +13,7 @@ import (
 
 	"go.uber.org/zap"
 
+	"github.com/tandemd/tandem/pkg/advice"
 	"github.com/tandemd/tandem/pkg/consensus"
 	"github.com/tandemd/tandem/pkg/daemon/overview"
 	"github.com/tandemd/tandem/pkg/gossip"
@@ -110,7 +111,7 @@ func (c *cluster) build(known *ledger.State) error {
 	d := c.d
 	var err error
 	if c.gate, err = c.newGate(known); err != nil && !c.admitted.Load() {
-		d.log.Error("the ledger's folder cannot be read", zap.Error(err), zap.String("hint", hintOf(err)))
+		d.log.Error("the ledger's folder cannot be read", zap.Error(err), zap.String("hint", advice.Of(err)))
 	}
 	if c.cons == nil { // not just founded
 		if err := c.openConsensus(known.Generation); err != nil {

@@ -1,7 +1,6 @@
 package keeper
 
 import (
-	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -9,6 +8,7 @@ import (
 
 	"go.uber.org/zap"
 
+	"github.com/tandemd/tandem/pkg/advice"
 	"github.com/tandemd/tandem/pkg/guest"
 	"github.com/tandemd/tandem/pkg/keeper/rules"
 )
@@ -119,7 +119,7 @@ func (k *Keeper) trouble(e *entry, err error) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	c := e.cond
-	c.Trouble, c.Advice = err.Error(), hintOf(err)
+	c.Trouble, c.Advice = err.Error(), advice.Of(err)
 	k.show(e, c)
 }
 
@@ -141,19 +141,4 @@ func (k *Keeper) show(e *entry, c Condition) {
 			zap.Stringer("guest", e.id), zap.String("unit", c.Unit), zap.String("hint", "systemctl disable "+c.Unit))
 	}
 	tell(k.changed)
-}
-
-// hintOf is what an operator can do about an error, or empty.
-func hintOf(err error) string {
-	var told interface{ ErrorHint() string }
-	if errors.As(err, &told) && told.ErrorHint() != "" {
-		return told.ErrorHint()
-	}
-	if h, ok := errors.AsType[interface {
-		error
-		Hint() string
-	}](err); ok {
-		return h.Hint()
-	}
-	return ""
 }
