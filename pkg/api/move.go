@@ -128,6 +128,8 @@ type Recovery struct {
 	On         guest.NodeName      `json:"on,omitempty"`
 	Point      string              `json:"point,omitempty"`
 	Candidates []RecoveryCandidate `json:"candidates"`
+	// Tie is why On is taken before others that have as new a point.
+	Tie string `json:"tie,omitempty"`
 	// Loss are whole sentences about what is lost.
 	Loss    []string `json:"loss"`
 	Refused string   `json:"refused,omitempty"`
