@@ -13,6 +13,7 @@ import (
 
 	"github.com/tandemd/tandem/pkg/consensus"
 	"github.com/tandemd/tandem/pkg/guest"
+	"github.com/tandemd/tandem/pkg/keeper"
 	"github.com/tandemd/tandem/pkg/ledger"
 	"github.com/tandemd/tandem/pkg/move/migrate"
 	"github.com/tandemd/tandem/pkg/peer"
@@ -223,12 +224,9 @@ func moveCalls(d *Daemon, mux *http.ServeMux) {
 	}))
 }
 
-const (
-	// landingWait is how long the target waits for the start before it answers that
-	// there is none yet.
-	landingWait = 8 * time.Second
-	landingTick = 100 * time.Millisecond
-)
+// landingWait is how long the target waits for the start before it answers that
+// there is none yet.
+const landingWait = 8 * time.Second
 
 func (c *cluster) askLanding(ctx context.Context, r migrate.Record) (migrate.Landing, error) {
 	ctx, cancel := context.WithTimeout(ctx, 2*landingWait)
@@ -239,42 +237,34 @@ func (c *cluster) askLanding(ctx context.Context, r migrate.Record) (migrate.Lan
 	return out, err
 }
 
-// landing waits a little for a guest that was moved here to be in use.
+// landing waits a little for a guest that was moved here to be in use: the keeper
+// tells.
 func (c *cluster) landing(ctx context.Context, r landingRequest) (migrate.Landing, error) {
 	wait, cancel := context.WithTimeout(ctx, landingWait)
 	defer cancel()
-	for {
-		l, err := c.landed(ctx, r)
-		if err != nil || l.Running || l.Ready && r.Stopped || !pause(wait, landingTick) {
-			return l, err
-		}
+	if err := (view{c}).WaitApplied(wait, r.Index); err != nil {
+		return migrate.Landing{Trouble: "its ledger is behind"}, nil //nolint:nilerr // it is asked again
 	}
-}
-
-func (c *cluster) landed(ctx context.Context, r landingRequest) (migrate.Landing, error) {
-	view := c.d.book.Current()
-	g, ok := view.Guests[r.Guest]
-	cond := c.keeper.State(r.Guest)
-	l := migrate.Landing{Trouble: cond.Trouble}
-	switch {
-	case view.Index < r.Index:
-		l.Trouble = "its ledger is behind"
+	g, ok := c.d.book.Current().Guests[r.Guest]
+	if !ok || g.Owner != c.d.id.Node {
+		return migrate.Landing{}, fmt.Errorf("guest %s is not this node's", r.Guest)
+	}
+	starts := g.Unit != "" && !r.Stopped
+	here := func(x keeper.Condition) bool { return x.Own && x.Term == g.Term }
+	cond := c.keeper.Await(wait, r.Guest, func(x keeper.Condition) bool {
+		return here(x) && (starts && x.State == keeper.StateRunning || !starts && x.Usable)
+	})
+	l := migrate.Landing{Ready: here(cond) && cond.Usable, Trouble: cond.Trouble}
+	if !starts || !here(cond) || cond.State != keeper.StateRunning {
 		return l, nil
-	case !ok || g.Owner != c.d.id.Node:
-		return l, fmt.Errorf("guest %s is not this node's", r.Guest)
 	}
-	if g.Unit != "" && !r.Stopped {
-		st, err := c.d.units.State(ctx, g.Unit)
-		if err == nil && st.Active == "active" {
-			l.Ready, l.Running, l.Trouble = true, true, ""
-			if !st.Since.IsZero() {
-				l.Ago = max(0, time.Since(st.Since))
-			}
+	st, err := c.d.units.State(ctx, g.Unit)
+	if err == nil && st.Active == "active" {
+		l = migrate.Landing{Ready: true, Running: true}
+		if !st.Since.IsZero() {
+			l.Ago = max(0, time.Since(st.Since))
 		}
-		return l, err
 	}
-	ready, err := c.promoter.Ready(ctx, view.Cluster, g)
-	l.Ready = ready
 	return l, err
 }
 

@@ -1,6 +1,7 @@
 package keeper
 
 import (
+	"context"
 	"fmt"
 	"maps"
 	"slices"
@@ -25,8 +26,11 @@ const (
 // Condition is how a guest fares on this node.
 type Condition struct {
 	Unit string
-	// Own says that this node owns it.
-	Own bool
+	// Own says that this node owns it, at Term. Usable says that its volumes here are
+	// the owner's of that term, and writable.
+	Own    bool
+	Term   guest.Term
+	Usable bool
 	// State is empty for a guest without a unit.
 	State string
 	// Since is when it entered the state; zero: not since the machine has booted.
@@ -59,6 +63,24 @@ func (k *Keeper) State(id guest.ID) Condition {
 		return e.cond
 	}
 	return Condition{}
+}
+
+// Await returns how one guest fares here once enough says so, or ctx has ended.
+func (k *Keeper) Await(ctx context.Context, id guest.ID, enough func(Condition) bool) Condition {
+	for {
+		k.mu.Lock()
+		e := k.entry(id)
+		c, news := e.cond, e.shown
+		k.mu.Unlock()
+		if enough(c) {
+			return c
+		}
+		select {
+		case <-news:
+		case <-ctx.Done():
+			return c
+		}
+	}
 }
 
 // Running are the guests that run here, and since when.
@@ -94,7 +116,9 @@ func (k *Keeper) Troubles() []string {
 
 // observe shows how a guest is before its next step.
 func (k *Keeper) observe(e *entry, f facts, step rules.Step) {
-	c := Condition{Unit: f.Guest.Unit, Own: f.Guest.Owner == k.o.Self, Since: f.unit.Since, Enabled: f.unit.Enabled}
+	c := Condition{
+		Unit: f.Guest.Unit, Own: f.Guest.Owner == k.o.Self, Term: f.Guest.Term, Usable: f.Usable(), Since: f.unit.Since, Enabled: f.unit.Enabled,
+	}
 	switch {
 	case !f.Unit.Named:
 	case f.Unit.Unknown != "":
@@ -130,6 +154,8 @@ func (k *Keeper) show(e *entry, c Condition) {
 		return
 	}
 	e.cond = c
+	close(e.shown)
+	e.shown = make(chan struct{})
 	switch {
 	case c.Trouble != "" && c.Trouble != was.Trouble:
 		k.log.Error("a guest is not as it should be", zap.Stringer("guest", e.id), zap.String("error", c.Trouble), zap.String("hint", c.Advice))
