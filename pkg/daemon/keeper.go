@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"maps"
-	"time"
 
 	"go.uber.org/zap"
 
@@ -149,34 +148,13 @@ func (c *cluster) unitWords() map[guest.ID]node.UnitWord {
 	return out
 }
 
-// guestRuns tells of all guests with a unit how they fare, by what their owners and
-// the others gossip.
-func (c *cluster) guestRuns() map[guest.ID]api.GuestRun {
-	s := c.d.book.Current()
-	words := map[guest.NodeID]map[guest.ID]node.UnitWord{c.d.id.Node: c.unitWords()}
+// heardUnits is what the others that are alive gossip of units.
+func (c *cluster) heardUnits() map[guest.NodeID]map[guest.ID]node.UnitWord {
+	out := map[guest.NodeID]map[guest.ID]node.UnitWord{}
 	for id := range c.overview.Alive() {
 		if id != c.d.id.Node {
-			words[id] = node.UnitWords(c.gossip.Entries(id))
+			out[id] = node.UnitWords(c.gossip.Entries(id))
 		}
-	}
-	out := map[guest.ID]api.GuestRun{}
-	for id, g := range s.Guests {
-		if g.Unit == "" {
-			continue
-		}
-		run := api.GuestRun{State: keeper.StateUnknown, On: []guest.NodeName{}}
-		if w, told := words[g.Owner][id]; told {
-			run.State = w.State
-			if w.Since != 0 {
-				run.Since = time.Unix(w.Since, 0)
-			}
-		}
-		for _, m := range s.MemberList() {
-			if words[m.ID][id].State == keeper.StateRunning {
-				run.On = append(run.On, m.Name)
-			}
-		}
-		out[id] = run
 	}
 	return out
 }

@@ -87,6 +87,14 @@ func TestMigrate_ThereAndBack(t *testing.T) {
 		t.Errorf("the guest has %q", got)
 	}
 	owned(t, n, "n2")
+	for _, m := range n { // Gossip has not told them all yet.
+		if g, err := m.api.Guest(t.Context(), 100); err != nil || g.Run == nil || g.Run.State != api.GuestRunning {
+			t.Errorf("on %s it is said of the guest: %+v, %v", m.conf.NodeName, g.Run, err)
+		}
+		if list, err := m.api.Guests(t.Context()); err != nil || len(list) != 1 || list[0].Run == nil || list[0].Run.State != api.GuestRunning {
+			t.Errorf("on %s the list says: %+v, %v", m.conf.NodeName, list, err)
+		}
+	}
 	for id, target := range map[guest.JobID]guest.NodeName{there: "n1", other: "n3"} {
 		n[1].write("vm-100-disk-0", "on n2, for "+string(target))
 		until(t, "n1's copy is a replica", func() bool { return n[0].marks("vm-100-disk-0")["tandem:role"] == "replica" })

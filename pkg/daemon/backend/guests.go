@@ -12,12 +12,13 @@ import (
 )
 
 // Guests is all guests, by ID.
-func (b *Backend) Guests(context.Context) ([]api.Guest, error) {
+func (b *Backend) Guests(ctx context.Context) ([]api.Guest, error) {
 	c, err := b.cluster()
 	if err != nil {
 		return nil, err
 	}
-	s, runs := b.Book.Current(), c.Runs()
+	runs := b.guestRuns(ctx, c, 0)
+	s := b.Book.Current()
 	out := []api.Guest{}
 	for _, g := range s.GuestList() {
 		one := guestOf(s, g)
@@ -60,7 +61,7 @@ func (b *Backend) Guest(ctx context.Context, id guest.ID) (api.Guest, error) {
 	out := guestOf(s, g)
 	out.Config = g.Config
 	if c := b.Running(); c != nil {
-		if run, ok := c.Runs()[id]; ok {
+		if run, ok := b.guestRuns(ctx, c, id)[id]; ok {
 			out.Run = &run
 		}
 	}
