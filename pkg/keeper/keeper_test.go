@@ -117,6 +117,37 @@ func TestAwait_TellsAsSoonAsItIsSo(t *testing.T) {
 	})
 }
 
+// Where the unit is changed all the same, the former one is not forgotten while it runs.
+func TestGuard_AFormerUnitThatRunsIsTold(t *testing.T) {
+	within(t, func(t *testing.T, w *world) {
+		t.Helper()
+		w.has(onboot(100, 0, 0), rules.RoleOwner, term(5))
+		w.units["new.service"] = &unit{}
+		w.run()
+		w.wait(time.Minute)
+		w.want("start vm@100.service")
+		w.agree(func(s *ledger.State) {
+			g := s.Guests[100]
+			g.Unit = "new.service"
+			s.Guests[100] = g
+		})
+		w.wait(time.Minute)
+		c := w.k.State(100)
+		if !strings.Contains(c.Trouble, "vm@100.service, still runs") || !strings.Contains(c.Advice, "systemctl stop vm@100.service") {
+			t.Errorf("it shows %+v", c)
+		}
+		if err := w.k.Start(t.Context(), 100); err == nil || !strings.Contains(err.Error(), "still runs") {
+			t.Errorf("a second one is started: %v", err)
+		}
+		w.want()
+		w.set(func() { w.units[unitOf(100)].running = false })
+		w.wait(time.Minute)
+		if c := w.k.State(100); c.Trouble != "" || w.unit(100).guard != 0 {
+			t.Errorf("once it has ended: %+v, and %d is asked", c, w.unit(100).guard)
+		}
+	})
+}
+
 func TestBoot_WaitsForAMajority(t *testing.T) {
 	within(t, func(t *testing.T, w *world) {
 		t.Helper()

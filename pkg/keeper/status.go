@@ -65,6 +65,41 @@ func (k *Keeper) State(id guest.ID) Condition {
 	return Condition{}
 }
 
+// Look is State with the state of its unit as systemd tells it now.
+func (k *Keeper) Look(ctx context.Context, id guest.ID) Condition {
+	g, known := k.o.Ledger.View().Guests[id]
+	if !known {
+		return Condition{}
+	}
+	unit, read := k.unitOf(ctx, g)
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	e := k.entry(id)
+	if e.cond.Own && e.cond.Unit == g.Unit { // Else its worker has yet to look.
+		c := e.cond
+		c.unitIs(unit, read)
+		k.show(e, c)
+	}
+	return e.cond
+}
+
+// unitIs takes in how the unit fares.
+func (c *Condition) unitIs(unit UnitState, read rules.Unit) {
+	c.Since, c.Enabled = unit.Since, unit.Enabled
+	switch {
+	case !read.Named:
+		c.State = ""
+	case read.Unknown != "":
+		c.State, c.Since = StateUnknown, time.Time{}
+	case unit.Running:
+		c.State = StateRunning
+	case unit.Failed:
+		c.State = StateFailed
+	default:
+		c.State = StateStopped
+	}
+}
+
 // Await returns how one guest fares here once enough says so, or ctx has ended.
 func (k *Keeper) Await(ctx context.Context, id guest.ID, enough func(Condition) bool) Condition {
 	for {
@@ -116,20 +151,8 @@ func (k *Keeper) Troubles() []string {
 
 // observe shows how a guest is before its next step.
 func (k *Keeper) observe(e *entry, f facts, step rules.Step) {
-	c := Condition{
-		Unit: f.Guest.Unit, Own: f.Guest.Owner == k.o.Self, Term: f.Guest.Term, Usable: f.Usable(), Since: f.unit.Since, Enabled: f.unit.Enabled,
-	}
-	switch {
-	case !f.Unit.Named:
-	case f.Unit.Unknown != "":
-		c.State, c.Since = StateUnknown, time.Time{}
-	case f.unit.Running:
-		c.State = StateRunning
-	case f.unit.Failed:
-		c.State = StateFailed
-	default:
-		c.State = StateStopped
-	}
+	c := Condition{Unit: f.Guest.Unit, Own: f.Guest.Owner == k.o.Self, Term: f.Guest.Term, Usable: f.Usable()}
+	c.unitIs(f.unit, f.Unit)
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	if step.Do != rules.Nothing {

@@ -140,6 +140,9 @@ func (b *Backend) SetGuest(ctx context.Context, r api.SetGuestRequest) (api.Gues
 	if err != nil {
 		return api.Guest{}, err
 	}
+	if err := b.checkUnit(ctx, s, old, next); err != nil {
+		return api.Guest{}, err
+	}
 	warnings, err := b.checkAdded(ctx, s, next, r.AddVolumes)
 	if err != nil {
 		return api.Guest{}, err

@@ -18,6 +18,8 @@ type Keeper interface {
 	Start(ctx context.Context, id guest.ID) error
 	Stop(ctx context.Context, id guest.ID) error
 	MayStart(ctx context.Context, id guest.ID) error
+	// Look asks systemd how a guest's unit fares.
+	Look(ctx context.Context, id guest.ID) keeper.Condition
 }
 
 // The calls about guests that another node owns.

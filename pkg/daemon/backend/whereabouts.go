@@ -2,6 +2,7 @@ package backend
 
 import (
 	"context"
+	"fmt"
 	"net/http"
 	"slices"
 	"time"
@@ -17,7 +18,7 @@ import (
 // pathUnits asks a node how the units of guests fare that it owns or runs.
 const pathUnits = "/guest/units"
 
-// unitsPatience is how long a node has to tell it: it knows without asking anybody.
+// unitsPatience is how long a node has to tell it: it asks nobody but its systemd.
 const unitsPatience = 3 * time.Second
 
 type unitsRequest struct {
@@ -39,12 +40,12 @@ func (b *Backend) unitsHere(ctx context.Context, r unitsRequest) (unitWords, err
 		return nil, err
 	}
 	b.catchUp(ctx, r.Index)
-	words := c.Units()
 	if r.Guest == 0 {
-		return words, nil
+		return c.Units(), nil
 	}
+	c.Keeper.Look(ctx, r.Guest)
 	out := unitWords{}
-	if w, ok := words[r.Guest]; ok {
+	if w, ok := c.Units()[r.Guest]; ok {
 		out[r.Guest] = w
 	}
 	return out, nil
@@ -54,6 +55,8 @@ func (b *Backend) unitsHere(ctx context.Context, r unitsRequest) (unitWords, err
 // asked: gossip hears of a change some seconds later, and until then it would tell of a
 // guest that was moved what was true before its new owner started it.
 func (b *Backend) guestRuns(ctx context.Context, c *Cluster, id guest.ID) map[guest.ID]api.GuestRun {
+	ctx, cancel := context.WithTimeout(ctx, unitsPatience)
+	defer cancel()
 	s, alive := b.Book.Current(), b.alive()
 	members := slices.DeleteFunc(s.MemberList(), func(m ledger.Member) bool { return m.ID != b.Self && !alive[m.ID] })
 	answers := poll.All(ctx, b.asker(), members, poll.Question[unitsRequest, unitWords]{
@@ -84,4 +87,29 @@ func (b *Backend) guestRuns(ctx context.Context, c *Cluster, id guest.ID) map[gu
 		out[g.ID] = run
 	}
 	return out
+}
+
+// checkUnit refuses another unit for a guest that runs: the one that runs would have the
+// guest's volumes open, and nobody would see to it any more.
+func (b *Backend) checkUnit(ctx context.Context, s *ledger.State, old, next guest.Guest) error {
+	c, err := b.cluster()
+	if err != nil || old.Unit == "" || old.Unit == next.Unit {
+		return err
+	}
+	run := b.guestRuns(ctx, c, old.ID)[old.ID]
+	switch {
+	case len(run.On) > 0:
+		return &api.Error{
+			Code: api.CodeRefused, Message: fmt.Sprintf("guest %s runs, as %s: its unit cannot be changed", old.ID, old.Unit),
+			Hint: fmt.Sprintf("stop it first: `tandem guest stop %s`; start it again after the change", old.ID),
+		}
+	case run.State == api.GuestUnknown:
+		return &api.Error{
+			Code:    api.CodeUnavailable,
+			Message: fmt.Sprintf("guest %s: its owner %s does not tell whether it runs, so its unit cannot be changed", old.ID, s.NameOf(old.Owner)),
+			Hint:    "see with `tandem cluster status` whether it is alive; if it is lost, `tandem guest recover` comes first",
+		}
+	default:
+		return nil
+	}
 }
