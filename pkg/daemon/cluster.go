@@ -82,6 +82,7 @@ type cluster struct {
 	acted      *ledger.State // what learnt acted on last
 	announced  map[string][]byte
 	membership map[guest.NodeID]ledger.Member
+	guests     map[guest.ID]guest.Guest
 }
 
 func (d *Daemon) newCluster() *cluster {
@@ -297,6 +298,7 @@ func (c *cluster) learnt(ctx context.Context, s *ledger.State) {
 	}
 	c.target.EndStale()
 	c.forget(s)
+	c.forgetMoves(s)
 	c.keeper.Learn()
 	c.announce(s)
 	c.node.Ledger(ctx, s)

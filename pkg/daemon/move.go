@@ -11,8 +11,11 @@ import (
 	"strings"
 	"time"
 
+	"go.uber.org/zap"
+
 	"github.com/tandemd/tandem/pkg/consensus"
 	"github.com/tandemd/tandem/pkg/guest"
+	"github.com/tandemd/tandem/pkg/history"
 	"github.com/tandemd/tandem/pkg/keeper"
 	"github.com/tandemd/tandem/pkg/ledger"
 	"github.com/tandemd/tandem/pkg/move/migrate"
@@ -41,9 +44,49 @@ func (c *cluster) newMover(opts local.Options) (*migrate.Mover, error) {
 		Lock: func(ctx context.Context, id guest.ID) (func(), error) {
 			return opts.Locks.Lock(ctx, local.GuestLock(id))
 		},
-		Check: c.checkMove, Landing: c.askLanding, NewID: consensus.NewCommandID, Logger: c.log.Named("migrate"), Now: d.now,
+		Check: c.checkMove, Landing: c.askLanding, Ended: c.moved, NewID: consensus.NewCommandID, Logger: c.log.Named("migrate"), Now: d.now,
 	})
 	return m, m.Load(context.Background())
+}
+
+// moved keeps a migration that has ended in the history, which may be lost without harm.
+func (c *cluster) moved(r migrate.Record) {
+	s := c.d.book.Current()
+	if _, ok := s.Guests[r.Guest]; !ok {
+		return
+	}
+	m := history.Move{
+		ID: r.ID, Guest: r.Guest, Kind: history.Migration, From: guest.NodeName(s.NameOf(r.From)), To: guest.NodeName(s.NameOf(r.To)), By: r.By,
+		Begun: r.Begun, Finished: r.Finished, Outcome: string(r.Outcome), Point: r.Point, Downtime: r.Downtime, Started: r.Started,
+	}
+	if r.Outcome != migrate.Moved {
+		m.Reason = s.Named(r.Reason)
+	}
+	if r.To == "" { // Its record was lost, and with it where it was going to.
+		m.To = ""
+	}
+	for _, x := range r.Rounds {
+		m.Bytes += x.Bytes
+	}
+	for _, w := range r.Warnings {
+		m.Warnings = append(m.Warnings, s.Named(w))
+	}
+	if err := c.d.history.AddMove(m); err != nil {
+		c.log.Warn("a migration is not in the history", zap.Stringer("guest", r.Guest), zap.Error(err))
+	}
+}
+
+// forgetMoves drops the history of guests that are removed.
+func (c *cluster) forgetMoves(s *ledger.State) {
+	for id := range c.guests {
+		if _, ok := s.Guests[id]; ok {
+			continue
+		}
+		if err := c.d.history.ForgetMoves(id); err != nil {
+			c.log.Warn("the moves of a former guest are not forgotten", zap.Stringer("guest", id), zap.Error(err))
+		}
+	}
+	c.guests = s.Guests
 }
 
 // moveLedger is the ledger as a migration sees it.

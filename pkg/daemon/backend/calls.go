@@ -61,4 +61,5 @@ func (b *Backend) Handle(mux *http.ServeMux) {
 	b.handleMove(mux)
 	b.handleKeeper(mux)
 	b.handleWhereabouts(mux)
+	b.handleMoves(mux)
 }

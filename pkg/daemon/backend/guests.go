@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync"
 
 	"github.com/tandemd/tandem/pkg/api"
 	"github.com/tandemd/tandem/pkg/guest"
@@ -60,15 +61,20 @@ func (b *Backend) Guest(ctx context.Context, id guest.ID) (api.Guest, error) {
 	}
 	out := guestOf(s, g)
 	out.Config = g.Config
-	if c := b.Running(); c != nil {
-		if run, ok := b.guestRuns(ctx, c, id)[id]; ok {
-			out.Run = &run
-		}
-	}
 	for _, j := range s.JobsOf(id) {
 		out.Jobs = append(out.Jobs, j.ID)
 	}
-	out.Migration = b.migrationOf(ctx, id)
+	var wg sync.WaitGroup // Each asks the other nodes.
+	if c := b.Running(); c != nil {
+		wg.Go(func() {
+			if run, ok := b.guestRuns(ctx, c, id)[id]; ok {
+				out.Run = &run
+			}
+		})
+	}
+	wg.Go(func() { out.Moves = b.moves(ctx, id) })
+	wg.Go(func() { out.Migration = b.migrationOf(ctx, id) })
+	wg.Wait()
 	return out, nil
 }
 

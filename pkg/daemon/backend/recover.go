@@ -170,9 +170,11 @@ func (b *Backend) recoverGuest(
 	if err := fence(out.Owner); err != nil {
 		return out, err
 	}
+	begun := time.Now()
 	if err := b.change(ctx, p); err != nil {
 		return out, err
 	}
+	b.recovered(ctx, p, begun)
 	out.Done = true
 	return out, nil
 }

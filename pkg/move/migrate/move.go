@@ -108,6 +108,9 @@ func (x *move) advance(ev Event) Effect {
 	if err := x.m.o.Files.Write(next); err != nil {
 		next, effect = unwritten(at, next, effect, err, now)
 	}
+	if next.Over() && !before.Over() {
+		x.m.o.Ended(next)
+	}
 	x.mu.Lock()
 	x.record, x.progress = next, replicate.Progress{}
 	x.mu.Unlock()
