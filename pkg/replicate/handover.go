@@ -59,6 +59,7 @@ func (s *Source) Handover(ctx context.Context, id guest.ID, to guest.NodeID) (*H
 	}
 	unpin := s.o.Pins.Pin(id, volumes)
 	h.done = func() {
+		s.o.Pins.Moving(id, s.o.Now())
 		unpin()
 		s.mu.Lock()
 		defer s.mu.Unlock()
