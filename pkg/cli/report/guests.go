@@ -141,7 +141,7 @@ const shownMoves = 5
 
 // move is a move in a line.
 func (p Printer) move(m api.Move) string {
-	text := fmt.Sprintf("%s  %s to %s: ", p.second(m.Finished), m.From, orDash(string(m.To)))
+	text := fmt.Sprintf("%s %s to %s: ", p.second(m.Finished), m.From, orDash(string(m.To)))
 	switch {
 	case m.Outcome != api.MigrationMoved:
 		text += m.Outcome + ", " + OneLine(m.Reason)
