@@ -303,10 +303,7 @@ func (c *cluster) landing(ctx context.Context, r landingRequest) (migrate.Landin
 	}
 	st, err := c.d.units.State(ctx, g.Unit)
 	if err == nil && st.Active == "active" {
-		l = migrate.Landing{Ready: true, Running: true}
-		if !st.Since.IsZero() {
-			l.Ago = max(0, time.Since(st.Since))
-		}
+		l = migrate.Landing{Ready: true, Running: true, Ago: st.Age}
 	}
 	return l, err
 }

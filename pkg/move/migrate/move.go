@@ -24,8 +24,9 @@ type move struct {
 	resume   func()
 	unlock   func()
 	handover Handover
-	// stopBegun is when the stop began; zero after a restart.
-	stopBegun time.Time
+	// stopBegun is when the stop began, and sentAt when the owner change was sent for the
+	// first time; zero after a restart. Only the time between them counts, not the clock.
+	stopBegun, sentAt time.Time
 	// sent: the owner change may have been sent before.
 	sent bool
 

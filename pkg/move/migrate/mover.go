@@ -68,7 +68,8 @@ func (e *RefusedError) Error() string { return e.Reason }
 type Landing struct {
 	// Ready says that it has taken the volumes into use.
 	Ready bool `json:"ready"`
-	// Running says that the guest runs, since Ago.
+	// Running says that the guest runs, for as long as Ago by a clock of the target's that
+	// is never set.
 	Running bool          `json:"running"`
 	Ago     time.Duration `json:"ago"`
 	// Trouble is why it does not.
