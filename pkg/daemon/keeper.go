@@ -11,6 +11,7 @@ import (
 
 	"github.com/tandemd/tandem/pkg/api"
 	"github.com/tandemd/tandem/pkg/consensus"
+	"github.com/tandemd/tandem/pkg/daemon/backend"
 	"github.com/tandemd/tandem/pkg/guest"
 	"github.com/tandemd/tandem/pkg/keeper"
 	"github.com/tandemd/tandem/pkg/keeper/host"
@@ -134,18 +135,7 @@ func counted(n int, noun string) string {
 
 // unitWords are what gossip tells of the guests that are this node's or run here.
 func (c *cluster) unitWords() map[guest.ID]node.UnitWord {
-	out := map[guest.ID]node.UnitWord{}
-	for id, cond := range c.keeper.Conditions() {
-		if cond.State == "" || !cond.Own && cond.State != keeper.StateRunning {
-			continue
-		}
-		w := node.UnitWord{State: cond.State}
-		if !cond.Since.IsZero() {
-			w.Since = cond.Since.Unix()
-		}
-		out[id] = w
-	}
-	return out
+	return backend.UnitWords(c.keeper.Conditions())
 }
 
 // heardUnits is what the others that are alive gossip of units.

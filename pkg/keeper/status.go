@@ -65,22 +65,27 @@ func (k *Keeper) State(id guest.ID) Condition {
 	return Condition{}
 }
 
-// Look is State with the state of its unit as systemd tells it now.
+// Look is State, but for a guest of this node's own the state of its unit is as systemd
+// tells it now.
 func (k *Keeper) Look(ctx context.Context, id guest.ID) Condition {
 	g, known := k.o.Ledger.View().Guests[id]
-	if !known {
-		return Condition{}
+	if !known || g.Owner != k.o.Self {
+		return k.State(id)
 	}
 	unit, read := k.unitOf(ctx, g)
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	e := k.entry(id)
-	if e.cond.Own && e.cond.Unit == g.Unit { // Else its worker has yet to look.
-		c := e.cond
-		c.unitIs(unit, read)
+	seen := e.cond.Own && e.cond.Unit == g.Unit
+	c := Condition{Unit: g.Unit, Own: true, Term: g.Term} // Its worker has yet to look.
+	if seen {
+		c = e.cond
+	}
+	c.unitIs(unit, read)
+	if seen {
 		k.show(e, c)
 	}
-	return e.cond
+	return c
 }
 
 // unitIs takes in how the unit fares.

@@ -10,6 +10,7 @@ import (
 	"github.com/tandemd/tandem/pkg/api"
 	"github.com/tandemd/tandem/pkg/daemon/poll"
 	"github.com/tandemd/tandem/pkg/guest"
+	"github.com/tandemd/tandem/pkg/keeper"
 	"github.com/tandemd/tandem/pkg/ledger"
 	"github.com/tandemd/tandem/pkg/node"
 	"github.com/tandemd/tandem/pkg/peer"
@@ -43,12 +44,23 @@ func (b *Backend) unitsHere(ctx context.Context, r unitsRequest) (unitWords, err
 	if r.Guest == 0 {
 		return c.Units(), nil
 	}
-	c.Keeper.Look(ctx, r.Guest)
+	return UnitWords(map[guest.ID]keeper.Condition{r.Guest: c.Keeper.Look(ctx, r.Guest)}), nil
+}
+
+// UnitWords are what a node tells of the units of guests that are its own or run there.
+func UnitWords(all map[guest.ID]keeper.Condition) map[guest.ID]node.UnitWord {
 	out := unitWords{}
-	if w, ok := c.Units()[r.Guest]; ok {
-		out[r.Guest] = w
+	for id, cond := range all {
+		if cond.State == "" || !cond.Own && cond.State != keeper.StateRunning {
+			continue
+		}
+		w := node.UnitWord{State: cond.State}
+		if !cond.Since.IsZero() {
+			w.Since = cond.Since.Unix()
+		}
+		out[id] = w
 	}
-	return out, nil
+	return out
 }
 
 // guestRuns tells of the guests with a unit, or of one, how they fare. The nodes are
