@@ -122,7 +122,7 @@ func (p Printer) Guest(g api.Guest) []string {
 		}
 		rows = append(rows, []string{label, v.String()})
 	}
-	if m := g.Migration; m != nil && !(m.Ended() && slices.ContainsFunc(g.Moves, func(x api.Move) bool { return x.ID == m.ID })) {
+	if m := g.Migration; m != nil && (!m.Ended() || !slices.ContainsFunc(g.Moves, func(x api.Move) bool { return x.ID == m.ID })) {
 		rows = append(rows, []string{"move", p.migration(*m)})
 	}
 	for i, m := range g.Moves[:min(len(g.Moves), shownMoves)] {
