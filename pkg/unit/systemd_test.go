@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"github.com/godbus/dbus/v5"
+	"golang.org/x/sys/unix"
 
 	"github.com/tandemd/tandem/pkg/guest"
 	"github.com/tandemd/tandem/pkg/unit"
@@ -278,6 +279,9 @@ func (u unitProperties) GetAll(msg dbus.Message, _ string) (map[string]dbus.Vari
 	}
 	if !s.Since.IsZero() {
 		p["StateChangeTimestamp"] = dbus.MakeVariant(uint64(s.Since.UnixMicro()))
+		var now unix.Timespec
+		_ = unix.ClockGettime(unix.CLOCK_MONOTONIC, &now)
+		p["StateChangeTimestampMonotonic"] = dbus.MakeVariant(uint64((time.Duration(now.Nano()) - s.Age).Microseconds()))
 	}
 	if s.Frozen {
 		p["FreezerState"] = dbus.MakeVariant("frozen")

@@ -129,8 +129,12 @@ func (s *suite) startAndStop() {
 		s.Errorf("before: %+v", st)
 	}
 	s.ok(s.Manager.Stop(s.ctx, web))
+	begun := time.Now()
 	s.ok(s.Manager.Start(s.ctx, web))
 	first := s.state(web)
+	if limit := time.Since(begun) + time.Millisecond; first.Age <= 0 || first.Age > limit {
+		s.Errorf("started within %s, it has run for %s", limit, first.Age)
+	}
 	if !first.Running() || first.Active != "active" || first.MainPID == 0 || first.Since.IsZero() || first.StopTimeout == 0 {
 		s.Errorf("running: %+v", first)
 	}
