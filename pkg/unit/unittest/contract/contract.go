@@ -54,7 +54,7 @@ type Env struct {
 func Run(t *testing.T, open func(t *testing.T) Env) {
 	t.Helper()
 	for name, test := range map[string]func(*suite){
-		"AbsentUnit": (*suite).absent, "StartAndStop": (*suite).startAndStop, "FailedStart": (*suite).failedStart,
+		"AbsentUnit": (*suite).absent, "StartAndStop": (*suite).startAndStop, "ManyStarts": (*suite).manyStarts, "FailedStart": (*suite).failedStart,
 		"ForcedStop": (*suite).forcedStop, "LeftProcesses": (*suite).leftProcesses, "Crash": (*suite).crash,
 		"FreezeAndThaw": (*suite).freeze, "StopOfAFrozenOne": (*suite).stopFrozen, "Guard": (*suite).guard,
 		"Enabled": (*suite).enabled, "Names": (*suite).names,
@@ -150,6 +150,15 @@ func (s *suite) startAndStop() {
 	s.ok(s.Manager.Start(s.ctx, web))
 	if again := s.state(web); again.MainPID == first.MainPID || !again.Running() {
 		s.Errorf("started again: %+v", again)
+	}
+}
+
+// manyStarts are more than systemd's limit, which is for services that restart by themselves.
+func (s *suite) manyStarts() {
+	s.Define(web, Service{})
+	for range 7 {
+		s.ok(s.Manager.Start(s.ctx, web))
+		s.ok(s.Manager.Stop(s.ctx, web))
 	}
 }
 
