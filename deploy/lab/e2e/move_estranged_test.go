@@ -23,7 +23,7 @@ type parting struct {
 	// stands: it is away for as long as -pause says, and its clock stands still.
 	stands bool
 	// before brings the replicas on the node that will be the new owner, and on the third, into a state.
-	before func(t *testing.T, w writer, old, heir, third string)
+	before func(t *testing.T, w worker, old, heir, third string)
 	// two: two operators recover the guest at the same time, each on a node of its own.
 	two bool
 }
@@ -53,7 +53,7 @@ var (
 )
 
 // getAhead gives the third node a point that the new owner will not have.
-func getAhead(t *testing.T, w writer, old, heir, third string) {
+func getAhead(t *testing.T, w worker, old, heir, third string) {
 	t.Helper()
 	w.writes(t, old, w.writes(t, old, 0)+3)
 	w.sync(t, old, third)
@@ -61,7 +61,7 @@ func getAhead(t *testing.T, w writer, old, heir, third string) {
 }
 
 // tear leaves a sync to the new owner in its middle.
-func tear(t *testing.T, w writer, old, heir, _ string) {
+func tear(t *testing.T, w worker, old, heir, _ string) {
 	t.Helper()
 	job := w.job(t, old, heir)
 	n(old).sh(t, "tandem update %s --rate 1", job)
@@ -77,14 +77,14 @@ func tear(t *testing.T, w writer, old, heir, _ string) {
 
 // estranged loses the owner and recovers the guest on another node. What the owner did alone reaches nobody, is kept when it comes
 // back, and costs no full sync.
-func estranged(how parting) func(t *testing.T, w writer) {
-	return func(t *testing.T, w writer) {
+func estranged(how parting) func(t *testing.T, w worker) {
+	return func(t *testing.T, w worker) {
 		t.Helper()
 		estrange(t, w, how)
 	}
 }
 
-func estrange(t *testing.T, w writer, how parting) {
+func estrange(t *testing.T, w worker, how parting) {
 	t.Helper()
 	old := w.owner(t, "n1")
 	heir, third := others(old)
@@ -147,7 +147,7 @@ func lastOf(by []string, name string) int {
 }
 
 // missed waits until an operator on each of these nodes would be asked whether the owner is off; nothing is done without that.
-func (w writer) missed(t *testing.T, heir string, more ...string) {
+func (w worker) missed(t *testing.T, heir string, more ...string) {
 	t.Helper()
 	for _, name := range append(more, heir) {
 		eventually(t, name+" misses the owner", 2*time.Minute, time.Second, func() (bool, string) {
@@ -159,7 +159,7 @@ func (w writer) missed(t *testing.T, heir string, more ...string) {
 }
 
 // recoverTwice lets two operators at two nodes do it at the same time: one wins, the other is told who.
-func (w writer) recoverTwice(t *testing.T, old, a, b string) (heir, third string) {
+func (w worker) recoverTwice(t *testing.T, old, a, b string) (heir, third string) {
 	t.Helper()
 	w.missed(t, a, b)
 	w.missed(t, b)
@@ -202,7 +202,7 @@ type comeback struct {
 }
 
 // comesBack wants the former owner to stop the guest, to keep what it did alone, and to become a replica by increments.
-func (w writer) comesBack(t *testing.T, c comeback) {
+func (w worker) comesBack(t *testing.T, c comeback) {
 	t.Helper()
 	eventually(t, "the guest is stopped on "+c.old, time.Minute, time.Second, func() (bool, string) {
 		// Its connection may have died meanwhile.
@@ -246,7 +246,7 @@ func (w writer) comesBack(t *testing.T, c comeback) {
 }
 
 // nothingFull adds up what the former owner was sent since it is back.
-func (w writer) nothingFull(t *testing.T, c comeback) {
+func (w worker) nothingFull(t *testing.T, c comeback) {
 	t.Helper()
 	var bytes int64
 	job := w.job(t, c.heir, c.old)

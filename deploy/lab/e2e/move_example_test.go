@@ -16,8 +16,8 @@ import (
 // container, on A replicate to B; A fails for good, and both go on at B. n1 is A, n2 is B. It takes n3 out of the cluster.
 func followExample(t *testing.T) {
 	onFailure(t)
-	vm, ct := writer{id: "100", disk: true}, writer{id: "200", tree: true}
-	both := []writer{vm, ct}
+	vm, ct := worker{id: "100", disk: true}, worker{id: "200", tree: true}
+	both := []worker{vm, ct}
 	makePair(t, both)
 	var synced []int
 	for _, w := range both {
@@ -58,9 +58,9 @@ func followExample(t *testing.T) {
 }
 
 // makePair makes a cluster of n1 and n2 with these guests on n1, which run and are replicated to n2.
-func makePair(t *testing.T, guests []writer) {
+func makePair(t *testing.T, guests []worker) {
 	t.Helper()
-	installWriters(t)
+	installWorkers(t)
 	dropAll(t, guests)
 	n("n1").sh(t, "tandem cluster remove n3")
 	eventually(t, "n1 and n2 are a cluster of two", 2*time.Minute, time.Second, func() (bool, string) {
@@ -76,14 +76,14 @@ func makePair(t *testing.T, guests []writer) {
 }
 
 // dropAll removes the guests of these IDs that other tests left, with their volumes, and whatever n3 has to do with.
-func dropAll(t *testing.T, guests []writer) {
+func dropAll(t *testing.T, guests []worker) {
 	t.Helper()
 	var jobs struct{ Jobs []api.Job }
 	var list struct{ Guests []api.Guest }
 	n("n1").ask(t, &jobs, "list")
 	n("n1").ask(t, &list, "guest list")
 	ours := func(id string) bool {
-		return slices.ContainsFunc(guests, func(w writer) bool { return w.id == id })
+		return slices.ContainsFunc(guests, func(w worker) bool { return w.id == id })
 	}
 	for _, j := range jobs.Jobs {
 		if ours(j.Guest.String()) {
@@ -103,7 +103,7 @@ func dropAll(t *testing.T, guests []writer) {
 }
 
 // exampleReturns is the return of A: it follows B, its guests stay stopped and become replicas, what it had alone is kept.
-func exampleReturns(t *testing.T, guests []writer) {
+func exampleReturns(t *testing.T, guests []worker) {
 	onFailure(t)
 	since := n("n2").clock(t)
 	boot(t, "n1")
@@ -124,7 +124,7 @@ func exampleReturns(t *testing.T, guests []writer) {
 }
 
 // bootsAlone is a cluster of two of which one node boots: nothing starts, and status says why and what to do.
-func bootsAlone(t *testing.T, guests []writer) {
+func bootsAlone(t *testing.T, guests []worker) {
 	onFailure(t)
 	must(t, n("n1").Kill(world.ctx))
 	must(t, n("n2").Kill(world.ctx))

@@ -78,7 +78,7 @@ func endings(random *rand.Rand, count int) []ending {
 
 // killMigrations ends migrations in their middle. Afterwards the guest has one owner and runs there alone, and nothing is lost; nobody
 // helped.
-func killMigrations(t *testing.T, w writer) {
+func killMigrations(t *testing.T, w worker) {
 	random := rand.New(rand.NewPCG(*seed, 2))
 	list := endings(random, *moveKills)
 	t.Logf("seed %d: %v", *seed, list)
@@ -103,7 +103,7 @@ func killMigrations(t *testing.T, w writer) {
 	w.sync(t, owner, a, b)
 }
 
-func killMigration(t *testing.T, w writer, e ending, swap bool) { //nolint:revive // flag-parameter: the seed's
+func killMigration(t *testing.T, w worker, e ending, swap bool) { //nolint:revive // flag-parameter: the seed's
 	t.Helper()
 	from := w.owner(t, "n1")
 	to, other := others(from)
@@ -148,7 +148,7 @@ func killMigration(t *testing.T, w writer, e ending, swap bool) { //nolint:reviv
 }
 
 // settles waits until every node knows the same owner, no migration goes on, and the guest runs there and nowhere else.
-func (w writer) settles(t *testing.T, phase string) {
+func (w worker) settles(t *testing.T, phase string) {
 	t.Helper()
 	eventually(t, "one owner, on which the guest runs, and nowhere else", 4*time.Minute, 2*time.Second, func() (bool, string) {
 		var told []string

@@ -13,7 +13,7 @@ import (
 )
 
 // bootRow are guests that start when their nodes boot, in their order on each.
-type bootRow map[string][]writer
+type bootRow map[string][]worker
 
 // bootDelay is that of n1's first guest, in seconds.
 const bootDelay = 6
@@ -21,7 +21,7 @@ const bootDelay = 6
 // onBoot adds guests that start at boot, and does not start them.
 func onBoot(t *testing.T) bootRow {
 	t.Helper()
-	installWriters(t)
+	installWorkers(t)
 	row := bootRow{
 		"n1": {{id: "810", tree: true}, {id: "811", tree: true}, {id: "812", tree: true}},
 		"n2": {{id: "813", tree: true}},

@@ -12,8 +12,8 @@ import (
 // recoveries, after which its former owner comes back.
 func moveGuests(t *testing.T) {
 	onFailure(t)
-	installWriters(t)
-	w := writer{id: "800", tree: true, disk: true}
+	installWorkers(t)
+	w := worker{id: "800", tree: true, disk: true}
 	w.add(t, "n1", "")
 	since := n("n1").clock(t)
 	for i, target := range []string{"n2", "n3"} {
@@ -26,7 +26,7 @@ func moveGuests(t *testing.T) {
 	w.writes(t, "n1", 5)
 	for _, move := range []struct {
 		name string
-		do   func(t *testing.T, w writer)
+		do   func(t *testing.T, w worker)
 	}{
 		{"there and back", thereAndBack}, {"power", estranged(byPower)}, {"cable", estranged(byCable)}, {"pause", estranged(byPause)},
 		{"daemon", estranged(byDaemon)}, {"killed", killMigrations}, {"without a replica", withoutReplica},
@@ -46,7 +46,7 @@ func moveGuests(t *testing.T) {
 }
 
 // thereAndBack migrates the guest as often as was asked for, while it runs.
-func thereAndBack(t *testing.T, w writer) {
+func thereAndBack(t *testing.T, w worker) {
 	from := w.owner(t, "n1")
 	to, _ := others(from)
 	for range 2 * *movesBack {
@@ -56,7 +56,7 @@ func thereAndBack(t *testing.T, w writer) {
 }
 
 // migrate moves the guest while it runs: no record is lost, none is there twice, and the jobs go on by increments.
-func migrate(t *testing.T, w writer, from, to string) {
+func migrate(t *testing.T, w worker, from, to string) {
 	t.Helper()
 	pointed := w.job(t, from, to)
 	before := w.writes(t, from, 0)
@@ -81,8 +81,8 @@ func migrate(t *testing.T, w writer, from, to string) {
 
 // withoutReplica moves a guest that no job replicates: all of it is sent, the copy that stays is of use on the way back, and the one
 // that nobody wants is removed.
-func withoutReplica(t *testing.T, _ writer) {
-	w := writer{id: "820", tree: true}
+func withoutReplica(t *testing.T, _ worker) {
+	w := worker{id: "820", tree: true}
 	w.add(t, "n1", "")
 	n("n1").sh(t, "tandem guest start %s", w.id)
 	before := w.writes(t, "n1", 3)

@@ -15,20 +15,20 @@ import (
 	"github.com/tandemd/tandem/pkg/api"
 )
 
-// writer is a guest whose unit writes numbered, checksummed records for as long as it runs: each to a file on its filesystem and then
+// worker is a guest whose unit writes numbered, checksummed records for as long as it runs: each to a file on its filesystem and then
 // to a block of its disk, synced one after the other.
-type writer struct {
+type worker struct {
 	id         string
 	tree, disk bool // which volumes it has
 }
 
-func (w writer) unit() string        { return "records@" + w.id + ".service" }
-func (w writer) folder() string      { return "/srv/records-" + w.id }
-func (w writer) treeDataset() string { return "tank/guests/subvol-" + w.id + "-disk-0" }
-func (w writer) diskDataset() string { return "tank/guests/vm-" + w.id + "-disk-0" }
+func (w worker) unit() string        { return "records@" + w.id + ".service" }
+func (w worker) folder() string      { return "/srv/records-" + w.id }
+func (w worker) treeDataset() string { return "tank/guests/subvol-" + w.id + "-disk-0" }
+func (w worker) diskDataset() string { return "tank/guests/vm-" + w.id + "-disk-0" }
 
 // datasets are those of its volumes, in the order in which they are sent.
-func (w writer) datasets() []string {
+func (w worker) datasets() []string {
 	var list []string
 	if w.tree {
 		list = append(list, w.treeDataset())
@@ -39,14 +39,14 @@ func (w writer) datasets() []string {
 	return list
 }
 
-const writerText = `[Unit]
+const workerText = `[Unit]
 Description=Writes records as guest %i
 [Service]
 ExecStart=/usr/local/bin/records %i
 `
 
-// writerScript says of each start in which boot it was, and when. What an end left half is written again first, as a journal would.
-const writerScript = `#!/bin/bash
+// workerScript says of each start in which boot it was, and when. What an end left half is written again first, as a journal would.
+const workerScript = `#!/bin/bash
 f=/srv/records-$1/log d=/dev/zvol/tank/guests/vm-$1-disk-0 tree='' i=0
 echo "$1 $(cat /proc/sys/kernel/random/boot_id) $(cut -d' ' -f1 /proc/uptime)" >>/var/tmp/starts; sync /var/tmp/starts
 put() { [ ! -b "$d" ] || printf '%-511s\n' "$2" | dd of="$d" bs=512 seek="$1" conv=notrunc,fsync status=none || exit 1; }
@@ -66,21 +66,21 @@ while :; do
 done
 `
 
-// installWriters makes every node able to run such guests.
-func installWriters(t *testing.T) {
+// installWorkers makes every node able to run such guests.
+func installWorkers(t *testing.T) {
 	t.Helper()
 	for _, name := range all {
-		n(name).write(t, "/etc/systemd/system/records@.service", writerText)
-		n(name).write(t, "/usr/local/bin/records", writerScript)
+		n(name).write(t, "/etc/systemd/system/records@.service", workerText)
+		n(name).write(t, "/usr/local/bin/records", workerScript)
 		n(name).sh(t, "chmod +x /usr/local/bin/records; systemctl daemon-reload")
 	}
 }
 
-// diskSize is that of a writer's disk; its second half is not for records.
+// diskSize is that of a worker's disk; its second half is not for records.
 const diskSize = 16 * mib
 
 // add makes the guest on a node, with options of `guest add`.
-func (w writer) add(t *testing.T, owner, options string) {
+func (w worker) add(t *testing.T, owner, options string) {
 	t.Helper()
 	kind, volumes := "vm", ""
 	if w.tree {
@@ -93,7 +93,7 @@ func (w writer) add(t *testing.T, owner, options string) {
 		n(owner).sh(t, "zfs create -V %d %s", diskSize, w.diskDataset())
 		n(owner).device(t, w.diskDataset())
 	}
-	n(owner).sh(t, "tandem guest add %s --type %s --name writer-%[1]s%s --unit %s %s", w.id, kind, volumes, w.unit(), options)
+	n(owner).sh(t, "tandem guest add %s --type %s --name worker-%[1]s%s --unit %s %s", w.id, kind, volumes, w.unit(), options)
 }
 
 // records are who wrote each of the records in a text. A last line that is torn is no record.
@@ -117,7 +117,7 @@ func records(text string) (by []string, err error) {
 const fromDisk = `head -c %d %s | tail -c +513 | tr '\0' ' ' | tr -s ' '`
 
 // look reads what the guest has written so far, on the node where it runs: none may be missing, nor differ, on any volume.
-func (w writer) look(t *testing.T, name string) []string {
+func (w worker) look(t *testing.T, name string) []string {
 	t.Helper()
 	command := "echo -n"
 	if w.disk {
@@ -148,7 +148,7 @@ func (w writer) look(t *testing.T, name string) []string {
 	return by
 }
 
-func (w writer) good(t *testing.T, where, text string) []string {
+func (w worker) good(t *testing.T, where, text string) []string {
 	t.Helper()
 	by, err := records(text)
 	if err != nil {
@@ -158,7 +158,7 @@ func (w writer) good(t *testing.T, where, text string) []string {
 }
 
 // writes waits until the guest has so many records on a node, and returns how many good ones there are.
-func (w writer) writes(t *testing.T, name string, least int) int {
+func (w worker) writes(t *testing.T, name string, least int) int {
 	t.Helper()
 	var count int
 	eventually(t, fmt.Sprintf("guest %s has %d records on %s", w.id, least, name), 2*time.Minute, time.Second, func() (bool, string) {
@@ -174,7 +174,7 @@ func (w writer) writes(t *testing.T, name string, least int) int {
 }
 
 // keptAll wants the last record that the guest finished on a node to be that node's, too, where the guest went on.
-func (w writer) keptAll(t *testing.T, from, to string) {
+func (w worker) keptAll(t *testing.T, from, to string) {
 	t.Helper()
 	last, err := strconv.Atoi(n(from).sh(t, "cat /var/tmp/written-%s", w.id))
 	if err != nil {
@@ -187,7 +187,7 @@ func (w writer) keptAll(t *testing.T, from, to string) {
 }
 
 // remove ends the guest, which no job replicates any more, with its data.
-func (w writer) remove(t *testing.T, owner string) {
+func (w worker) remove(t *testing.T, owner string) {
 	t.Helper()
 	n(owner).sh(t, "tandem guest stop %s", w.id)
 	if w.tree {
@@ -197,7 +197,7 @@ func (w writer) remove(t *testing.T, owner string) {
 }
 
 // readSnapshot reads the records from a snapshot, through a clone that is gone afterwards.
-func (w writer) readSnapshot(t *testing.T, name, dataset, snapshot string) []string {
+func (w worker) readSnapshot(t *testing.T, name, dataset, snapshot string) []string {
 	t.Helper()
 	clone := n(name).clone(t, dataset, snapshot)
 	defer n(name).release(t, clone)
@@ -209,7 +209,7 @@ func (w writer) readSnapshot(t *testing.T, name, dataset, snapshot string) []str
 }
 
 // runsOnlyOn wants the unit on one node; off are machines that cannot be asked.
-func (w writer) runsOnlyOn(t *testing.T, where string, off ...string) {
+func (w worker) runsOnlyOn(t *testing.T, where string, off ...string) {
 	t.Helper()
 	for _, name := range all {
 		if slices.Contains(off, name) {
@@ -223,7 +223,7 @@ func (w writer) runsOnlyOn(t *testing.T, where string, off ...string) {
 }
 
 // owner is who has the guest, by what a node knows.
-func (w writer) owner(t *testing.T, asked string) string {
+func (w worker) owner(t *testing.T, asked string) string {
 	t.Helper()
 	var guests struct{ Guests []api.Guest }
 	n(asked).ask(t, &guests, "guest list")
@@ -243,7 +243,7 @@ func others(name string) (a, b string) {
 }
 
 // job is the one by which the guest goes from its owner to a node.
-func (w writer) job(t *testing.T, owner, target string) string {
+func (w worker) job(t *testing.T, owner, target string) string {
 	t.Helper()
 	var list struct{ Jobs []api.Job }
 	n(owner).ask(t, &list, "list")
@@ -256,11 +256,11 @@ func (w writer) job(t *testing.T, owner, target string) string {
 	return ""
 }
 
-// few is more than what a writer writes between two syncs: an increment has less.
+// few is more than what a worker writes between two syncs: an increment has less.
 const few = 4 * mib
 
 // sync brings what the guest has written to nodes which have most of it.
-func (w writer) sync(t *testing.T, owner string, targets ...string) {
+func (w worker) sync(t *testing.T, owner string, targets ...string) {
 	t.Helper()
 	since := n(owner).clock(t)
 	var jobs []string
