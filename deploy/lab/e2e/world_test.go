@@ -31,6 +31,7 @@ var (
 	moveKills = flag.Int("move-kills", 6, "how often a migration is ended in its middle; 33: in every phase, on either side, by process and by power")
 	movesBack = flag.Int("migrations", 1, "how often a guest is migrated there and back")
 	pauseFor  = flag.Duration("pause", 90*time.Second, "for how long the owner of a guest stands still")
+	contract  = flag.String("contract", "^TestZFS_AChangedByteIsNoReplica$", "which of pkg/zfs's tests run on real ZFS")
 	damages   = flag.Int("damages", 50, "at how many offsets a byte of a stream is changed")
 	seed      = flag.Uint64("seed", uint64(time.Now().UnixNano()), "what steers the faults") //nolint:gosec // any number will do
 	in        = flag.String("in", "", "use the machines of this lab, which is up and fresh, and leave them up")
