@@ -17,7 +17,7 @@ import (
 
 // parting is how a guest's owner is lost to the others, and how it comes back.
 type parting struct {
-	part, join func(t *testing.T, o node)
+	part, join func(o node) error
 	// blind: meanwhile nothing can be asked of the owner's machine. Else the guest runs on there.
 	blind bool
 	// stands: it is away for as long as -pause says, and its clock stands still.
@@ -31,26 +31,33 @@ type parting struct {
 var (
 	// byPower: the power of the owner's machine goes while a sync has brought one volume, and the other one not.
 	byPower = parting{
-		part: func(t *testing.T, o node) { must(t, o.Kill(world.ctx)) },
-		join: func(t *testing.T, o node) { boot(t, o.Name()) }, blind: true, before: tear,
+		part: func(o node) error { return o.Kill(world.ctx) },
+		join: func(o node) error { return o.Start(world.ctx) }, blind: true, before: tear,
 	}
 	// byCable: the owner and its guest run on, and nobody hears them. Two operators bring the guest back.
 	byCable = parting{
-		part: func(t *testing.T, o node) { must(t, o.Cut(world.ctx)) },
-		join: func(t *testing.T, o node) { must(t, o.Mend(world.ctx)) }, two: true,
+		part: func(o node) error { return o.Cut(world.ctx) },
+		join: func(o node) error { return o.Mend(world.ctx) }, two: true,
 	}
 	// byPause: the owner stands still in the middle of a sync, and goes on as if nothing had been. The third node has more than the new
 	// owner.
 	byPause = parting{
-		part: func(t *testing.T, o node) { must(t, o.Pause(world.ctx)) },
-		join: func(t *testing.T, o node) { must(t, o.Resume(world.ctx)) }, blind: true, stands: true, before: getAhead,
+		part: func(o node) error { return o.Pause(world.ctx) },
+		join: func(o node) error { return o.Resume(world.ctx) }, blind: true, stands: true, before: getAhead,
 	}
 	// byDaemon: the owner's tandemd does not run, its guest does.
 	byDaemon = parting{
-		part: func(t *testing.T, o node) { o.sh(t, "systemctl stop tandemd") },
-		join: func(t *testing.T, o node) { o.sh(t, "systemctl start tandemd") },
+		part: doing("systemctl stop tandemd"),
+		join: doing("systemctl start tandemd"),
 	}
 )
+
+func doing(command string) func(o node) error {
+	return func(o node) error {
+		_, err := o.Output(world.ctx, command)
+		return err
+	}
+}
 
 // getAhead gives the third node a point that the new owner will not have.
 func getAhead(t *testing.T, w worker, old, heir, third string) {
@@ -94,11 +101,11 @@ func estrange(t *testing.T, w worker, how parting) {
 	if how.before != nil {
 		how.before(t, w, old, heir, third)
 	}
-	how.part(t, n(old))
+	must(t, how.part(n(old)))
 	begun, away := time.Now(), true
 	defer func() {
 		if away {
-			how.join(t, n(old))
+			must(t, how.join(n(old)))
 		}
 	}()
 	if how.two {
@@ -124,7 +131,7 @@ func estrange(t *testing.T, w worker, how parting) {
 		pause(world.ctx, time.Until(begun.Add(*pauseFor)))
 	}
 	since := n(heir).clock(t)
-	how.join(t, n(old))
+	must(t, how.join(n(old)))
 	away = false
 	w.comesBack(t, comeback{old: old, heir: heir, alone: alone, from: from, since: since})
 	if how.stands {

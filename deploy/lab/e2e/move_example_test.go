@@ -104,6 +104,7 @@ func dropAll(t *testing.T, guests []worker) {
 
 // exampleReturns is the return of A: it follows B, its guests stay stopped and become replicas, what it had alone is kept.
 func exampleReturns(t *testing.T, guests []worker) {
+	t.Helper()
 	onFailure(t)
 	since := n("n2").clock(t)
 	boot(t, "n1")
@@ -125,6 +126,7 @@ func exampleReturns(t *testing.T, guests []worker) {
 
 // bootsAlone is a cluster of two of which one node boots: nothing starts, and status says why and what to do.
 func bootsAlone(t *testing.T, guests []worker) {
+	t.Helper()
 	onFailure(t)
 	must(t, n("n1").Kill(world.ctx))
 	must(t, n("n2").Kill(world.ctx))

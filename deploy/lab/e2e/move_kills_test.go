@@ -79,6 +79,7 @@ func endings(random *rand.Rand, count int) []ending {
 // killMigrations ends migrations in their middle. Afterwards the guest has one owner and runs there alone, and nothing is lost; nobody
 // helped.
 func killMigrations(t *testing.T, w worker) {
+	t.Helper()
 	random := rand.New(rand.NewPCG(*seed, 2))
 	list := endings(random, *moveKills)
 	t.Logf("seed %d: %v", *seed, list)

@@ -28,8 +28,13 @@ func moveGuests(t *testing.T) {
 		name string
 		do   func(t *testing.T, w worker)
 	}{
-		{"there and back", thereAndBack}, {"power", estranged(byPower)}, {"cable", estranged(byCable)}, {"pause", estranged(byPause)},
-		{"daemon", estranged(byDaemon)}, {"killed", killMigrations}, {"without a replica", withoutReplica},
+		{"there and back", thereAndBack},
+		{"power", estranged(byPower)},
+		{"cable", estranged(byCable)},
+		{"pause", estranged(byPause)},
+		{"daemon", estranged(byDaemon)},
+		{"killed", killMigrations},
+		{"without a replica", withoutReplica},
 	} {
 		t.Run(move.name, func(t *testing.T) {
 			onFailure(t)
@@ -47,6 +52,7 @@ func moveGuests(t *testing.T) {
 
 // thereAndBack migrates the guest as often as was asked for, while it runs.
 func thereAndBack(t *testing.T, w worker) {
+	t.Helper()
 	from := w.owner(t, "n1")
 	to, _ := others(from)
 	for range 2 * *movesBack {
@@ -82,6 +88,7 @@ func migrate(t *testing.T, w worker, from, to string) {
 // withoutReplica moves a guest that no job replicates: all of it is sent, the copy that stays is of use on the way back, and the one
 // that nobody wants is removed.
 func withoutReplica(t *testing.T, _ worker) {
+	t.Helper()
 	w := worker{id: "820", tree: true}
 	w.add(t, "n1", "")
 	n("n1").sh(t, "tandem guest start %s", w.id)
