@@ -76,6 +76,10 @@ func TestTandem(t *testing.T) {
 		return
 	}
 	t.Run("quorum", keepQuorum)
+	if t.Failed() {
+		return
+	}
+	t.Run("example", followExample)
 }
 
 // spent are join tokens that must not open the door any more.
