@@ -181,7 +181,7 @@ soak-kills:
 
 .PHONY: soak-moves
 soak-moves:
-	go test -race -count=1 -timeout 12h -v ./pkg/move/movesim -args -movesim.for 1h -movesim.kills 0
+	go test -race -count=1 -timeout 12h -v ./pkg/move/movesim -args -movesim.for 1h -movesim.kills 0 -movesim.ways 0
 
 .PHONY: soak-e2e
 soak-e2e:

@@ -13,7 +13,10 @@ import (
 	"github.com/tandemd/tandem/pkg/move/migrate"
 )
 
-var kills = flag.Int("movesim.kills", 60, "at how many moments by chance a migration is ended, besides each phase; 0: at all")
+var (
+	kills = flag.Int("movesim.kills", 16, "at how many moments by chance a migration is ended, besides each phase; 0: at all")
+	ways  = flag.Int("movesim.ways", 1, "in how many of its six ways, by chance, it is ended at each moment of a phase; 0: in all")
+)
 
 // kill ends machines at a moment of a migration.
 type kill struct {
@@ -35,7 +38,7 @@ func migration(t *testing.T, k kill) (out outcome, moments []string, how migrate
 		w := newWorld(t, 1, 3)
 		defer w.close()
 		w.open()
-		pause(w.life, time.Minute) // The replicas are there.
+		pause(w.life, 20*time.Second) // The replicas are there.
 		counts := map[string]int{}
 		w.mu.Lock()
 		w.reap = func(m *machine, what string) (end, []*machine) {
@@ -69,7 +72,7 @@ func migration(t *testing.T, k kill) (out outcome, moments []string, how migrate
 				break
 			}
 			if w.died() {
-				pause(w.life, time.Minute)
+				pause(w.life, 20*time.Second)
 				break
 			}
 		}
@@ -87,39 +90,46 @@ func (w *world) died() bool {
 	return w.deaths > 0
 }
 
+// sample is n of them by chance, or all.
+func sample(rng *rand.Rand, all []kill, n int) []kill {
+	rng.Shuffle(len(all), func(a, b int) { all[a], all[b] = all[b], all[a] })
+	if n > 0 {
+		all = all[:min(len(all), n)]
+	}
+	return all
+}
+
 // TestKill_AMigrationInEveryPhase ends the daemon, or the power, of source, target or both, before and after each phase is
-// written down and each command is sent, and at some of all other moments. Afterwards the guest has one owner, runs there once,
+// written down and each command is sent, and at some of all other moments; `make soak` in all ways and at all. Afterwards the guest has one owner, runs there once,
 // has lost nothing, and its replicas follow, without help.
 func TestKill_AMigrationInEveryPhase(t *testing.T) {
 	out, moments, how := migration(t, kill{})
 	if len(out.problems) > 0 || how != migrate.Moved {
 		t.Fatalf("without a kill: %s, %s\n%s", how, out.problems, out.trace)
 	}
+	rng := rand.New(rand.NewPCG(*seed, 1)) //nolint:gosec // it is to be the same again
 	phases := map[migrate.Phase]bool{}
 	var sure, others []kill
 	for _, moment := range moments {
-		list := &others
+		list, some := &others, 0
 		if strings.Contains(moment, " move-100 ") || strings.Contains(moment, "propose") {
-			list = &sure
+			list, some = &sure, *ways
 			for _, p := range migrate.Phases() {
 				phases[p] = phases[p] || strings.Contains(moment, " move-100 "+string(p))
 			}
 		}
+		var each []kill
 		for _, victims := range []string{"n1", "n2", "n1 n2"} {
-			*list = append(*list, kill{moment, killed, victims}, kill{moment, powerCut, victims})
+			each = append(each, kill{moment, killed, victims}, kill{moment, powerCut, victims})
 		}
+		*list = append(*list, sample(rng, each, some)...)
 	}
 	for _, p := range migrate.Phases() {
 		if !phases[p] && p != migrate.Back {
 			t.Errorf("the migration is not killed in phase %s", p)
 		}
 	}
-	rng := rand.New(rand.NewPCG(*seed, 1)) //nolint:gosec // it is to be the same again
-	rng.Shuffle(len(others), func(a, b int) { others[a], others[b] = others[b], others[a] })
-	if *kills > 0 {
-		others = others[:min(len(others), *kills)]
-	}
-	all := append(sure, others...)
+	all := append(sure, sample(rng, others, *kills)...)
 	var next, came, moved atomic.Int64
 	t.Run("all", func(t *testing.T) {
 		for worker := range 2 {
@@ -137,7 +147,7 @@ func TestKill_AMigrationInEveryPhase(t *testing.T) {
 			})
 		}
 	})
-	t.Logf("%d moments, %d kills, of which %d came about; %d moved", len(moments), len(all), came.Load(), moved.Load())
+	t.Logf("seed %d: %d moments, %d kills, of which %d came about; %d moved", *seed, len(moments), len(all), came.Load(), moved.Load())
 	if came.Load() < int64(len(all))*3/4 {
 		t.Error("too few kills came about: a run does not repeat what the one before did")
 	}

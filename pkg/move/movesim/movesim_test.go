@@ -17,8 +17,8 @@ import (
 
 var (
 	seed   = flag.Uint64("movesim.seed", uint64(time.Now().UnixNano()), "the first seed of those by chance") //nolint:gosec // any number will do
-	runs   = flag.Uint64("movesim.runs", 6, "how many seeds by chance to run")
-	fixed  = flag.Uint64("movesim.fixed", 6, "how many fixed seeds to run, from 1 on")
+	runs   = flag.Uint64("movesim.runs", 4, "how many seeds by chance to run")
+	fixed  = flag.Uint64("movesim.fixed", 4, "how many fixed seeds to run, from 1 on")
 	limit  = flag.Duration("movesim.for", 0, "run seeds by chance for so long instead, in real time")
 	length = flag.Duration("movesim.length", 4*time.Minute, "for how long things go wrong in each run, in simulated time")
 	shown  = flag.Int("movesim.lines", 150, "how many lines of a failed run's trace to show")
@@ -58,7 +58,7 @@ func (w *world) open() {
 		m.start()
 	}
 	w.wg.Go(w.judge.work)
-	pause(w.life, 20*time.Second)
+	pause(w.life, 10*time.Second)
 }
 
 // judged lets the faults end, waits until all is well, and says how it went.

@@ -83,9 +83,9 @@ type machine struct {
 
 func nodeID(n int) guest.NodeID { return guest.NodeID(fmt.Sprintf("%032x", n)) }
 
-func newWorld(t testing.TB, seed uint64, nodes int) *world {
-	t.Helper()
-	w := &world{t: t, seed: seed, begun: time.Now(), counts: map[string]uint64{}, cut: map[[2]int]int{}, lags: map[int]time.Time{}}
+func newWorld(tb testing.TB, seed uint64, nodes int) *world {
+	tb.Helper()
+	w := &world{t: tb, seed: seed, begun: time.Now(), counts: map[string]uint64{}, cut: map[[2]int]int{}, lags: map[int]time.Time{}}
 	w.life, w.end = context.WithCancel(context.Background()) //nolint:usetesting // it ends before the test does
 	w.judge = newJudge(w)
 	w.agreed = newAgreed(w)
@@ -94,7 +94,7 @@ func newWorld(t testing.TB, seed uint64, nodes int) *world {
 		m.pool = zfstest.New(zfstest.Options{Node: string(m.name), Volatile: true, Hook: m.moment})
 		m.units = unittest.New()
 		m.units.MayStart = m.mayStart
-		must(t, m.pool.Create("tank/g", 0, map[string]string{"canmount": "off"}))
+		must(tb, m.pool.Create("tank/g", 0, map[string]string{"canmount": "off"}))
 		m.pool.Sync()
 		w.machines = append(w.machines, m)
 	}
@@ -367,9 +367,9 @@ func (w *world) close() {
 	w.wg.Wait()
 }
 
-func must(t testing.TB, err error) {
-	t.Helper()
+func must(tb testing.TB, err error) {
+	tb.Helper()
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 }
