@@ -124,13 +124,16 @@ func (g moveGuests) Pause(ctx context.Context, id guest.ID) (func(), error) {
 	return g.c.keeper.Pause(ctx, id)
 }
 
-// Running asks systemd.
+// Running asks systemd, and the keeper whether it is about to start the guest.
 func (g moveGuests) Running(ctx context.Context, x guest.Guest) (bool, error) {
 	if x.Unit == "" {
 		return false, nil
 	}
 	st, err := g.c.d.units.State(ctx, x.Unit)
-	return st.Running(), err
+	if err != nil || st.Running() {
+		return st.Running(), err
+	}
+	return g.c.keeper.Due(ctx, x.ID)
 }
 
 // Stop stops the unit. A guest without one is whoever's who runs it: that nobody has

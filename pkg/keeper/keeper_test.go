@@ -483,6 +483,50 @@ func TestMayStart(t *testing.T) {
 	})
 }
 
+// Who moves a guest before its turn after a boot has come moves one that is to run.
+func TestDue_UntilItRunsOrAnOperatorStopsIt(t *testing.T) {
+	within(t, func(t *testing.T, w *world) {
+		t.Helper()
+		w.has(onboot(100, 1, 60), rules.RoleOwner, term(5))
+		w.has(onboot(101, 2, 0), rules.RoleOwner, term(5))
+		off := onboot(102, 0, 0)
+		off.Boot.On = false
+		w.has(off, rules.RoleOwner, term(5))
+		w.has(moved(103, n1, 6), "replica", term(5)) // It has come here, and does not start.
+		w.units[unitOf(103)].takes = 24 * time.Hour
+		w.run()
+		w.wait(20 * time.Second)
+		for _, paused := range []bool{false, true} {
+			for id, want := range map[guest.ID]bool{100: false, 101: true, 102: false, 103: paused} {
+				if id == 103 && !paused {
+					continue // It is being started all the time.
+				}
+				if paused {
+					if _, err := w.k.Pause(t.Context(), id); err != nil {
+						t.Fatal(err)
+					}
+				}
+				if got, err := w.k.Due(t.Context(), id); got != want || err != nil {
+					t.Errorf("guest %s, paused %v: due %v, %v", id, paused, got, err)
+				}
+			}
+		}
+	})
+	within(t, func(t *testing.T, w *world) {
+		t.Helper()
+		w.has(onboot(100, 1, 60), rules.RoleOwner, term(5))
+		w.has(onboot(101, 2, 0), rules.RoleOwner, term(5))
+		w.run()
+		w.wait(20 * time.Second)
+		if err := w.k.Stop(t.Context(), 101); err != nil {
+			t.Fatal(err)
+		}
+		if got, err := w.k.Due(t.Context(), 101); got || err != nil {
+			t.Errorf("a guest that an operator has stopped is due: %v", err)
+		}
+	})
+}
+
 func TestPause_HoldsTheKeeperOff(t *testing.T) {
 	within(t, func(t *testing.T, w *world) {
 		t.Helper()

@@ -22,7 +22,8 @@ type Guests interface {
 	// Pause keeps everybody else from starting, promoting and retiring the guest; it
 	// waits for what is being done. After resume the guest is looked at at once.
 	Pause(ctx context.Context, id guest.ID) (resume func(), err error)
-	// Running says whether the guest's unit runs, in any state but stopped.
+	// Running says whether the guest's unit runs, in any state but stopped, or is about
+	// to be started, as after a boot: then it is to run on the target too.
 	Running(ctx context.Context, g guest.Guest) (bool, error)
 	// Stop stops it and makes sure of that.
 	Stop(ctx context.Context, g guest.Guest) error
