@@ -8,6 +8,7 @@ import (
 
 	"github.com/tandemd/tandem/pkg/api"
 	"github.com/tandemd/tandem/pkg/consensus"
+	"github.com/tandemd/tandem/pkg/daemon/overview"
 	"github.com/tandemd/tandem/pkg/daemon/poll"
 	"github.com/tandemd/tandem/pkg/guest"
 	"github.com/tandemd/tandem/pkg/history"
@@ -19,12 +20,8 @@ import (
 // pathMoves asks a node for a guest's moves of which it has the record.
 const pathMoves = "/guest/moves"
 
-const (
-	// shownMoves is how many are told.
-	shownMoves = 10
-	// movesPatience is how long a node has to tell.
-	movesPatience = 3 * time.Second
-)
+// shownMoves is how many are told.
+const shownMoves = 10
 
 func (b *Backend) handleMoves(mux *http.ServeMux) { peer.Handle(mux, pathMoves, b.movesHere) }
 
@@ -38,7 +35,7 @@ func (b *Backend) moves(ctx context.Context, id guest.ID) []api.Move {
 	members := slices.DeleteFunc(b.Book.Current().MemberList(), func(m ledger.Member) bool { return m.ID != b.Self && !alive[m.ID] })
 	var all []history.Move
 	for _, a := range poll.All(ctx, b.asker(), members, poll.Question[guest.ID, []history.Move]{
-		Path: pathMoves, Ask: id, Here: b.movesHere, Patience: movesPatience,
+		Path: pathMoves, Ask: id, Here: b.movesHere, Patience: overview.ReportTimeout,
 	}) {
 		all = append(all, a.Said...)
 	}

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/tandemd/tandem/pkg/api"
+	"github.com/tandemd/tandem/pkg/daemon/overview"
 	"github.com/tandemd/tandem/pkg/daemon/poll"
 	"github.com/tandemd/tandem/pkg/guest"
 	"github.com/tandemd/tandem/pkg/keeper"
@@ -18,9 +19,6 @@ import (
 
 // pathUnits asks a node how the units of guests fare that it owns or runs.
 const pathUnits = "/guest/units"
-
-// unitsPatience is how long a node has to tell it: it asks nobody but its systemd.
-const unitsPatience = 3 * time.Second
 
 type unitsRequest struct {
 	// Guest is the one that is asked about; 0: all.
@@ -67,12 +65,12 @@ func UnitWords(all map[guest.ID]keeper.Condition) map[guest.ID]node.UnitWord {
 // asked: gossip hears of a change some seconds later, and until then it would tell of a
 // guest that was moved what was true before its new owner started it.
 func (b *Backend) guestRuns(ctx context.Context, c *Cluster, id guest.ID) map[guest.ID]api.GuestRun {
-	ctx, cancel := context.WithTimeout(ctx, unitsPatience)
+	ctx, cancel := context.WithTimeout(ctx, overview.ReportTimeout)
 	defer cancel()
 	s, alive := b.Book.Current(), b.alive()
 	members := slices.DeleteFunc(s.MemberList(), func(m ledger.Member) bool { return m.ID != b.Self && !alive[m.ID] })
 	answers := poll.All(ctx, b.asker(), members, poll.Question[unitsRequest, unitWords]{
-		Path: pathUnits, Ask: unitsRequest{Guest: id, Index: s.Index}, Here: b.unitsHere, Patience: unitsPatience,
+		Path: pathUnits, Ask: unitsRequest{Guest: id, Index: s.Index}, Here: b.unitsHere, Patience: overview.ReportTimeout,
 	})
 	heard := c.Heard()
 	out := map[guest.ID]api.GuestRun{}
