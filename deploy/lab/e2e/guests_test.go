@@ -103,7 +103,7 @@ while [ -z "$stop" ]; do
 	i=$((i+1))
 	echo "$i $start $(echo $i $start | $b sha256sum | $b cut -c1-16)" | $b dd of=$log bs=4k oflag=append conv=notrunc,fsync 2>/dev/null || exit 1
 	echo "record $i"
-	$b sleep 0.3
+	$b sleep 1
 done
 echo "ends after $i"
 `
