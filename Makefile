@@ -14,7 +14,7 @@ NODE    ?= n1
 SIM_SEED ?= 1
 SIM_FOR  ?= 10m
 # SOAK is what make soak runs.
-SOAK     ?= soak-gossip soak-peer soak-calendar soak-kills sim sim-bugs soak-e2e
+SOAK     ?= soak-gossip soak-peer soak-calendar soak-kills soak-moves sim sim-bugs soak-e2e
 
 # BENCH_ROUNDS is how often make bench measures each case; in BENCH_REFERENCE of them ssh and syncoid take part also where they take
 # minutes. BENCH_PAGE is where its page goes.
@@ -161,6 +161,7 @@ e2e:
 .PHONY: sim-bugs
 sim-bugs:
 	go test -count=1 -timeout 3h -parallel 2 -v -run '^TestBugs' ./pkg/sim -args -sim.bugs
+	go test -count=1 -timeout 1h -parallel 2 -v -run '^TestBugs' ./pkg/move/movesim -args -movesim.bugs
 
 .PHONY: soak-gossip
 soak-gossip:
@@ -177,6 +178,10 @@ soak-calendar:
 .PHONY: soak-kills
 soak-kills:
 	go test -race -count=1 -timeout 2h -v -run '^TestKill_' ./pkg/replicate -args -kill-points 0
+
+.PHONY: soak-moves
+soak-moves:
+	go test -race -count=1 -timeout 12h -v ./pkg/move/movesim -args -movesim.for 1h -movesim.kills 0 -movesim.ways 0
 
 .PHONY: soak-e2e
 soak-e2e:
