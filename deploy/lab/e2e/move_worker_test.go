@@ -93,7 +93,7 @@ func (w worker) add(t *testing.T, owner, options string) {
 		n(owner).sh(t, "zfs create -V %d %s", diskSize, w.diskDataset())
 		n(owner).device(t, w.diskDataset())
 	}
-	n(owner).sh(t, "tandem guest add %s --type %s --name worker-%[1]s%s --unit %s %s", w.id, kind, volumes, w.unit(), options)
+	n(owner).sh(t, "tandem guest add %s --type %s --name worker-%[1]s%[3]s --unit %[4]s %[5]s", w.id, kind, volumes, w.unit(), options)
 }
 
 // records are who wrote each of the records in a text. A last line that is torn is no record.
