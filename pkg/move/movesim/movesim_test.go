@@ -30,11 +30,11 @@ const hangs = 3 * time.Minute
 
 // outcome is what a run came to.
 type outcome struct {
-	problems                           []string
-	trace                              string
+	problems                          []string
+	trace                             string
 	deaths, starts, moves, recoveries int
-	records                            int
-	settled                            time.Duration
+	records                           int
+	settled                           time.Duration
 }
 
 // simulate runs one cluster.

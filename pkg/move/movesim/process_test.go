@@ -96,8 +96,10 @@ func (p *process) build() error {
 	}
 	p.mover = migrate.New(migrate.Options{
 		Self: m.id, Ledger: moverLedger{council{p}}, Guests: moveGuests{p}, Volumes: moveVolumes{p}, Files: moveFiles{m},
-		Handover: func(ctx context.Context, id guest.ID, to guest.NodeID) (migrate.Handover, error) { return p.source.Handover(ctx, id, to) },
-		Lock: func(ctx context.Context, id guest.ID) (func(), error) { return p.locks.Lock(ctx, local.GuestLock(id)) },
+		Handover: func(ctx context.Context, id guest.ID, to guest.NodeID) (migrate.Handover, error) {
+			return p.source.Handover(ctx, id, to)
+		},
+		Lock:  func(ctx context.Context, id guest.ID) (func(), error) { return p.locks.Lock(ctx, local.GuestLock(id)) },
 		Check: p.checkMove, Landing: p.askLanding, NewID: m.w.agreed.newID, Logger: log, Now: time.Now,
 	})
 	return p.mover.Load(p.ctx)
@@ -244,10 +246,14 @@ func (u units) State(ctx context.Context, name string) (keeper.UnitState, error)
 }
 
 // Start starts one.
-func (u units) Start(ctx context.Context, name string) error { return u.job(ctx, "start "+name, name, u.m.units.Start) }
+func (u units) Start(ctx context.Context, name string) error {
+	return u.job(ctx, "start "+name, name, u.m.units.Start)
+}
 
 // Stop stops one.
-func (u units) Stop(ctx context.Context, name string) error { return u.job(ctx, "stop "+name, name, u.m.units.Stop) }
+func (u units) Stop(ctx context.Context, name string) error {
+	return u.job(ctx, "stop "+name, name, u.m.units.Stop)
+}
 
 func (u units) job(ctx context.Context, what, name string, do func(context.Context, string) error) error {
 	if err := u.touch(what); err != nil {
@@ -296,7 +302,9 @@ func (e engines) Retire(ctx context.Context, view *ledger.State, g guest.Guest) 
 type moveGuests struct{ *process }
 
 // Pause keeps the keeper off a guest.
-func (g moveGuests) Pause(ctx context.Context, id guest.ID) (func(), error) { return g.keeper.Pause(ctx, id) }
+func (g moveGuests) Pause(ctx context.Context, id guest.ID) (func(), error) {
+	return g.keeper.Pause(ctx, id)
+}
 
 // Running asks systemd, and the keeper.
 func (g moveGuests) Running(ctx context.Context, x guest.Guest) (bool, error) {
@@ -308,7 +316,9 @@ func (g moveGuests) Running(ctx context.Context, x guest.Guest) (bool, error) {
 }
 
 // Stop stops the unit.
-func (g moveGuests) Stop(ctx context.Context, x guest.Guest) error { return units{g.process}.Stop(ctx, x.Unit) }
+func (g moveGuests) Stop(ctx context.Context, x guest.Guest) error {
+	return units{g.process}.Stop(ctx, x.Unit)
+}
 
 // Start is the keeper's.
 func (g moveGuests) Start(ctx context.Context, id guest.ID) error { return g.keeper.Start(ctx, id) }
