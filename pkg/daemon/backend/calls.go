@@ -60,4 +60,6 @@ func (b *Backend) Handle(mux *http.ServeMux) {
 	b.handleVerify(mux)
 	b.handleMove(mux)
 	b.handleKeeper(mux)
+	b.handleWhereabouts(mux)
+	b.handleMoves(mux)
 }

@@ -69,7 +69,8 @@ func (e *RefusedError) Error() string { return e.Reason }
 type Landing struct {
 	// Ready says that it has taken the volumes into use.
 	Ready bool `json:"ready"`
-	// Running says that the guest runs, since Ago.
+	// Running says that the guest runs, for as long as Ago by a clock of the target's that
+	// is never set.
 	Running bool          `json:"running"`
 	Ago     time.Duration `json:"ago"`
 	// Trouble is why it does not.
@@ -101,6 +102,9 @@ type Options struct {
 	Check func(ctx context.Context, g guest.Guest, r Record) error
 	// Landing asks the target how it fares.
 	Landing func(ctx context.Context, r Record) (Landing, error)
+	// Ended is told of each migration that has ended, before anybody sees the end, and
+	// again after a restart. May be nil.
+	Ended func(r Record)
 	// NewID makes the ID of a command.
 	NewID  func() string
 	Logger *zap.Logger
@@ -131,6 +135,9 @@ func New(o Options) *Mover {
 	}
 	if o.AwaitFor == 0 {
 		o.AwaitFor = 30 * time.Minute
+	}
+	if o.Ended == nil {
+		o.Ended = func(Record) {}
 	}
 	return &Mover{o: o, moves: map[guest.ID]*move{}, broken: map[guest.ID]error{}}
 }
@@ -170,6 +177,9 @@ func (m *Mover) load(ctx context.Context, id guest.ID) error {
 		}
 	}
 	m.moves[id] = x
+	if err == nil && r.Over() {
+		m.o.Ended(r) // It may have been killed in between.
+	}
 	return nil
 }
 
