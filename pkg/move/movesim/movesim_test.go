@@ -67,10 +67,10 @@ func (w *world) judged() outcome {
 		w.heal()
 		w.settle()
 	}
-	w.judge.mu.Lock()
-	defer w.judge.mu.Unlock()
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	w.judge.mu.Lock()
+	defer w.judge.mu.Unlock()
 	return outcome{
 		problems: w.judge.trouble(), trace: w.tail(*shown), deaths: w.deaths, starts: w.judge.starts, moves: w.judge.moves,
 		recoveries: w.judge.recoveries, records: len(w.judge.acked), settled: w.settled,

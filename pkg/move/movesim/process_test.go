@@ -26,6 +26,7 @@ import (
 // process is one life of a machine's daemon: the engines as pkg/daemon joins them.
 type process struct {
 	m      *machine
+	boot   int             // of the machine
 	ctx    context.Context //nolint:containedctx // its life
 	cancel context.CancelCauseFunc
 	wg     sync.WaitGroup
@@ -51,7 +52,7 @@ type process struct {
 // newProcess is one that knows what its machine has on disk. The caller holds the
 // world's lock.
 func newProcess(m *machine) *process {
-	p := &process{m: m, news: make(chan struct{}, 1), learnt: map[guest.ID]time.Time{}, senders: map[string][]*sender{}}
+	p := &process{m: m, boot: m.boot, news: make(chan struct{}, 1), learnt: map[guest.ID]time.Time{}, senders: map[string][]*sender{}}
 	p.ctx, p.cancel = context.WithCancelCause(m.w.life)
 	p.view = m.w.agreed.first
 	if b, ok := m.files["cluster"]; ok {
@@ -87,7 +88,7 @@ func (p *process) build() error {
 	log := zap.NewNop()
 	p.keeper, e = keeper.New(keeper.Options{
 		Self: m.id, Units: units{p}, Disks: host.Volumes{Storages: o.Storages, List: o.Together.List}, Mover: engines{p},
-		Ledger: council{p}, Store: store{m}, Files: confFiles{m}, BootID: fmt.Sprintf("boot-%d", m.boot),
+		Ledger: council{p}, Store: store{m}, Files: confFiles{m}, BootID: fmt.Sprintf("boot-%d", p.boot),
 		Boottime: func() time.Duration { return time.Since(m.w.begun) + time.Hour }, Logger: log,
 	})
 	join(e)
