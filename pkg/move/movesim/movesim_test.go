@@ -24,17 +24,17 @@ var (
 	shown  = flag.Int("movesim.lines", 150, "how many lines of a failed run's trace to show")
 )
 
-// hangs is how long a run may take in real time: a goroutine that waits for a mutex
+// hangs is how long a run may take in real time, on a busy machine too: a goroutine that waits for a mutex
 // stops the simulated clock, and the run would never end.
-const hangs = 3 * time.Minute
+const hangs = 10 * time.Minute
 
 // outcome is what a run came to.
 type outcome struct {
-	problems                           []string
-	trace                              string
+	problems                          []string
+	trace                             string
 	deaths, starts, moves, recoveries int
-	records                            int
-	settled                            time.Duration
+	records                           int
+	settled                           time.Duration
 }
 
 // simulate runs one cluster.
@@ -67,10 +67,10 @@ func (w *world) judged() outcome {
 		w.heal()
 		w.settle()
 	}
-	w.judge.mu.Lock()
-	defer w.judge.mu.Unlock()
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	w.judge.mu.Lock()
+	defer w.judge.mu.Unlock()
 	return outcome{
 		problems: w.judge.trouble(), trace: w.tail(*shown), deaths: w.deaths, starts: w.judge.starts, moves: w.judge.moves,
 		recoveries: w.judge.recoveries, records: len(w.judge.acked), settled: w.settled,

@@ -26,6 +26,7 @@ import (
 // process is one life of a machine's daemon: the engines as pkg/daemon joins them.
 type process struct {
 	m      *machine
+	boot   int             // of the machine
 	ctx    context.Context //nolint:containedctx // its life
 	cancel context.CancelCauseFunc
 	wg     sync.WaitGroup
@@ -51,7 +52,7 @@ type process struct {
 // newProcess is one that knows what its machine has on disk. The caller holds the
 // world's lock.
 func newProcess(m *machine) *process {
-	p := &process{m: m, news: make(chan struct{}, 1), learnt: map[guest.ID]time.Time{}, senders: map[string][]*sender{}}
+	p := &process{m: m, boot: m.boot, news: make(chan struct{}, 1), learnt: map[guest.ID]time.Time{}, senders: map[string][]*sender{}}
 	p.ctx, p.cancel = context.WithCancelCause(m.w.life)
 	p.view = m.w.agreed.first
 	if b, ok := m.files["cluster"]; ok {
@@ -87,7 +88,7 @@ func (p *process) build() error {
 	log := zap.NewNop()
 	p.keeper, e = keeper.New(keeper.Options{
 		Self: m.id, Units: units{p}, Disks: host.Volumes{Storages: o.Storages, List: o.Together.List}, Mover: engines{p},
-		Ledger: council{p}, Store: store{m}, Files: confFiles{m}, BootID: fmt.Sprintf("boot-%d", m.boot),
+		Ledger: council{p}, Store: store{m}, Files: confFiles{m}, BootID: fmt.Sprintf("boot-%d", p.boot),
 		Boottime: func() time.Duration { return time.Since(m.w.begun) + time.Hour }, Logger: log,
 	})
 	join(e)
@@ -96,8 +97,10 @@ func (p *process) build() error {
 	}
 	p.mover = migrate.New(migrate.Options{
 		Self: m.id, Ledger: moverLedger{council{p}}, Guests: moveGuests{p}, Volumes: moveVolumes{p}, Files: moveFiles{m},
-		Handover: func(ctx context.Context, id guest.ID, to guest.NodeID) (migrate.Handover, error) { return p.source.Handover(ctx, id, to) },
-		Lock: func(ctx context.Context, id guest.ID) (func(), error) { return p.locks.Lock(ctx, local.GuestLock(id)) },
+		Handover: func(ctx context.Context, id guest.ID, to guest.NodeID) (migrate.Handover, error) {
+			return p.source.Handover(ctx, id, to)
+		},
+		Lock:  func(ctx context.Context, id guest.ID) (func(), error) { return p.locks.Lock(ctx, local.GuestLock(id)) },
 		Check: p.checkMove, Landing: p.askLanding, NewID: m.w.agreed.newID, Logger: log, Now: time.Now,
 	})
 	return p.mover.Load(p.ctx)
@@ -244,10 +247,14 @@ func (u units) State(ctx context.Context, name string) (keeper.UnitState, error)
 }
 
 // Start starts one.
-func (u units) Start(ctx context.Context, name string) error { return u.job(ctx, "start "+name, name, u.m.units.Start) }
+func (u units) Start(ctx context.Context, name string) error {
+	return u.job(ctx, "start "+name, name, u.m.units.Start)
+}
 
 // Stop stops one.
-func (u units) Stop(ctx context.Context, name string) error { return u.job(ctx, "stop "+name, name, u.m.units.Stop) }
+func (u units) Stop(ctx context.Context, name string) error {
+	return u.job(ctx, "stop "+name, name, u.m.units.Stop)
+}
 
 func (u units) job(ctx context.Context, what, name string, do func(context.Context, string) error) error {
 	if err := u.touch(what); err != nil {
@@ -296,7 +303,9 @@ func (e engines) Retire(ctx context.Context, view *ledger.State, g guest.Guest) 
 type moveGuests struct{ *process }
 
 // Pause keeps the keeper off a guest.
-func (g moveGuests) Pause(ctx context.Context, id guest.ID) (func(), error) { return g.keeper.Pause(ctx, id) }
+func (g moveGuests) Pause(ctx context.Context, id guest.ID) (func(), error) {
+	return g.keeper.Pause(ctx, id)
+}
 
 // Running asks systemd, and the keeper.
 func (g moveGuests) Running(ctx context.Context, x guest.Guest) (bool, error) {
@@ -308,7 +317,9 @@ func (g moveGuests) Running(ctx context.Context, x guest.Guest) (bool, error) {
 }
 
 // Stop stops the unit.
-func (g moveGuests) Stop(ctx context.Context, x guest.Guest) error { return units{g.process}.Stop(ctx, x.Unit) }
+func (g moveGuests) Stop(ctx context.Context, x guest.Guest) error {
+	return units{g.process}.Stop(ctx, x.Unit)
+}
 
 // Start is the keeper's.
 func (g moveGuests) Start(ctx context.Context, id guest.ID) error { return g.keeper.Start(ctx, id) }

@@ -282,7 +282,7 @@ func (m *machine) start() bool {
 	p := newProcess(m)
 	m.daemon = p
 	w.mu.Unlock()
-	w.say("%s: its daemon starts, boot %d", m.name, m.boot)
+	w.say("%s: its daemon starts, boot %d", m.name, p.boot)
 	if err := p.build(); err != nil {
 		w.mu.Lock()
 		if !p.dead {
@@ -355,13 +355,15 @@ func (w *world) part(a, b int, d time.Duration) {
 func (w *world) close() {
 	w.mu.Lock()
 	w.end()
+	var last []*process
 	for _, m := range w.machines {
 		m.dies(killed, time.Second)
+		last = append(last, m.daemon)
 	}
 	w.mu.Unlock()
-	for _, m := range w.machines {
-		if m.daemon != nil {
-			m.daemon.wg.Wait()
+	for _, p := range last {
+		if p != nil {
+			p.wg.Wait()
 		}
 	}
 	w.wg.Wait()
