@@ -164,7 +164,7 @@ func (b *Backend) recoverGuest(
 	if err := fence(out.Owner); err != nil {
 		return out, err
 	}
-	if err := b.change(ctx, p); err != nil {
+	if err := b.change(ctx, p, r.NoStart); err != nil {
 		return out, err
 	}
 	out.Done = true
@@ -180,8 +180,10 @@ func (b *Backend) asShown(s *ledger.State, g guest.Guest, r api.RecoverRequest) 
 }
 
 // change proposes the owner change. Of two operators one wins, and the other is told who.
-func (b *Backend) change(ctx context.Context, p recovery.Plan) error {
-	err := b.edit(ctx, p.Change())
+func (b *Backend) change(ctx context.Context, p recovery.Plan, noStart bool) error { //nolint:revive // flag-parameter: the operator's wish
+	op := p.Change()
+	op.Beginning.Stopped = noStart
+	err := b.edit(ctx, op)
 	if err == nil {
 		return nil
 	}
@@ -274,7 +276,7 @@ func (b *Backend) RecoverNode(ctx context.Context, r api.RecoverNodeRequest) (ap
 func (b *Backend) toRecover(node guest.NodeID, r api.RecoverNodeRequest) []api.RecoverRequest {
 	var out []api.RecoverRequest
 	for _, q := range r.Shown {
-		q.DryRun, q.OwnerIsOff = r.DryRun, r.OwnerIsOff
+		q.DryRun, q.OwnerIsOff, q.NoStart = r.DryRun, r.OwnerIsOff, r.NoStart
 		out = append(out, q)
 	}
 	if r.Shown != nil {
@@ -282,7 +284,7 @@ func (b *Backend) toRecover(node guest.NodeID, r api.RecoverNodeRequest) []api.R
 	}
 	for _, g := range b.Book.Current().GuestList() {
 		if g.Owner == node {
-			out = append(out, api.RecoverRequest{ID: g.ID, DryRun: r.DryRun, OwnerIsOff: r.OwnerIsOff})
+			out = append(out, api.RecoverRequest{ID: g.ID, DryRun: r.DryRun, OwnerIsOff: r.OwnerIsOff, NoStart: r.NoStart})
 		}
 	}
 	return out
