@@ -142,7 +142,6 @@ func (v moveVolumes) Discard(ctx context.Context, id guest.ID) error {
 	}
 }
 
-
 // moveFiles keeps the records of migrations. A broken one is left as it is.
 type moveFiles struct {
 	state    folder

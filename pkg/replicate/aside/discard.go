@@ -39,7 +39,8 @@ func (k *Keeper) unused(ctx context.Context, c Copy) error {
 	}
 	for _, x := range clones {
 		if g, ok := k.o.Ledger.View().GuestOf(x.Volume); ok && x.Dataset != replica {
-			return fault.Person(c.Volume, fmt.Sprintf("it goes with `tandem guest remove %s --delete-data`, or when the guest is migrated with --delete-source; then discard this", g.ID),
+			hint := fmt.Sprintf("it goes with `tandem guest remove %s --delete-data`, or when that guest is migrated with --delete-source; then discard this", g.ID)
+			return fault.Person(c.Volume, hint,
 				"guest %s was restored from it: its volume %s depends on it", g.ID, x.Dataset)
 		}
 		if x.Dataset != replica {
