@@ -68,4 +68,6 @@ func (b *Backend) Handle(mux *http.ServeMux) {
 	b.handleVerify(mux)
 	b.handleMove(mux)
 	b.handleKeeper(mux)
+	b.handleWhereabouts(mux)
+	b.handleMoves(mux)
 }
