@@ -139,6 +139,8 @@ type RecoverRequest struct {
 	DryRun bool `json:"dry_run,omitempty"`
 	// OwnerIsOff is the operator's word that the old node is off. Without it there must be a fence command.
 	OwnerIsOff bool `json:"owner_is_off,omitempty"`
+	// NoStart leaves the guest stopped on its new owner.
+	NoStart bool `json:"no_start,omitempty"`
 	// Owner, Term and Point are what was shown; empty: not checked.
 	Owner guest.NodeName `json:"owner,omitempty"`
 	Term  string         `json:"term,omitempty"`
@@ -188,6 +190,8 @@ type RecoverNodeRequest struct {
 	Node       guest.NodeName `json:"node"`
 	DryRun     bool           `json:"dry_run,omitempty"`
 	OwnerIsOff bool           `json:"owner_is_off,omitempty"`
+	// NoStart leaves all of them stopped.
+	NoStart bool `json:"no_start,omitempty"`
 	// Shown is the plan that was shown: guests that are not in it are left out, and it
 	// must still hold for those that are. Nil: not checked.
 	Shown []RecoverRequest `json:"shown,omitempty"`

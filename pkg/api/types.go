@@ -62,6 +62,8 @@ type Status struct {
 	Jobs    []JobStatus    `json:"jobs"`
 	// Migrations are those that go on.
 	Migrations []Migration `json:"migrations,omitempty"`
+	// Kept are replicas to which no job points.
+	Kept []KeptCopy `json:"kept,omitempty"`
 	// Silent are the members that did not answer; what they alone know is missing.
 	Silent []guest.NodeName `json:"silent"`
 	// Warnings are whole sentences for the operator: disagreements, broken

@@ -74,8 +74,28 @@ func (b *backend) Diverged(_ context.Context, r api.DivergedRequest) (api.Diverg
 	return respond[api.DivergedList](b, r)
 }
 
-func (b *backend) DiscardDiverged(_ context.Context, r api.DiscardRequest) (api.DivergedCopy, error) {
+func (b *backend) DiscardDiverged(_ context.Context, r api.CopyRequest) (api.DivergedCopy, error) {
 	return respond[api.DivergedCopy](b, r)
+}
+
+func (b *backend) ShowDiverged(_ context.Context, r api.CopyRequest) (api.DivergedDetail, error) {
+	return respond[api.DivergedDetail](b, r)
+}
+
+func (b *backend) MountDiverged(_ context.Context, r api.CopyRequest) (api.DivergedMount, error) {
+	return respond[api.DivergedMount](b, r)
+}
+
+func (b *backend) UnmountDiverged(_ context.Context, r api.CopyRequest) (api.DivergedCopy, error) {
+	return respond[api.DivergedCopy](b, r)
+}
+
+func (b *backend) RestoreDiverged(_ context.Context, r api.RestoreRequest) (api.Restored, error) {
+	return respond[api.Restored](b, r)
+}
+
+func (b *backend) DiscardKept(_ context.Context, r api.KeptRequest) (api.KeptRemoval, error) {
+	return respond[api.KeptRemoval](b, r)
 }
 
 // divergedMethods has an entry for every method of DivergedBackend.
@@ -84,12 +104,49 @@ func divergedMethods() []method {
 		Node: "n2", Dataset: "tank/g/diverged/100/d_1", Guest: 100, Volume: guest.Volume{Storage: "s", Name: "d"},
 		SetAside: time.Date(2026, 11, 22, 20, 41, 0, 0, time.UTC), Why: "w", Used: 7, Base: "tank/g/d@b", Term: "1-g", Owner: "n1", OwnerTerm: "2-g",
 	}
-	list, discard := api.DivergedRequest{Guest: 100, Node: "n2"}, api.DiscardRequest{Node: "n2", Dataset: one.Dataset}
+	list, discard := api.DivergedRequest{Guest: 100, Node: "n2"}, api.CopyRequest{Node: "n2", Dataset: one.Dataset}
+	age := 9.5
+	volume := one.Volume
+	kept := api.KeptCopy{
+		Node: "n1", Guest: 100, Volumes: []api.KeptVolume{{Volume: volume, Dataset: "tank/g/d", Used: 7}}, Owner: "n2", Used: 7, Point: "p",
+		Age: &age, Only: true,
+	}
+	detail := api.DivergedDetail{
+		Version: 1, DivergedCopy: one, Type: "filesystem", Newer: 5, At: "/x", Trouble: "t",
+		Snapshots: []api.DivergedSnapshot{{Name: "s", Taken: one.SetAside, Written: 5}}, Clones: []api.DivergedClone{{Dataset: "tank/g/c", Guest: 900}},
+		Diff: &api.FileDiff{Added: 1, Removed: 2, Modified: 3, Renamed: 4, First: []string{"M\t/x"}},
+	}
+	restore := api.RestoreRequest{Node: "n2", Datasets: []string{one.Dataset}, As: 900, Force: true}
+	gone := api.KeptRequest{Node: "n1", Guest: 100}
 	return []method{
+		{
+			"ShowDiverged", func(ctx context.Context, b api.Backend) (any, error) { return b.ShowDiverged(ctx, discard) },
+			[]any{discard}, detail,
+		},
+		{
+			"MountDiverged", func(ctx context.Context, b api.Backend) (any, error) { return b.MountDiverged(ctx, discard) },
+			[]any{discard}, api.DivergedMount{Version: 1, Node: "n2", Dataset: one.Dataset, At: "/dev/x", Device: true},
+		},
+		{
+			"UnmountDiverged", func(ctx context.Context, b api.Backend) (any, error) { return b.UnmountDiverged(ctx, discard) },
+			[]any{discard}, one,
+		},
+		{
+			"RestoreDiverged", func(ctx context.Context, b api.Backend) (any, error) { return b.RestoreDiverged(ctx, restore) },
+			[]any{restore},
+			api.Restored{
+				Version: 1, Guest: 900, Name: "n", Node: "n2", From: 100, Warnings: []string{"w"},
+				Volumes: []api.RestoredVolume{{Copy: one.Dataset, Volume: volume, Dataset: "tank/g/e"}},
+			},
+		},
+		{
+			"DiscardKept", func(ctx context.Context, b api.Backend) (any, error) { return b.DiscardKept(ctx, gone) },
+			[]any{gone}, api.KeptRemoval{Version: 1, Node: "n1", Guest: 100, Destroyed: []string{"a"}, Left: []string{"b"}},
+		},
 		{
 			"Diverged", func(ctx context.Context, b api.Backend) (any, error) { return b.Diverged(ctx, list) },
 			[]any{list},
-			api.DivergedList{Version: 1, Copies: []api.DivergedCopy{one}, Silent: []guest.NodeName{"n3"}, Warnings: []string{"w"}},
+			api.DivergedList{Version: 1, Copies: []api.DivergedCopy{one}, Kept: []api.KeptCopy{kept}, Silent: []guest.NodeName{"n3"}, Warnings: []string{"w"}},
 		},
 		{
 			"DiscardDiverged", func(ctx context.Context, b api.Backend) (any, error) { return b.DiscardDiverged(ctx, discard) },

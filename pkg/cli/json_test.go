@@ -20,7 +20,7 @@ func TestJSON_EveryFieldIsDocumented(t *testing.T) {
 	}
 	fields := map[string]bool{
 		"normalized": true, "next": true, "line": true, "ended": true, "jobs": true, "runs": true,
-		"token": true, "nodes": true, "changes": true, "guests": true, "discarded": true,
+		"token": true, "nodes": true, "changes": true, "guests": true, "discarded": true, "unmounted": true,
 	}
 	for _, doc := range []any{
 		api.Status{},
@@ -38,6 +38,10 @@ func TestJSON_EveryFieldIsDocumented(t *testing.T) {
 		api.GuestRemoval{},
 		api.Discovery{},
 		api.DivergedList{},
+		api.DivergedDetail{},
+		api.DivergedMount{},
+		api.Restored{},
+		api.KeptRemoval{},
 		api.Migration{},
 		api.NodeRecovery{},
 	} {

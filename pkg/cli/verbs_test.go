@@ -17,6 +17,7 @@ type verbsWorld struct {
 	Traces    []api.Trace        `json:"traces"`
 	Forced    []string           `json:"expected_warnings"`
 	Diverged  api.DivergedList   `json:"diverged"`
+	divergedWorld
 }
 
 func (d *daemon) Expected(_ context.Context, r api.ExpectedRequest) (api.Expectation, error) {
@@ -110,7 +111,7 @@ func (d *daemon) Diverged(_ context.Context, r api.DivergedRequest) (api.Diverge
 	return answer(d, "Diverged", r, func(w *world) (api.DivergedList, error) { return w.Diverged, nil })
 }
 
-func (d *daemon) DiscardDiverged(_ context.Context, r api.DiscardRequest) (api.DivergedCopy, error) {
+func (d *daemon) DiscardDiverged(_ context.Context, r api.CopyRequest) (api.DivergedCopy, error) {
 	return answer(d, "DiscardDiverged", r, func(w *world) (api.DivergedCopy, error) { return w.Diverged.Copies[0], nil })
 }
 

@@ -177,23 +177,16 @@ func (v moveVolumes) Discard(ctx context.Context, id guest.ID) error {
 			return err
 		}
 		if !former {
-			return v.remove(ctx, view, g)
+			out, err := v.c.removeCopy(ctx, copyRequest{Guest: id, Node: v.c.d.id.Node, Index: view.Index})
+			if err == nil && len(out.Left) > 0 {
+				err = errors.New(strings.Join(out.Left, "; "))
+			}
+			return err
 		}
 		if !pause(ctx, retireTick) {
 			return errors.New("it has not become a kept copy in time: see `tandem status`")
 		}
 	}
-}
-
-// remove has the target's side destroy it, with all its care.
-func (v moveVolumes) remove(ctx context.Context, view *ledger.State, g guest.Guest) error {
-	reply, err := v.c.target.Remove(ctx, g.Owner, replicate.RemoveRequest{Request: replicate.Request{
-		Version: replicate.WireVersion, Job: guest.JobID{Guest: g.ID}, Term: g.Term, Index: view.Index,
-	}})
-	if err == nil && len(reply.Left) > 0 {
-		err = errors.New(strings.Join(reply.Left, "; "))
-	}
-	return err
 }
 
 // moveFiles keeps the records of migrations. A broken one is left as it is.
@@ -250,6 +243,7 @@ func (f moveFiles) SetAside(id guest.ID) error {
 const (
 	pathLanding   = "/move/landing"
 	pathMoveCheck = "/move/check"
+	pathCopy      = "/move/remove-copy"
 )
 
 type landingRequest struct {
@@ -267,6 +261,9 @@ func moveCalls(d *Daemon, mux *http.ServeMux) {
 	}))
 	peer.Handle(mux, pathMoveCheck, withCluster(d, func(ctx context.Context, c *cluster, r landingRequest) (struct{}, error) {
 		return struct{}{}, c.couldStart(ctx, r)
+	}))
+	peer.Handle(mux, pathCopy, withCluster(d, func(ctx context.Context, c *cluster, r copyRequest) (replicate.RemoveResult, error) {
+		return c.copyOfOwn(ctx, r)
 	}))
 }
 

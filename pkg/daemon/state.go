@@ -26,13 +26,15 @@ const (
 	historyFile = "history.db"
 	// readingFolder is where snapshots are mounted while they are read.
 	readingFolder = "reading"
+	// divergedFolder is where diverged data is mounted for an operator.
+	divergedFolder = "diverged"
 	// frozenFolder has the notes of the guests that stand still.
 	frozenFolder = "frozen"
 )
 
 func openFolder(dir string) (folder, error) {
 	f := folder(dir)
-	for _, sub := range []string{"", "raft", "facts", "locks", readingFolder, frozenFolder} {
+	for _, sub := range []string{"", "raft", "facts", "locks", readingFolder, divergedFolder, frozenFolder} {
 		if err := os.MkdirAll(f.path(sub), 0o700); err != nil {
 			return "", fmt.Errorf("the state folder: %w", err)
 		}

@@ -350,6 +350,43 @@ func TestOwner_WithoutAJobAKeptCopyStays(t *testing.T) {
 	equal(t, list[0].Kept, false)
 }
 
+// A kept copy goes by its owner's word, and what the owner does not have stays.
+func TestOwner_RemovesAKeptCopyThatItHasItself(t *testing.T) {
+	w := newWorld(t)
+	n1, n2 := w.node("1"), w.node("2")
+	n1.snap(diskDS + "@weekly") // An operator's, which travels.
+	w.run(job)
+	must(t, n1.retirer.Seal(t.Context(), "c1", w.guest()))
+	w.run(job)
+	w.give("2", guest.ByMigration, w.held("1")[0])
+	turned := w.View().Jobs
+	if _, err := n2.source.RemoveCopy(t.Context(), 100, id("1")); err == nil {
+		t.Error("a copy to which a job points was removed")
+	}
+	w.change(func(s *ledger.State) { s.Jobs = map[guest.JobID]guest.Job{} })
+	if _, err := n2.source.RemoveCopy(t.Context(), 100, id("1")); replicate.ClassOf(err) != replicate.ClassBusy {
+		t.Errorf("before the new owner has its volumes: %v", err)
+	}
+	w.promoted("2")
+	w.retired("1")
+	if _, err := n1.source.RemoveCopy(t.Context(), 100, id("2")); err == nil {
+		t.Error("another than the owner has removed a copy")
+	}
+	n1.snap(diskDS + "@mine") // Made there later, and nowhere else.
+	out, err := n2.source.RemoveCopy(t.Context(), 100, id("1"))
+	must(t, err)
+	equal(t, []any{out.Destroyed, len(out.Left), strings.Contains(strings.Join(out.Left, ""), "mine")}, []any{[]string{rootDS}, 1, true})
+	must(t, n1.pool.DestroySnapshots(t.Context(), diskDS, []string{"mine"}))
+	out, err = n2.source.RemoveCopy(t.Context(), 100, id("1"))
+	must(t, err)
+	equal(t, []any{out.Destroyed, n1.dataset(diskDS).Exists(), n2.operators(diskDS)}, []any{[]string{diskDS}, false, []string{"weekly"}})
+
+	// A job to it begins anew.
+	w.change(func(s *ledger.State) { s.Jobs = turned })
+	w.run(job)
+	w.same("1")
+}
+
 // What a former owner took as points, and nobody else has, is not a replica's to destroy.
 func TestOwner_PointsThatNobodyElseHasAreNotDestroyedWithTheReplica(t *testing.T) {
 	w := pair(t)

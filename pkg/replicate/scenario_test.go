@@ -50,6 +50,8 @@ func scenarios() []scenario {
 		{name: "diverged replica", before: diverge(false), act: syncOnce, after: setAside(false)},
 		{name: "diverged replica without a base", before: diverge(true), act: syncOnce, after: setAside(true)},
 		{name: "copy of what diverged is discarded", before: setOneAside, act: discardOnce, after: discarded},
+		{name: "copy of what diverged is restored", before: setOneAside, act: restoreOnce, after: restored},
+		{name: "copy of what diverged is restored, and refused", before: setOneAside, act: unrestoreOnce, after: restored},
 		{name: "what is left of a forced removal", before: forcedOut, act: findOnce, after: nothingLeft},
 		{name: "verification", before: verifiable, act: verifyOnce, after: sweptAway},
 		{name: "base of a target that was away for long", before: longAway, act: syncOnce, after: back},

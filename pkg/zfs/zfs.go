@@ -51,6 +51,8 @@ const (
 	RoleDiverged = "diverged"
 	// RoleFolder is a filesystem that holds such data and nothing of its own.
 	RoleFolder = "folder"
+	// RoleRestored is a clone of diverged data that became no guest's volume, and is about to go.
+	RoleRestored = "restored"
 )
 
 // PropSealed is on an owner's volume that was made read-only, for a move or because another owns its guest now: the guest's term

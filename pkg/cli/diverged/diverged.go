@@ -22,19 +22,21 @@ func Command(app *frame.App) *cobra.Command {
 	a := verbs{app}
 	cmd := &cobra.Command{
 		Use:   "diverged",
-		Short: "Look at diverged data that was set aside, and discard it",
+		Short: "Look at diverged data and kept copies, restore and discard them",
 		Long: `A copy of a volume has diverged when it has data that the guest's owner does not
 have: a replica that somebody wrote to, or what an owner had before it was rolled
 back. The next sync sets it aside on its node, as STORAGE/diverged/GUEST/..., and
 makes the replica anew, out of what both have in common where that is possible.
 
-What was set aside stays until you discard it.`,
+What was set aside stays until you discard it. So do kept copies: what a node still
+has of a guest to which no job points any more.`,
 		Example: `  tandem diverged list
+  tandem diverged show n2 tank/guests/diverged/100/vm-100-disk-0_20270115T080000Z
   tandem diverged discard n2 tank/guests/diverged/100/vm-100-disk-0_20270115T080000Z --yes`,
 		Args: cobra.NoArgs,
 		RunE: frame.Help,
 	}
-	cmd.AddCommand(a.listCmd(), a.discardCmd())
+	cmd.AddCommand(a.listCmd(), a.showCmd(), a.mountCmd(), a.unmountCmd(), a.restoreCmd(), a.discardCmd())
 	return cmd
 }
 
@@ -48,9 +50,10 @@ func (a verbs) listCmd() *cobra.Command {
 	var node, id string
 	cmd := &cobra.Command{
 		Use:   "list",
-		Short: "List diverged data that was set aside",
+		Short: "List diverged data that was set aside, and kept copies",
 		Long: `Lists the diverged data that was set aside on all nodes: whose it was, since when,
-why, how much space it takes, and the snapshot that it shares with the replica.
+why, how much space it takes, and the snapshot that it shares with the replica. Then
+the kept copies: replicas to which no job points, with how old their data is.
 
 ` + frame.ExitCodes,
 		Example: `  tandem diverged list
@@ -66,8 +69,9 @@ why, how much space it takes, and the snapshot that it shares with the replica.
 			if err != nil {
 				return err
 			}
-			list.Copies, list.Silent, list.Warnings = frame.List(list.Copies), frame.List(list.Silent), frame.List(list.Warnings)
-			if err := a.Print(list, a.Text().Diverged(list.Copies)...); err != nil {
+			list.Copies, list.Kept = frame.List(list.Copies), frame.List(list.Kept)
+			list.Silent, list.Warnings = frame.List(list.Silent), frame.List(list.Warnings)
+			if err := a.Print(list, a.Text().Diverged(list)...); err != nil {
 				return err
 			}
 			if err := a.Warn(list.Warnings); err != nil {
@@ -90,25 +94,34 @@ why, how much space it takes, and the snapshot that it shares with the replica.
 func (a verbs) discardCmd() *cobra.Command {
 	var yes bool
 	cmd := &cobra.Command{
-		Use:   "discard NODE DATASET --yes",
-		Short: "Destroy diverged data that was set aside, for good",
+		Use:   "discard NODE DATASET|GUEST --yes",
+		Short: "Destroy diverged data or a kept copy, for good",
 		Long: `Destroys one copy that was set aside, with its snapshots, for good. NODE and
 DATASET are as ` + "`tandem diverged list`" + ` shows them. Without --yes it says what would
 be destroyed and changes nothing. It refuses what does not carry Tandem's marks,
-what somebody holds or has mounted, and what other data still depends on.
+what somebody holds or has mounted, and what other data still depends on: a guest
+that was restored from it too.
+
+With the ID of a guest it destroys the node's kept copy of that guest. The guest's
+owner must be alive: it says what it has itself. What it does not have, and did not
+send, stays and is named.
 
 ` + frame.ExitCodes,
-		Example: "  tandem diverged discard n2 tank/guests/diverged/100/vm-100-disk-0_20270115T080000Z --yes",
-		Args:    frame.Arguments("NODE", "DATASET"),
+		Example: `  tandem diverged discard n2 tank/guests/diverged/100/vm-100-disk-0_20270115T080000Z --yes
+  tandem diverged discard n1 100 --yes`,
+		Args: frame.Arguments("NODE", "DATASET"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			node, err := guest.ParseNodeName(args[0])
 			if err != nil {
 				return frame.Invalid(err)
 			}
+			if id, err := guest.ParseID(args[1]); err == nil { // A dataset's name begins with a letter.
+				return a.discardKept(cmd, api.KeptRequest{Node: node, Guest: id}, yes)
+			}
 			if !yes {
 				return a.wouldGo(cmd, node, args[1])
 			}
-			gone, err := a.Client().DiscardDiverged(cmd.Context(), api.DiscardRequest{Node: node, Dataset: args[1]})
+			gone, err := a.Client().DiscardDiverged(cmd.Context(), api.CopyRequest{Node: node, Dataset: args[1]})
 			if err != nil {
 				return err
 			}

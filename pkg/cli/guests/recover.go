@@ -21,7 +21,7 @@ func (a verbs) recoverCmd() *cobra.Command {
 		Use:   "recover ID",
 		Short: "Bring a guest back whose node is lost",
 		Long: `Gives a guest whose node is lost to another node, with the newest complete point
-that a live node has, and starts it there. It shows who has what, and what will be
+that a live node has, and starts it there unless told otherwise. It shows who has what, and what will be
 lost, and asks. The node that was lost must be off: what runs there would go on
 writing. When it comes back it keeps what it alone had (` + "`tandem diverged list`" + `).
 
@@ -32,6 +32,7 @@ fence_command, --yes alone, and the command turns the node off.
 ` + frame.ExitCodes,
 		Example: `  tandem guest recover 100
   tandem guest recover 100 --on n3
+  tandem guest recover 100 --no-start
   tandem guest recover 100 --yes --owner-is-off`,
 		Args: frame.Arguments("ID"),
 		RunE: func(cmd *cobra.Command, args []string) (err error) {
@@ -51,6 +52,7 @@ fence_command, --yes alone, and the command turns the node off.
 	f.StringVar(&on, "on", "", "the `node` that is to have it; default: the one with the newest point")
 	f.BoolVar(&yes, "yes", false, "do not ask")
 	f.BoolVar(&r.OwnerIsOff, "owner-is-off", false, "the old node is off; I have made sure")
+	f.BoolVar(&r.NoStart, "no-start", false, "leave the guest stopped on its new node")
 	frame.Must(cmd.RegisterFlagCompletionFunc("on", a.CompleteNodes))
 	return cmd
 }
@@ -84,8 +86,12 @@ func (a verbs) recover(cmd *cobra.Command, r api.RecoverRequest, yes bool) error
 	if err != nil {
 		return err
 	}
-	return a.Print(done, fmt.Sprintf("Guest %s is on %s now, which goes on from %s and starts it: tandem guest show %s",
-		done.Guest, done.On, done.Point, done.Guest))
+	does := "starts it"
+	if r.NoStart {
+		does = "leaves it stopped"
+	}
+	return a.Print(done, fmt.Sprintf("Guest %s is on %s now, which goes on from %s and %s: tandem guest show %s",
+		done.Guest, done.On, done.Point, does, done.Guest))
 }
 
 // sureAbout is what has to be certain before a recovery.
@@ -139,6 +145,7 @@ plan is shown first. What fails is told and does not keep the others from it.
 
 ` + frame.ExitCodes,
 		Example: `  tandem node recover n1
+  tandem node recover n1 --no-start
   tandem node recover n1 --yes --owner-is-off`,
 		Args: frame.Arguments("NODE"),
 		RunE: func(cmd *cobra.Command, args []string) (err error) {
@@ -156,6 +163,7 @@ plan is shown first. What fails is told and does not keep the others from it.
 	}
 	cmd.Flags().BoolVar(&yes, "yes", false, "do not ask")
 	cmd.Flags().BoolVar(&r.OwnerIsOff, "owner-is-off", false, "the node is off; I have made sure")
+	cmd.Flags().BoolVar(&r.NoStart, "no-start", false, "leave the guests stopped on their new nodes")
 	return cmd
 }
 

@@ -77,6 +77,9 @@ type Cluster struct {
 	// Unread ends what is read of a guest's volumes on this node.
 	Unread func(id guest.ID)
 	Aside  *aside.Keeper
+	// Mounts is the folder below which diverged data is mounted for operators.
+	Mounts string
+	Copies Copies
 	Keeper Keeper
 	// Units is what this node says of the units of guests that it owns or runs, Heard
 	// what the others that are alive gossip of theirs.
@@ -188,11 +191,16 @@ func (b *Backend) Token(_ context.Context, r api.TokenRequest) (api.Token, error
 
 // edit carries one command of an operator to the ledger.
 func (b *Backend) edit(ctx context.Context, op ledger.Op) error {
+	return b.editFor(ctx, b.caller(ctx), op)
+}
+
+// editFor is edit for somebody who asked another node.
+func (b *Backend) editFor(ctx context.Context, by string, op ledger.Op) error {
 	c, err := b.cluster()
 	if err != nil {
 		return err
 	}
-	err = c.Propose(ctx, b.caller(ctx), op)
+	err = c.Propose(ctx, by, op)
 	if errors.Is(err, consensus.ErrNotQuorate) {
 		d := c.Overview.Votes()
 		return &api.Error{

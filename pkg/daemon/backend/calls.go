@@ -23,6 +23,10 @@ const (
 	pathLook       = "/node/look-for-volumes"
 	pathDiverged   = "/node/diverged"
 	pathDiscard    = "/node/discard-diverged"
+	pathShow       = "/node/show-diverged"
+	pathMount      = "/node/mount-diverged"
+	pathUnmount    = "/node/unmount-diverged"
+	pathRestore    = "/node/restore-diverged"
 )
 
 type runsRequest struct {
@@ -48,6 +52,10 @@ func (b *Backend) Handle(mux *http.ServeMux) {
 	peer.Handle(mux, pathLook, b.lookHere)
 	peer.Handle(mux, pathDiverged, b.divergedHere)
 	peer.Handle(mux, pathDiscard, b.discardHere)
+	peer.Handle(mux, pathShow, b.showHere)
+	peer.Handle(mux, pathMount, b.mountHere)
+	peer.Handle(mux, pathUnmount, b.unmountHere)
+	peer.Handle(mux, pathRestore, b.restoreHere)
 	peer.Handle(mux, pathRuns, func(_ context.Context, r runsRequest) ([]history.Run, error) {
 		return b.runs(r.Job, r.N)
 	})

@@ -1,6 +1,7 @@
 package backend
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"slices"
@@ -16,6 +17,7 @@ import (
 // divergedReply is what one node has set aside; Trouble is why it may not be all.
 type divergedReply struct {
 	Copies  []api.DivergedCopy `json:"copies"`
+	Kept    []api.KeptCopy     `json:"kept,omitempty"`
 	Trouble string             `json:"trouble,omitempty"`
 }
 
@@ -29,7 +31,9 @@ func (b *Backend) divergedHere(ctx context.Context, _ struct{}) (divergedReply, 
 	for _, x := range copies {
 		out.Copies = append(out.Copies, b.copyOf(x))
 	}
-	if err != nil {
+	kept, unread := c.Overview.Kept(ctx)
+	out.Kept = kept
+	if err = cmp.Or(err, unread); err != nil {
 		out.Trouble = err.Error()
 	}
 	return out, nil
@@ -62,7 +66,7 @@ func (b *Backend) Diverged(ctx context.Context, r api.DivergedRequest) (api.Dive
 	answers := poll.All(ctx, b.asker(), members, poll.Question[struct{}, divergedReply]{
 		Path: pathDiverged, Here: b.divergedHere, Patience: overview.ReportTimeout,
 	})
-	out := api.DivergedList{Version: api.Version, Copies: []api.DivergedCopy{}, Silent: []guest.NodeName{}, Warnings: []string{}}
+	out := api.DivergedList{Version: api.Version, Copies: []api.DivergedCopy{}, Kept: []api.KeptCopy{}, Silent: []guest.NodeName{}, Warnings: []string{}}
 	for _, m := range members {
 		a := answers[m.ID]
 		switch {
@@ -75,16 +79,40 @@ func (b *Backend) Diverged(ctx context.Context, r api.DivergedRequest) (api.Dive
 		out.Copies = append(out.Copies, slices.DeleteFunc(a.Said.Copies, func(c api.DivergedCopy) bool {
 			return r.Guest != 0 && c.Guest != r.Guest
 		})...)
+		out.Kept = append(out.Kept, slices.DeleteFunc(a.Said.Kept, func(k api.KeptCopy) bool {
+			return r.Guest != 0 && k.Guest != r.Guest
+		})...)
 	}
 	return out, nil
 }
 
-// discardRequest asks the node itself.
-type discardRequest struct {
+// copyRequest asks the node itself about one of its copies.
+type copyRequest struct {
 	Dataset string `json:"dataset"`
 }
 
-func (b *Backend) discardHere(ctx context.Context, r discardRequest) (api.DivergedCopy, error) {
+// there has the node answer that a request names, itself or by a call.
+func there[Q, A any](ctx context.Context, b *Backend, name guest.NodeName, path string, q Q, here func(context.Context, Q) (A, error)) (out A, err error) {
+	if _, err := b.cluster(); err != nil {
+		return out, err
+	}
+	m, err := b.member(name)
+	if err != nil {
+		return out, err
+	}
+	if m.ID == b.Self {
+		out, err = here(ctx, q)
+	} else {
+		err = b.Peers.Call(ctx, m.ID, path, q, &out)
+	}
+	if err != nil {
+		var none A
+		return none, b.failure(err)
+	}
+	return out, nil
+}
+
+func (b *Backend) discardHere(ctx context.Context, r copyRequest) (api.DivergedCopy, error) {
 	c, err := b.cluster()
 	if err != nil {
 		return api.DivergedCopy{}, err
@@ -94,24 +122,8 @@ func (b *Backend) discardHere(ctx context.Context, r discardRequest) (api.Diverg
 }
 
 // DiscardDiverged destroys one copy for good.
-func (b *Backend) DiscardDiverged(ctx context.Context, r api.DiscardRequest) (api.DivergedCopy, error) {
-	if _, err := b.cluster(); err != nil {
-		return api.DivergedCopy{}, err
-	}
-	m, err := b.member(r.Node)
-	if err != nil {
-		return api.DivergedCopy{}, err
-	}
+func (b *Backend) DiscardDiverged(ctx context.Context, r api.CopyRequest) (api.DivergedCopy, error) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), releaseTimeout)
 	defer cancel()
-	var out api.DivergedCopy
-	if m.ID == b.Self {
-		out, err = b.discardHere(ctx, discardRequest{r.Dataset})
-	} else {
-		err = b.Peers.Call(ctx, m.ID, pathDiscard, discardRequest{r.Dataset}, &out)
-	}
-	if err != nil {
-		return api.DivergedCopy{}, b.failure(err)
-	}
-	return out, nil
+	return there(ctx, b, r.Node, pathDiscard, copyRequest{r.Dataset}, b.discardHere)
 }

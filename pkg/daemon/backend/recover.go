@@ -171,7 +171,7 @@ func (b *Backend) recoverGuest(
 		return out, err
 	}
 	begun := time.Now()
-	if err := b.change(ctx, p); err != nil {
+	if err := b.change(ctx, p, r.NoStart); err != nil {
 		return out, err
 	}
 	b.recovered(ctx, p, begun)
@@ -188,8 +188,10 @@ func (b *Backend) asShown(s *ledger.State, g guest.Guest, r api.RecoverRequest) 
 }
 
 // change proposes the owner change. Of two operators one wins, and the other is told who.
-func (b *Backend) change(ctx context.Context, p recovery.Plan) error {
-	err := b.edit(ctx, p.Change())
+func (b *Backend) change(ctx context.Context, p recovery.Plan, noStart bool) error { //nolint:revive // flag-parameter: the operator's wish
+	op := p.Change()
+	op.Beginning.Stopped = noStart
+	err := b.edit(ctx, op)
 	if err == nil {
 		return nil
 	}
@@ -286,7 +288,7 @@ func (b *Backend) RecoverNode(ctx context.Context, r api.RecoverNodeRequest) (ap
 func (b *Backend) toRecover(node guest.NodeID, r api.RecoverNodeRequest) []api.RecoverRequest {
 	var out []api.RecoverRequest
 	for _, q := range r.Shown {
-		q.DryRun, q.OwnerIsOff = r.DryRun, r.OwnerIsOff
+		q.DryRun, q.OwnerIsOff, q.NoStart = r.DryRun, r.OwnerIsOff, r.NoStart
 		out = append(out, q)
 	}
 	if r.Shown != nil {
@@ -294,7 +296,7 @@ func (b *Backend) toRecover(node guest.NodeID, r api.RecoverNodeRequest) []api.R
 	}
 	for _, g := range b.Book.Current().GuestList() {
 		if g.Owner == node {
-			out = append(out, api.RecoverRequest{ID: g.ID, DryRun: r.DryRun, OwnerIsOff: r.OwnerIsOff})
+			out = append(out, api.RecoverRequest{ID: g.ID, DryRun: r.DryRun, OwnerIsOff: r.OwnerIsOff, NoStart: r.NoStart})
 		}
 	}
 	return out

@@ -82,6 +82,8 @@ type Report struct {
 	Warnings []string          `json:"warnings"`
 	// Migrations are those that go on.
 	Migrations []api.Migration `json:"migrations,omitempty"`
+	// Kept are its replicas to which no job points.
+	Kept []api.KeptCopy `json:"kept,omitempty"`
 }
 
 // Copy is how a target fares with a guest.
@@ -121,6 +123,7 @@ func (o *Overview) Report(ctx context.Context) Report {
 	if err != nil && !unread { // else it is told already
 		r.Warnings = append(r.Warnings, fmt.Sprintf("node %s: its replicas cannot be read: %v", o.Name, err))
 	}
+	r.Kept = o.kept(replicas)
 	for _, rep := range replicas {
 		if rep.Point == nil {
 			continue
@@ -298,6 +301,11 @@ func (o *Overview) Status(ctx context.Context, f api.Filter) api.Status {
 			continue
 		}
 		out.Warnings = append(out.Warnings, r.Warnings...)
+		for _, k := range r.Kept {
+			if (f.Guest == 0 || k.Guest == f.Guest) && (f.Node == "" || k.Node == f.Node) {
+				out.Kept = append(out.Kept, k)
+			}
+		}
 		for _, x := range r.Migrations {
 			if f.Guest == 0 || x.Guest == f.Guest {
 				out.Migrations = append(out.Migrations, x)

@@ -369,7 +369,7 @@ func (p *Plan) losses(f Facts) {
 }
 
 // Change is the command that carries the plan out; it has the owner and term that
-// were shown as its precondition.
+// were shown as its precondition. Its Beginning starts the guest, unless the caller sets Stopped.
 func (p Plan) Change() ledger.ChangeOwner {
 	guids := map[guest.Volume]uint64{}
 	for _, v := range p.Guest.Volumes {

@@ -3,12 +3,12 @@ package aside
 import (
 	"context"
 	"errors"
+	"fmt"
 	"slices"
 	"strings"
 
 	"github.com/tandemd/tandem/pkg/guest"
 	"github.com/tandemd/tandem/pkg/replicate/fault"
-	"github.com/tandemd/tandem/pkg/replicate/local"
 	"github.com/tandemd/tandem/pkg/zfs"
 )
 
@@ -16,21 +16,45 @@ import (
 // what does not carry the marks, what somebody else holds or has mounted, and
 // what other data depends on. Cut at any point it can be done again.
 func (k *Keeper) Discard(ctx context.Context, cluster, dataset string) (Copy, error) {
-	c, err := k.find(ctx, cluster, dataset)
-	if err != nil {
-		return c, err
-	}
-	wait, cancel := context.WithTimeout(ctx, k.o.LockWait)
-	defer cancel()
-	release, err := k.o.Locks.Lock(wait, local.VolumeLock(c.Volume))
+	c, release, err := k.locked(ctx, cluster, dataset)
 	if err != nil {
 		return c, err
 	}
 	defer release()
-	if c, err = k.find(ctx, cluster, dataset); err != nil { // What a sync has just done with it counts.
+	if err := k.unused(ctx, c); err != nil {
 		return c, err
 	}
 	return c, k.destroy(ctx, c)
+}
+
+// unused refuses a copy that somebody looks into, or that was restored.
+func (k *Keeper) unused(ctx context.Context, c Copy) error {
+	replica, err := k.o.Dataset(c.Volume)
+	if err != nil {
+		return err
+	}
+	clones, err := k.clones(ctx, c)
+	if err != nil {
+		return err
+	}
+	for _, x := range clones {
+		if g, ok := k.o.Ledger.View().GuestOf(x.Volume); ok && x.Dataset != replica {
+			hint := fmt.Sprintf("it goes with `tandem guest remove %s --delete-data`, or when that guest is migrated with --delete-source; then discard this", g.ID)
+			return fault.Person(c.Volume, hint,
+				"guest %s was restored from it: its volume %s depends on it", g.ID, x.Dataset)
+		}
+		if x.Dataset != replica {
+			return fault.Person(c.Volume, "discard that first, with `zfs destroy` if nobody needs it", "%s was cloned from it", x.Dataset)
+		}
+	}
+	if c.Data.Type != zfs.TypeVolume {
+		return nil // One that is mounted is refused in any case.
+	}
+	users, err := k.o.ZFS.Users(ctx, c.Data.Name)
+	if err != nil || len(users) == 0 {
+		return fault.WrapVolume(c.Volume, err, "look who has %s open", c.Data.Name)
+	}
+	return fault.Person(c.Volume, "end that first", "%s is in use: %s", c.Data.Name, users[0])
 }
 
 // find is the copy of that name.
@@ -103,7 +127,7 @@ func (k *Keeper) independent(ctx context.Context, c Copy) error {
 	}
 	switch {
 	case c.Data.Mounted:
-		return fault.Person(c.Volume, "unmount it first", "%s is mounted", c.Data.Name)
+		return fault.Person(c.Volume, "unmount it first: `tandem diverged umount` undoes `tandem diverged mount`", "%s is mounted", c.Data.Name)
 	case strings.HasPrefix(list[0].Origin, c.Data.Name+"@"):
 		return fault.Person(c.Volume, "the next sync of the guest ends that; then discard it", "the replica %s is being made out of %s", replica, c.Data.Name)
 	}

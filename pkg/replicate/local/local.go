@@ -27,6 +27,15 @@ type ZFS interface {
 	Streamer
 	Keeper
 	Mover
+	Viewer
+}
+
+// Viewer lets operators look into datasets.
+type Viewer interface {
+	MountAt(ctx context.Context, dataset, dir string) error
+	UnmountAt(ctx context.Context, dataset, dir string) error
+	MountedAt(dataset string) (string, error)
+	Diff(ctx context.Context, from, to string) (zfs.Diff, error)
 }
 
 // Reader asks and changes nothing.

@@ -82,7 +82,7 @@ func (p *Pool) Mount(ctx context.Context, name string) error {
 		if canmount, _ := p.effective(d, "canmount"); canmount == "off" {
 			return zerr.New("mount", name, 1, fmt.Sprintf("cannot mount '%s': 'canmount' property is set to 'off'", name))
 		}
-		d.Mounted = true
+		d.Mounted, d.At = true, ""
 		return nil
 	})
 }
@@ -93,7 +93,7 @@ func (p *Pool) Unmount(ctx context.Context, name string) error {
 		if d.Busy {
 			return zerr.New("unmount", name, 1, fmt.Sprintf("cannot unmount '/%s': pool or dataset is busy", name))
 		}
-		d.Mounted = false
+		d.Mounted, d.At = false, ""
 		return nil
 	})
 }

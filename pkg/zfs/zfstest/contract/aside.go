@@ -19,6 +19,7 @@ func withAside(tests map[string]func(*suite)) map[string]func(*suite) {
 		"ANewOwnerGoesOnFromAnOlderPoint": (*suite).newOwner,
 		"UsersOfDatasetsAreKnown":         (*suite).users,
 		"SomePropertiesAreNotInherited":   (*suite).notInherited,
+		"ShowsWhatIsInADataset":           (*suite).shows,
 	})
 	return tests
 }
@@ -197,4 +198,33 @@ func (s *suite) notInherited() {
 	s.ok(s.env.ZFS.Mount(s.ctx, fs))
 	s.ok(s.env.ZFS.Mount(s.ctx, fs))
 	equal(s, s.get(fs).Mounted, true)
+}
+
+// shows looks into a filesystem at a folder of one's own, and compares it with the snapshot that it was cloned from.
+func (s *suite) shows() {
+	base, side := s.ds("base"), s.ds("side")
+	s.ok(s.env.Create(base, 0, nil))
+	s.snap(base + "@a")
+	s.ok(s.env.ZFS.Clone(s.ctx, base+"@a", side, nil))
+	s.change(side, "b")
+	s.ok(s.env.ZFS.Unmount(s.ctx, side))
+	s.ok(s.env.ZFS.SetProps(s.ctx, map[string]string{"readonly": "on", "canmount": "noauto"}, side))
+	at, err := s.env.ZFS.MountedAt(side)
+	s.ok(err)
+	equal(s, at, "")
+	if _, err := s.env.ZFS.Diff(s.ctx, base+"@a", side+"@b"); err == nil {
+		s.Errorf("what is not mounted was compared")
+	}
+	dir := s.TempDir()
+	s.ok(s.env.ZFS.MountAt(s.ctx, side, dir))
+	at, err = s.env.ZFS.MountedAt(side)
+	s.ok(err)
+	equal(s, []any{at, s.get(side).Mounted}, []any{dir, true})
+	d, err := s.env.ZFS.Diff(s.ctx, base+"@a", side+"@b")
+	s.ok(err)
+	if d.Added == 0 || len(d.First) == 0 || d.Removed > 0 {
+		s.Errorf("the difference is %+v", d)
+	}
+	s.ok(s.env.ZFS.UnmountAt(s.ctx, side, dir))
+	equal(s, s.get(side).Mounted, false)
 }

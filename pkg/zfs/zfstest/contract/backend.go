@@ -33,6 +33,10 @@ type Backend interface {
 	Promote(ctx context.Context, dataset string) error
 	Clone(ctx context.Context, snap, dataset string, props map[string]string) error
 	Mount(ctx context.Context, dataset string) error
+	MountAt(ctx context.Context, dataset, dir string) error
+	UnmountAt(ctx context.Context, dataset, dir string) error
+	MountedAt(dataset string) (string, error)
+	Diff(ctx context.Context, from, to string) (zfs.Diff, error)
 	Unmount(ctx context.Context, dataset string) error
 	AbortReceive(ctx context.Context, dataset string) error
 	DestroyDataset(ctx context.Context, spec zfs.DestroySpec) error

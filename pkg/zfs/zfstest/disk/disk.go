@@ -22,6 +22,7 @@ type Dataset struct {
 	Marks           map[string]*Snapshot
 	Origin          *Snapshot
 	Mounted, Busy   bool
+	At              string // where it is mounted, if not at its mountpoint
 	Receiving       bool
 	Partial         *Partial
 	Keyless         bool   // encrypted and the key is not loaded
