@@ -40,6 +40,7 @@ func TestJSON_EveryFieldIsDocumented(t *testing.T) {
 		api.DivergedList{},
 		api.Migration{},
 		api.NodeRecovery{},
+		api.Drill{},
 	} {
 		collect(fields, reflect.TypeOf(doc))
 	}

@@ -26,13 +26,15 @@ const (
 	historyFile = "history.db"
 	// readingFolder is where snapshots are mounted while they are read.
 	readingFolder = "reading"
+	// drillFolder is where clones are mounted on which replicas are tried.
+	drillFolder = "drills"
 	// frozenFolder has the notes of the guests that stand still.
 	frozenFolder = "frozen"
 )
 
 func openFolder(dir string) (folder, error) {
 	f := folder(dir)
-	for _, sub := range []string{"", "raft", "facts", "locks", readingFolder, frozenFolder} {
+	for _, sub := range []string{"", "raft", "facts", "locks", readingFolder, drillFolder, frozenFolder} {
 		if err := os.MkdirAll(f.path(sub), 0o700); err != nil {
 			return "", fmt.Errorf("the state folder: %w", err)
 		}

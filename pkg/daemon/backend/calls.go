@@ -59,5 +59,6 @@ func (b *Backend) Handle(mux *http.ServeMux) {
 	b.handleForesee(mux)
 	b.handleVerify(mux)
 	b.handleMove(mux)
+	b.handleDrills(mux)
 	b.handleKeeper(mux)
 }
