@@ -49,9 +49,9 @@ type cluster struct {
 	// verification compares replicas with their sources.
 	verification verification
 	// drills try replicas on this node.
-	drills       *drill.Drills
-	diverged     *aside.Keeper
-	quorate      *quorateTime
+	drills   *drill.Drills
+	diverged *aside.Keeper
+	quorate  *quorateTime
 	// keeper starts and fences what runs on this node; promoter and retirer make its
 	// volumes the owner's, and take them out of use; mover moves guests away.
 	keeper   *keeper.Keeper

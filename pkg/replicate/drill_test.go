@@ -232,7 +232,9 @@ func TestDrill_IsRememberedOverARestart(t *testing.T) {
 	w := newWorld(t)
 	w.run(job)
 	n2 := w.node("2")
-	n2.setCheck(func(context.Context, drill.Check) (string, error) { return "page 7 is torn", errors.New("exit status 3") })
+	n2.setCheck(func(context.Context, drill.Check) (string, error) {
+		return "page 7 is torn", errors.New("exit status 3")
+	})
 	r := w.drilled(w.startDrill(drill.Request{Check: checker}))
 	if r.Outcome != drill.Failed || !strings.Contains(r.Error, "/etc/tandem/check: exit status 3") || r.Output[0] != "page 7 is torn" {
 		t.Errorf("%+v", r)
