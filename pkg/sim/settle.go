@@ -133,7 +133,9 @@ func (c *cluster) dismiss() bool {
 		return false
 	}
 	best := in[generations[len(generations)-1]]
-	members := best[0].book.Current().Members
+	// Not the list of a member that was removed: its ledger ends before that.
+	newest := slices.MaxFunc(best, func(a, b *process) int { return cmp.Compare(a.book.Current().Index, b.book.Current().Index) })
+	members := newest.book.Current().Members
 	gone := false
 	for _, p := range c.running() {
 		if _, listed := members[p.id]; !listed {

@@ -59,7 +59,7 @@ func TestTandem(t *testing.T) {
 	if t.Failed() {
 		return
 	}
-	t.Run("crash", surviveCrashes)
+	t.Run("stop", surviveStop)
 	if t.Failed() {
 		return
 	}

@@ -14,9 +14,6 @@ import (
 	"github.com/tandemd/tandem/deploy/lab"
 )
 
-// onRealZFS are the tests of pkg/zfs that need real ZFS; the others run in every `make check`.
-const onRealZFS = "^TestZFS_(KeepsTheContract|AChangedByteIsNoReplica)$"
-
 // keepContract runs what the fake of ZFS is held to against the real one, on a pool of its own in a file, beside whatever else goes on.
 func keepContract(t *testing.T) {
 	t.Parallel()
@@ -36,7 +33,7 @@ func keepContract(t *testing.T) {
 	}
 	begun := time.Now()
 	result := n("n3").run(t, "cd %[1]s && nice -n 19 ./zfs.test -test.v -test.run '%[2]s' -test.timeout 60m -pooldir %[1]s -damages %[3]d -damage-seed %[4]d; code=$?; rm -rf %[1]s; exit $code",
-		remote, onRealZFS, *damages, *seed)
+		remote, *contract, *damages, *seed)
 	passed := regexp.MustCompile(`(?m)^ *--- PASS: (\S+) \((.*)\)$`).FindAllStringSubmatch(result.Stdout, -1)
 	if result.Code != 0 || len(passed) == 0 {
 		t.Fatalf("exit code %d, %d parts passed:\n%s%s", result.Code, len(passed), result.Stdout, result.Stderr)

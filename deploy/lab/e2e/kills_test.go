@@ -46,12 +46,12 @@ func surviveKills(t *testing.T) {
 // endOnce changes all volumes, ends a daemon or machine while they are synced, and compares what comes of it.
 func endOnce(t *testing.T, guests []*slow, victim string, power bool, rnd *rand.Rand) { //nolint:revive // flag-parameter: which of two ends
 	t.Helper()
-	for _, s := range guests {
-		blocks, at := 16+rnd.IntN(48), rnd.IntN(192) // of 64 KiB
+	blocks, at := 16+rnd.IntN(48), rnd.IntN(192) // of 64 KiB
+	eachGuest(t, guests, func(t *testing.T, s *slow) {
 		n(s.source).sh(t, "dd if=/dev/urandom of=%s bs=64K count=%d seek=%d conv=notrunc,fsync status=none",
 			n(s.source).device(t, s.dataset), blocks, at)
 		s.since = n(s.source).clock(t)
-	}
+	})
 	wait := time.Duration(rnd.Int64N(int64(8 * time.Second)))
 	for _, s := range guests {
 		n(s.source).sh(t, "tandem schedule-now %s", s.job)
@@ -69,15 +69,29 @@ func endOnce(t *testing.T, guests []*slow, victim string, power bool, rnd *rand.
 		t.Logf("the daemon of %s is killed after %s", victim, wait)
 		n(victim).killDaemon(t)
 	}
-	// Only so that nobody has to wait for the calendar; it may run already.
-	for _, s := range guests {
+	eachGuest(t, guests, func(t *testing.T, s *slow) {
+		// Only so that nobody has to wait for the calendar; it may run already.
 		eventually(t, s.job+" is to run", time.Minute, time.Second, func() (bool, string) {
 			r := n(s.source).run(t, "tandem schedule-now %s", s.job)
 			return r.Code == 0, r.Stderr
 		})
-	}
-	for _, s := range guests {
 		s.good(t)
+	})
+}
+
+// eachGuest does something with all guests side by side, each on its own node.
+func eachGuest(t *testing.T, guests []*slow, do func(t *testing.T, s *slow)) {
+	t.Helper()
+	t.Run("each", func(t *testing.T) {
+		for _, s := range guests {
+			t.Run(s.job, func(t *testing.T) {
+				t.Parallel()
+				do(t, s)
+			})
+		}
+	})
+	if t.Failed() {
+		t.FailNow()
 	}
 }
 

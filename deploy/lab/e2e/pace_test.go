@@ -51,10 +51,10 @@ func megabytesPerSecond(r api.Run) float64 {
 	return float64(r.Bytes) / r.End.Sub(r.Start).Seconds() / 1e6
 }
 
-// holdToRate sends 60 MB at 2 MB/s.
+// holdToRate sends 25 MB at 2 MB/s.
 func holdToRate(t *testing.T) {
 	onFailure(t)
-	const rate, size = 2.0, 58 * mib
+	const rate, size = 2.0, 24 * mib
 	s := newDisk(t, "n3", "500", size/mib)
 	begun := n("n3").clock(t)
 	n("n3").sh(t, "tandem create-local-job %s n1 --rate %v --schedule '*/15' && tandem schedule-now %s", s.job, rate, s.job)
@@ -76,7 +76,7 @@ func holdToRate(t *testing.T) {
 func keepTheMinute(t *testing.T) {
 	onFailure(t)
 	const quick, long = "501-0", "501-1"
-	s := newDisk(t, "n1", "501", 94)
+	s := newDisk(t, "n1", "501", 72)
 	begun := n("n1").clock(t)
 	n("n1").sh(t, "tandem create-local-job %s n2 --schedule '*/1' && tandem schedule-now %s", quick, quick)
 	n("n1").synced(t, quick, begun)
@@ -155,7 +155,6 @@ func fourAtOnce(t *testing.T) {
 	}
 	begun := n("n2").clock(t)
 	launch(t, guests...)
-	underway(t, guests...)
 	var latest, earliest time.Time // start and end
 	for _, s := range guests {
 		r := n("n2").synced(t, s.job, begun)

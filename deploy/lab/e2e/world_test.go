@@ -28,6 +28,7 @@ var (
 	powerCuts = flag.Int("power-cuts", 3, "how often the power of all machines is cut")
 	kills     = flag.Int("kills", 8, "how often a daemon is killed in the middle of syncs")
 	syncCuts  = flag.Int("sync-cuts", 2, "how often the power of a machine is cut in the middle of syncs")
+	contract  = flag.String("contract", "^TestZFS_AChangedByteIsNoReplica$", "which of pkg/zfs's tests run on real ZFS")
 	damages   = flag.Int("damages", 50, "at how many offsets a byte of a stream is changed")
 	seed      = flag.Uint64("seed", uint64(time.Now().UnixNano()), "what steers the faults") //nolint:gosec // any number will do
 	in        = flag.String("in", "", "use the machines of this lab, which is up and fresh, and leave them up")

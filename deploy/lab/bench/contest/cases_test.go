@@ -45,6 +45,8 @@ func (c *contest) one(t *testing.T) {
 	c.tandem.take(t, small)
 	c.tandem.jobs(t, small)
 	c.ran(t, small)
+	later := func() { c.tandem.later(t, small) }
+	defer c.tandem.schedule(t, never, small)
 	for round := 1; round <= *rounds; round++ {
 		for _, delta := range []struct {
 			id   string
@@ -57,7 +59,7 @@ func (c *contest) one(t *testing.T) {
 				turn{who: bench.Pipe, before: write("source/plain/one"), run: func() took { return did(t, c.plain.next(t.Context(), byPipe, "one")) }},
 				turn{who: bench.SSH, before: write("source/plain/one"), run: func() took { return did(t, c.plain.next(t.Context(), bySSH, "one")) }},
 				turn{who: bench.Syncoid, before: write("source/syncoid/one"), run: sync},
-				turn{who: bench.Tandem, before: write(dataset(small)), run: func() took { return c.ran(t, small) }},
+				turn{who: bench.Tandem, before: write(dataset(small)), poise: later, run: func() took { return c.ran(t, small) }},
 			)
 		}
 	}
@@ -94,6 +96,7 @@ func (c *contest) many(t *testing.T) {
 	begun := time.Now()
 	c.tandem.now(t, ids)
 	c.tandem.all(t, ids, begun)
+	defer c.tandem.schedule(t, never, ids...)
 
 	write := func(set []string) func() {
 		return func() {
@@ -118,7 +121,7 @@ func (c *contest) many(t *testing.T) {
 				turn{who: bench.Syncoid, before: write(syncoids), run: sync})
 		}
 		c.round(t, bench.Many, round, turns...)
-		c.round(t, bench.AtOnce, round, turn{who: bench.Tandem, before: write(tandems), run: func() took {
+		c.round(t, bench.AtOnce, round, turn{who: bench.Tandem, before: write(tandems), poise: func() { c.tandem.later(t, ids...) }, run: func() took {
 			minute = time.Now()
 			c.tandem.now(t, ids)
 			return together()

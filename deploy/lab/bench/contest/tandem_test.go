@@ -208,17 +208,32 @@ func (d *daemons) now(t *testing.T, ids []int) {
 	d.each(t, ids, func(id int) error { return d.ScheduleNow(t.Context(), jobOf(id)) })
 }
 
-// due makes jobs due together at the next minute that leaves time to say so, and returns that a moment before.
-func (d *daemons) due(t *testing.T, ids []int) time.Time {
+// soon is how far away the next sync is after each that is measured: the owner's clean-up goes with the next snapshot, as it does
+// where guests are replicated every minute, and no sync comes by itself while something else is measured.
+const soon = 14 * time.Minute
+
+// schedule gives jobs a schedule.
+func (d *daemons) schedule(t *testing.T, schedule string, ids ...int) {
 	t.Helper()
-	minute := time.Now().UTC().Add(10 * time.Second).Truncate(time.Minute).Add(time.Minute)
-	schedule := minute.Format("15:04")
 	d.each(t, ids, func(id int) error {
 		_, err := d.UpdateJob(t.Context(), api.UpdateJobRequest{ID: jobOf(id), Schedule: &schedule})
 		return err
 	})
+}
+
+// later makes jobs due a while from now.
+func (d *daemons) later(t *testing.T, ids ...int) {
+	t.Helper()
+	d.schedule(t, time.Now().UTC().Add(soon).Format("*:04"), ids...)
+}
+
+// due makes jobs due together at the next minute that leaves time to say so, and a while later, and returns that a moment before.
+func (d *daemons) due(t *testing.T, ids []int) time.Time {
+	t.Helper()
+	minute := time.Now().UTC().Add(10 * time.Second).Truncate(time.Minute).Add(time.Minute)
+	d.schedule(t, minute.Format("*:04,")+minute.Add(soon).Format("04"), ids...)
 	if time.Until(minute) < time.Second {
-		t.Fatalf("to give %d jobs the schedule %s took until then", len(ids), schedule)
+		t.Fatalf("to give %d jobs a schedule took until it was due", len(ids))
 	}
 	time.Sleep(time.Until(minute) - 500*time.Millisecond)
 	return minute
