@@ -148,10 +148,7 @@ func (c *cluster) build(known *ledger.State) error {
 	if c.releaser, err = release.New(opts, d.zfs); err != nil {
 		return err
 	}
-	if c.verification, err = c.newVerification(opts); err != nil {
-		return err
-	}
-	if c.drills, err = c.newDrills(opts); err != nil {
+	if err = c.newProofs(opts); err != nil {
 		return err
 	}
 	if c.diverged, err = aside.New(opts); err != nil {

@@ -15,6 +15,15 @@ import (
 	"github.com/tandemd/tandem/pkg/unit"
 )
 
+// newProofs builds what compares replicas with their sources, and what tries them.
+func (c *cluster) newProofs(opts local.Options) (err error) {
+	if c.verification, err = c.newVerification(opts); err != nil {
+		return err
+	}
+	c.drills, err = c.newDrills(opts)
+	return err
+}
+
 // newDrills builds what tries replicas on this node.
 func (c *cluster) newDrills(opts local.Options) (*drill.Drills, error) {
 	opts, err := opts.WithDefaults()

@@ -2,7 +2,6 @@ package daemon_test
 
 import (
 	"bytes"
-	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -213,7 +212,7 @@ func TestDrill_Refusals(t *testing.T) {
 	n[0].replicate(0, "n2")
 	refused := func(r api.DrillRequest, code api.Code, text string) {
 		t.Helper()
-		_, err := n[0].api.StartDrill(context.Background(), r)
+		_, err := n[0].api.StartDrill(t.Context(), r)
 		var e *api.Error
 		if !errors.As(err, &e) || e.Code != code || !strings.Contains(e.Message, text) {
 			t.Errorf("got %v, want %s with %q", err, code, text)

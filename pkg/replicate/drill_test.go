@@ -387,7 +387,7 @@ func TestDrill_SyncsGoOnAtEveryStep(t *testing.T) {
 		mu.Unlock()
 		w.node("1").write(diskDS, int64(100+syncs), 2)
 		w.pass(time.Minute)
-		r, err := w.node("1").source.Run(context.Background(), replicate.Task{Job: job})
+		r, err := w.node("1").source.Run(t.Context(), replicate.Task{Job: job})
 		if err != nil || len(r.Warnings) > 0 {
 			t.Errorf("a sync at %s: %v, %q", what, err, r.Warnings)
 		}
@@ -456,7 +456,7 @@ func TestDrill_KilledAnywhereLeavesNothing(t *testing.T) {
 	effect := func(what string) bool {
 		return slices.ContainsFunc(effects, func(e string) bool { return strings.Contains(what, e) })
 	}
-	prepared := func(t *testing.T) *world {
+	prepared := func() *world {
 		w := newWorld(t)
 		w.shipped()
 		w.run(job)
@@ -467,7 +467,7 @@ func TestDrill_KilledAnywhereLeavesNothing(t *testing.T) {
 	}
 	var mu sync.Mutex
 	moments := 0
-	w := prepared(t)
+	w := prepared()
 	w.node("2").setTrap(func(what string) error {
 		mu.Lock()
 		defer mu.Unlock()
@@ -483,7 +483,7 @@ func TestDrill_KilledAnywhereLeavesNothing(t *testing.T) {
 	}
 	for at := range moments {
 		for _, power := range []bool{false, true} {
-			w := prepared(t)
+			w := prepared()
 			n2 := w.node("2")
 			seen, dead, where := 0, false, ""
 			n2.setTrap(func(what string) error {

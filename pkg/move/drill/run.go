@@ -80,7 +80,7 @@ func (x *drill) run(ctx context.Context) {
 	x.lease.Stop()
 	r := x.result(err, cause)
 	x.phase(Cleaning)
-	if left := x.clean(); left != nil {
+	if left := x.clean(ctx); left != nil {
 		r.Left = left.Error()
 		x.d.o.Logger.Warn("something is left of a drill; it is tried again", zap.Stringer("guest", x.guest.ID), zap.Error(left))
 	}

@@ -20,10 +20,10 @@ import (
 const cleanWait = 2 * time.Minute
 
 // clean takes away all that there is of the drill.
-func (x *drill) clean() error {
-	ctx, cancel := context.WithTimeout(context.Background(), cleanWait)
+func (x *drill) clean(ctx context.Context) error {
+	late, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanWait)
 	defer cancel()
-	return x.drop(ctx, x.folder())
+	return x.drop(late, x.folder())
 }
 
 // drop takes the drill's service and clones away, wherever they were left, and then
