@@ -170,6 +170,8 @@ type State struct {
 type Drills struct {
 	o  Options
 	wg sync.WaitGroup
+	// sweeping is held by the one who sweeps.
+	sweeping sync.Mutex
 
 	mu     sync.Mutex
 	closed bool

@@ -57,14 +57,7 @@ func (x *drill) note(change func(*State)) {
 
 func (x *drill) phase(p Phase) { x.note(func(s *State) { s.Phase = p }) }
 
-func (x *drill) goesOn() bool {
-	select {
-	case <-x.done:
-		return false
-	default:
-		return true
-	}
-}
+func (x *drill) goesOn() bool { return x.now().Result == nil }
 
 // errNotThere says that the point was replaced while it was cloned.
 var errNotThere = errors.New("the point is gone")
@@ -91,8 +84,8 @@ func (x *drill) run(ctx context.Context) {
 	if err := x.d.remember(r); err != nil {
 		x.d.o.Logger.Warn("how a drill went is not remembered over a restart", zap.Stringer("guest", x.guest.ID), zap.Error(err))
 	}
-	x.note(func(s *State) { s.Result = &r })
 	x.d.closeName(x.name)
+	x.note(func(s *State) { s.Result = &r })
 }
 
 func (x *drill) result(err, cause error) Result {

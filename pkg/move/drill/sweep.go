@@ -48,6 +48,8 @@ func (x *drill) drop(ctx context.Context, folders ...string) error {
 // died, and what could not go when they ended. What cannot be taken away now is told,
 // and tried again with the next sweep.
 func (d *Drills) Sweep(ctx context.Context) error {
+	d.sweeping.Lock()
+	defer d.sweeping.Unlock()
 	abandoned := func(name string) bool {
 		d.mu.Lock()
 		defer d.mu.Unlock()
