@@ -14,7 +14,7 @@ NODE    ?= n1
 SIM_SEED ?= 1
 SIM_FOR  ?= 10m
 # SOAK is what make soak runs.
-SOAK     ?= soak-gossip soak-peer soak-calendar soak-kills sim sim-bugs soak-e2e
+SOAK     ?= soak-gossip soak-peer soak-calendar soak-kills soak-moves sim sim-bugs soak-e2e
 
 # BENCH_ROUNDS is how often make bench measures each case; in BENCH_REFERENCE of them ssh and syncoid take part also where they take
 # minutes. BENCH_PAGE is where its page goes.
@@ -152,7 +152,7 @@ units:
 	deploy/checks/units.sh
 
 # LONG are the end-to-end tests that only `make soak` runs.
-LONG := TestTandem/kills/again
+LONG := TestTandem/kills/again|TestTandem/move/daemon|TestTandem/move/without|TestTandem/example
 
 .PHONY: e2e
 e2e:
@@ -161,6 +161,7 @@ e2e:
 .PHONY: sim-bugs
 sim-bugs:
 	go test -count=1 -timeout 3h -parallel 2 -v -run '^TestBugs' ./pkg/sim -args -sim.bugs
+	go test -count=1 -timeout 1h -parallel 2 -v -run '^TestBugs' ./pkg/move/movesim -args -movesim.bugs
 
 .PHONY: soak-gossip
 soak-gossip:
@@ -178,9 +179,14 @@ soak-calendar:
 soak-kills:
 	go test -race -count=1 -timeout 2h -v -run '^TestKill_' ./pkg/replicate -args -kill-points 0
 
+.PHONY: soak-moves
+soak-moves:
+	go test -race -count=1 -timeout 12h -v ./pkg/move/movesim -args -movesim.for 1h -movesim.kills 0 -movesim.ways 0
+
 .PHONY: soak-e2e
 soak-e2e:
-	go test -tags lab -count=1 -timeout 8h -v ./deploy/lab/e2e -args -contract '^TestZFS_' -power-cuts 20 -kills 60 -sync-cuts 10 -damages 1000
+	go test -tags lab -count=1 -timeout 8h -v ./deploy/lab/e2e -args -contract '^TestZFS_' -power-cuts 20 -kills 60 -sync-cuts 10 -damages 1000 \
+		-migrations 10 -move-kills 33 -pause 10m
 
 .PHONY: labctl
 labctl:

@@ -33,7 +33,7 @@ type layer struct {
 // what it does goes through interfaces that it declares itself.
 func layers() []layer {
 	return []layer{
-		{name: "pure", packages: []string{"guest", "calendar", "job", "sched", "plan", "ledger"}, mayUse: []string{"pure"}},
+		{name: "pure", packages: []string{"advice", "guest", "calendar", "job", "sched", "plan", "ledger"}, mayUse: []string{"pure"}},
 		{name: "leaf", packages: []string{"statefile", "hook"}},
 		{
 			name:     "adapter",

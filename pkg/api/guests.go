@@ -28,6 +28,8 @@ type GuestDetail struct {
 	Jobs   []guest.JobID `json:"jobs,omitempty"`
 	// Migration is the one that goes on, or the last that its owner knows of.
 	Migration *Migration `json:"migration,omitempty"`
+	// Moves are its last ways to other nodes, newest first.
+	Moves []Move `json:"moves,omitempty"`
 	// Traces are what a change did with datasets, Warnings what it could not check.
 	Traces   []Trace  `json:"traces,omitempty"`
 	Warnings []string `json:"warnings,omitempty"`

@@ -99,6 +99,34 @@ type Migration struct {
 	Finished time.Time `json:"finished,omitzero"`
 }
 
+// Move is a way of a guest to another node that has ended.
+type Move struct {
+	ID string `json:"id"`
+	// Kind is migration or recovery.
+	Kind string         `json:"kind"`
+	From guest.NodeName `json:"from"`
+	To   guest.NodeName `json:"to"`
+	By   string         `json:"by,omitempty"`
+	// Begun and Finished are by the clock of the node that did it.
+	Begun    time.Time `json:"begun"`
+	Finished time.Time `json:"finished"`
+	// Outcome and Reason are as in Migration; Point is the one from which the guest goes on.
+	Outcome string `json:"outcome"`
+	Reason  string `json:"reason,omitempty"`
+	Point   string `json:"point,omitempty"`
+	// Downtime is in seconds; nil: not measured.
+	Downtime *float64 `json:"downtime,omitempty"`
+	Started  bool     `json:"started,omitempty"`
+	Bytes    uint64   `json:"bytes,omitempty"`
+	Warnings []string `json:"warnings,omitempty"`
+}
+
+// The kinds of moves.
+const (
+	MoveMigration = "migration"
+	MoveRecovery  = "recovery"
+)
+
 // Ended says that nothing more will come.
 func (m Migration) Ended() bool { return m.Outcome != "" }
 
@@ -128,6 +156,8 @@ type Recovery struct {
 	On         guest.NodeName      `json:"on,omitempty"`
 	Point      string              `json:"point,omitempty"`
 	Candidates []RecoveryCandidate `json:"candidates"`
+	// Tie is why On is taken before others that have as new a point.
+	Tie string `json:"tie,omitempty"`
 	// Loss are whole sentences about what is lost.
 	Loss    []string `json:"loss"`
 	Refused string   `json:"refused,omitempty"`

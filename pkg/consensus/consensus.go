@@ -112,7 +112,7 @@ func Boottime() time.Duration {
 type Consensus struct {
 	opts      Options
 	news      *news
-	leave     leave
+	intake    intake
 	departing leaving
 
 	// current is the generation's raft that runs; nil while it is being changed.

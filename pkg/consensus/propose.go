@@ -172,7 +172,7 @@ func (c *Consensus) ApplyHere(ctx context.Context, bound []byte) (ledger.Outcome
 	if err := c.mayLeave(r, cmd.Op); err != nil {
 		return ledger.Outcome{}, err
 	}
-	done, err := c.leave.take()
+	done, err := c.intake.take()
 	if err != nil {
 		return ledger.Outcome{}, err
 	}

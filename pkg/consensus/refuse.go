@@ -6,8 +6,8 @@ import (
 	"sync"
 )
 
-// leave says whether commands are taken here, and how many are on their way to the log.
-type leave struct {
+// intake says whether commands are taken here, and how many are on their way to the log.
+type intake struct {
 	mu      sync.Mutex
 	refusal error
 	under   int
@@ -19,7 +19,7 @@ type leave struct {
 // way to the log any more, so that Progress is final. It says nothing about
 // commands of other leaders.
 func (c *Consensus) Refuse(reason error) {
-	l := &c.leave
+	l := &c.intake
 	l.mu.Lock()
 	l.refusal = reason
 	if reason == nil || l.under == 0 {
@@ -38,7 +38,7 @@ func (c *Consensus) Refuse(reason error) {
 var errRefusing = errors.New("no commands are taken here now")
 
 // take begins a command; done is called once nothing more can become of it.
-func (l *leave) take() (done func(), err error) {
+func (l *intake) take() (done func(), err error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.refusal != nil {
@@ -48,7 +48,7 @@ func (l *leave) take() (done func(), err error) {
 	return sync.OnceFunc(l.give), nil
 }
 
-func (l *leave) give() {
+func (l *intake) give() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.under--

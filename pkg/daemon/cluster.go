@@ -13,6 +13,7 @@ import (
 
 	"go.uber.org/zap"
 
+	"github.com/tandemd/tandem/pkg/advice"
 	"github.com/tandemd/tandem/pkg/consensus"
 	"github.com/tandemd/tandem/pkg/daemon/overview"
 	"github.com/tandemd/tandem/pkg/gossip"
@@ -84,6 +85,7 @@ type cluster struct {
 	acted      *ledger.State // what learnt acted on last
 	announced  map[string][]byte
 	membership map[guest.NodeID]ledger.Member
+	guests     map[guest.ID]guest.Guest
 }
 
 func (d *Daemon) newCluster() *cluster {
@@ -113,7 +115,7 @@ func (c *cluster) build(known *ledger.State) error {
 	d := c.d
 	var err error
 	if c.gate, err = c.newGate(known); err != nil && !c.admitted.Load() {
-		d.log.Error("the ledger's folder cannot be read", zap.Error(err), zap.String("hint", hintOf(err)))
+		d.log.Error("the ledger's folder cannot be read", zap.Error(err), zap.String("hint", advice.Of(err)))
 	}
 	if c.cons == nil { // not just founded
 		if err := c.openConsensus(known.Generation); err != nil {
@@ -298,6 +300,7 @@ func (c *cluster) learnt(ctx context.Context, s *ledger.State) {
 	if err := c.gossip.SetKeys(gossipKeys(s)); err != nil {
 		c.log.Error("change the gossip key", zap.Error(err))
 	}
+	c.forgetMoves(s)
 	c.target.EndStale()
 	c.forget(s)
 	c.drillsLearn(s)
@@ -359,91 +362,4 @@ func (c *cluster) announce(s *ledger.State) {
 		}
 	}
 	c.announced = now
-}
-
-// catchUpEvery bounds how often the members' lists are fetched.
-const catchUpEvery = 5 * time.Second
-
-// catchUp fetches the ledger from the members that this node knows: at the
-// start, and when a key is met that may be a newer member's.
-func (c *cluster) catchUp(ctx context.Context) {
-	for {
-		for _, m := range c.d.book.Current().MemberList() {
-			if m.ID == c.d.id.Node {
-				continue
-			}
-			call, cancel := context.WithTimeout(ctx, catchUpEvery)
-			var reply ledger.State
-			err := c.d.peer.Call(call, m.ID, pathLedger, struct{}{}, &reply)
-			cancel()
-			if err == nil && reply.Validate() == nil && c.d.book.Learn(&reply) {
-				c.log.Info("learnt of a newer member list", zap.String("node", string(m.Name)), zap.Uint64("index", reply.Index))
-			}
-		}
-		if !pause(ctx, catchUpEvery) {
-			return
-		}
-		select {
-		case <-ctx.Done():
-			return
-		case <-c.d.book.Missed():
-		}
-	}
-}
-
-// declare tells the cluster when this node's configuration is no longer what
-// the member list says.
-func (c *cluster) declare(ctx context.Context) {
-	for pause(ctx, time.Second) {
-		want := c.d.self()
-		got, ok := c.cons.View().Members[want.ID]
-		if !ok || got.Peer == want.Peer && got.Gossip == want.Gossip && got.Format == want.Format &&
-			slices.Equal(got.Storages, want.Storages) {
-			if ok {
-				return
-			}
-			continue
-		}
-		op := ledger.SetMember{ID: want.ID, Peer: want.Peer, Gossip: want.Gossip, Storages: want.Storages, Format: want.Format}
-		if err := c.propose(ctx, string(want.Name), op); err != nil {
-			c.log.Warn("the cluster does not know this node's new configuration yet", zap.Error(err))
-			if !pause(ctx, catchUpEvery) {
-				return
-			}
-		}
-	}
-}
-
-func pause(ctx context.Context, d time.Duration) bool {
-	select {
-	case <-time.After(d):
-		return true
-	case <-ctx.Done():
-		return false
-	}
-}
-
-// proposeTimeout bounds how long a command looks for a leader and waits for it.
-const proposeTimeout = 10 * time.Second
-
-func (c *cluster) propose(ctx context.Context, by string, op ledger.Op) error {
-	ctx, cancel := context.WithTimeout(ctx, proposeTimeout)
-	defer cancel()
-	_, err := c.cons.Propose(ctx, ledger.Command{By: by, At: c.d.now().Unix(), Op: op})
-	return err
-}
-
-// edit is propose for a cluster that runs: the book has learnt of the change when
-// it returns.
-func (c *cluster) edit(ctx context.Context, by string, op ledger.Op) error {
-	err := c.propose(ctx, by, op)
-	c.d.book.Learn(c.cons.View()) // Why it was refused is in there, too.
-	return err
-}
-
-func (c *cluster) dropJob(ctx context.Context, id guest.JobID) error {
-	if _, ok := c.d.book.Current().Jobs[id]; !ok {
-		return nil
-	}
-	return c.propose(ctx, string(c.d.conf.NodeName), ledger.DropJob{ID: id})
 }

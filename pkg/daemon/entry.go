@@ -31,7 +31,8 @@ func (d *Daemon) newBackend() *backend.Backend {
 			return &backend.Cluster{
 				Overview: c.overview, Node: c.node, Source: c.source, Releaser: c.releaser, Aside: c.diverged, Members: c,
 				Propose: c.edit, History: c.cons.History, Verifier: c.verification.verifier, Unread: c.unread,
-				Keeper: c.keeper, Runs: c.guestRuns, Mover: c.mover, Recoverer: recoverer{c}, Drills: c.drills,
+				Keeper: c.keeper, Units: c.unitWords, Heard: c.heardUnits, Mover: c.mover, Recoverer: recoverer{c},
+				Drills: c.drills,
 			}
 		},
 	}

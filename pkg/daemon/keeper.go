@@ -6,12 +6,12 @@ import (
 	"errors"
 	"fmt"
 	"maps"
-	"time"
 
 	"go.uber.org/zap"
 
 	"github.com/tandemd/tandem/pkg/api"
 	"github.com/tandemd/tandem/pkg/consensus"
+	"github.com/tandemd/tandem/pkg/daemon/backend"
 	"github.com/tandemd/tandem/pkg/guest"
 	"github.com/tandemd/tandem/pkg/keeper"
 	"github.com/tandemd/tandem/pkg/keeper/host"
@@ -135,48 +135,16 @@ func counted(n int, noun string) string {
 
 // unitWords are what gossip tells of the guests that are this node's or run here.
 func (c *cluster) unitWords() map[guest.ID]node.UnitWord {
-	out := map[guest.ID]node.UnitWord{}
-	for id, cond := range c.keeper.Conditions() {
-		if cond.State == "" || !cond.Own && cond.State != keeper.StateRunning {
-			continue
-		}
-		w := node.UnitWord{State: cond.State}
-		if !cond.Since.IsZero() {
-			w.Since = cond.Since.Unix()
-		}
-		out[id] = w
-	}
-	return out
+	return backend.UnitWords(c.keeper.Conditions())
 }
 
-// guestRuns tells of all guests with a unit how they fare, by what their owners and
-// the others gossip.
-func (c *cluster) guestRuns() map[guest.ID]api.GuestRun {
-	s := c.d.book.Current()
-	words := map[guest.NodeID]map[guest.ID]node.UnitWord{c.d.id.Node: c.unitWords()}
+// heardUnits is what the others that are alive gossip of units.
+func (c *cluster) heardUnits() map[guest.NodeID]map[guest.ID]node.UnitWord {
+	out := map[guest.NodeID]map[guest.ID]node.UnitWord{}
 	for id := range c.overview.Alive() {
 		if id != c.d.id.Node {
-			words[id] = node.UnitWords(c.gossip.Entries(id))
+			out[id] = node.UnitWords(c.gossip.Entries(id))
 		}
-	}
-	out := map[guest.ID]api.GuestRun{}
-	for id, g := range s.Guests {
-		if g.Unit == "" {
-			continue
-		}
-		run := api.GuestRun{State: keeper.StateUnknown, On: []guest.NodeName{}}
-		if w, told := words[g.Owner][id]; told {
-			run.State = w.State
-			if w.Since != 0 {
-				run.Since = time.Unix(w.Since, 0)
-			}
-		}
-		for _, m := range s.MemberList() {
-			if words[m.ID][id].State == keeper.StateRunning {
-				run.On = append(run.On, m.Name)
-			}
-		}
-		out[id] = run
 	}
 	return out
 }

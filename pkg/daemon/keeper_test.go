@@ -125,6 +125,43 @@ func TestKeeper_BootIsTheMachinesAndNotTheDaemons(t *testing.T) {
 	}
 }
 
+func TestKeeper_TheUnitOfAGuestThatRunsStays(t *testing.T) {
+	t.Parallel()
+	n := cluster(t, 2)
+	n[0].runGuest(100, guest.Boot{}, unittest.Spec{})
+	n[0].units.Add("other.service", unittest.Spec{})
+	until(t, "n2 knows that it runs", func() bool {
+		g, err := n[1].api.Guest(t.Context(), 100)
+		return err == nil && g.Run.State == api.GuestRunning
+	})
+	for _, unit := range []string{"other.service", ""} {
+		for _, m := range n {
+			_, err := m.api.SetGuest(t.Context(), api.SetGuestRequest{ID: 100, Unit: &unit})
+			wantError(t, err, api.CodeRefused, "guest 100 runs, as vm-100.service: its unit cannot be changed")
+			wantError(t, err, api.CodeRefused, "tandem guest stop 100")
+		}
+	}
+	// Started behind Tandem's back it runs as well.
+	if err := n[0].api.StopGuest(t.Context(), 100); err != nil {
+		t.Fatal(err)
+	}
+	if err := n[0].units.Start(t.Context(), serviceOf(100)); err != nil {
+		t.Fatal(err)
+	}
+	other := "other.service"
+	_, err := n[1].api.SetGuest(t.Context(), api.SetGuestRequest{ID: 100, Unit: &other})
+	wantError(t, err, api.CodeRefused, "guest 100 runs")
+	if err := n[0].api.StopGuest(t.Context(), 100); err != nil {
+		t.Fatal(err)
+	}
+	if g, err := n[1].api.SetGuest(t.Context(), api.SetGuestRequest{ID: 100, Unit: &other}); err != nil || g.Unit != other {
+		t.Fatalf("%+v, %v", g, err)
+	}
+	until(t, "systemd asks before it starts the new one, and no longer for the old one", func() bool {
+		return n[0].units.Guarded(other) == 100 && n[0].units.Guarded(serviceOf(100)) == 0
+	})
+}
+
 func TestKeeper_AGuestThatMovesRunsOnceAndItsFormerOwnerIsFenced(t *testing.T) {
 	t.Parallel()
 	n := cluster(t, 2)

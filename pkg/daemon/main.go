@@ -2,7 +2,6 @@ package daemon
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -15,6 +14,7 @@ import (
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
 
+	"github.com/tandemd/tandem/pkg/advice"
 	"github.com/tandemd/tandem/pkg/config"
 	"github.com/tandemd/tandem/pkg/journal"
 )
@@ -58,9 +58,8 @@ func Main(ctx context.Context, args []string, stderr io.Writer, version string, 
 	cmd.SetErr(stderr)
 	if err := cmd.ExecuteContext(ctx); err != nil {
 		fmt.Fprintln(stderr, "tandemd:", err) //nolint:errcheck // there is nowhere else to say it
-		var h interface{ Hint() string }
-		if errors.As(err, &h) && h.Hint() != "" {
-			fmt.Fprintln(stderr, h.Hint()) //nolint:errcheck // as above
+		if hint := advice.Of(err); hint != "" {
+			fmt.Fprintln(stderr, hint) //nolint:errcheck // as above
 		}
 		return 1
 	}

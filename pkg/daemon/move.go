@@ -11,8 +11,12 @@ import (
 	"strings"
 	"time"
 
+	"go.uber.org/zap"
+
 	"github.com/tandemd/tandem/pkg/consensus"
 	"github.com/tandemd/tandem/pkg/guest"
+	"github.com/tandemd/tandem/pkg/history"
+	"github.com/tandemd/tandem/pkg/keeper"
 	"github.com/tandemd/tandem/pkg/ledger"
 	"github.com/tandemd/tandem/pkg/move/migrate"
 	"github.com/tandemd/tandem/pkg/peer"
@@ -40,9 +44,49 @@ func (c *cluster) newMover(opts local.Options) (*migrate.Mover, error) {
 		Lock: func(ctx context.Context, id guest.ID) (func(), error) {
 			return opts.Locks.Lock(ctx, local.GuestLock(id))
 		},
-		Check: c.checkMove, Landing: c.askLanding, NewID: consensus.NewCommandID, Logger: c.log.Named("migrate"), Now: d.now,
+		Check: c.checkMove, Landing: c.askLanding, Ended: c.moved, NewID: consensus.NewCommandID, Logger: c.log.Named("migrate"), Now: d.now,
 	})
 	return m, m.Load(context.Background())
+}
+
+// moved keeps a migration that has ended in the history, which may be lost without harm.
+func (c *cluster) moved(r migrate.Record) {
+	s := c.d.book.Current()
+	if _, ok := s.Guests[r.Guest]; !ok {
+		return
+	}
+	m := history.Move{
+		ID: r.ID, Guest: r.Guest, Kind: history.Migration, From: guest.NodeName(s.NameOf(r.From)), To: guest.NodeName(s.NameOf(r.To)), By: r.By,
+		Begun: r.Begun, Finished: r.Finished, Outcome: string(r.Outcome), Point: r.Point, Downtime: r.Downtime, Started: r.Started,
+	}
+	if r.Outcome != migrate.Moved {
+		m.Reason = s.Named(r.Reason)
+	}
+	if r.To == "" { // Its record was lost, and with it where it was going to.
+		m.To = ""
+	}
+	for _, x := range r.Rounds {
+		m.Bytes += x.Bytes
+	}
+	for _, w := range r.Warnings {
+		m.Warnings = append(m.Warnings, s.Named(w))
+	}
+	if err := c.d.history.AddMove(m); err != nil {
+		c.log.Warn("a migration is not in the history", zap.Stringer("guest", r.Guest), zap.Error(err))
+	}
+}
+
+// forgetMoves drops the history of guests that are removed.
+func (c *cluster) forgetMoves(s *ledger.State) {
+	for id := range c.guests {
+		if _, ok := s.Guests[id]; ok {
+			continue
+		}
+		if err := c.d.history.ForgetMoves(id); err != nil {
+			c.log.Warn("the moves of a former guest are not forgotten", zap.Stringer("guest", id), zap.Error(err))
+		}
+	}
+	c.guests = s.Guests
 }
 
 // moveLedger is the ledger as a migration sees it.
@@ -80,13 +124,16 @@ func (g moveGuests) Pause(ctx context.Context, id guest.ID) (func(), error) {
 	return g.c.keeper.Pause(ctx, id)
 }
 
-// Running asks systemd.
+// Running asks systemd, and the keeper whether it is about to start the guest.
 func (g moveGuests) Running(ctx context.Context, x guest.Guest) (bool, error) {
 	if x.Unit == "" {
 		return false, nil
 	}
 	st, err := g.c.d.units.State(ctx, x.Unit)
-	return st.Running(), err
+	if err != nil || st.Running() {
+		return st.Running(), err
+	}
+	return g.c.keeper.Due(ctx, x.ID)
 }
 
 // Stop stops the unit. A guest without one is whoever's who runs it: that nobody has
@@ -223,12 +270,9 @@ func moveCalls(d *Daemon, mux *http.ServeMux) {
 	}))
 }
 
-const (
-	// landingWait is how long the target waits for the start before it answers that
-	// there is none yet.
-	landingWait = 8 * time.Second
-	landingTick = 100 * time.Millisecond
-)
+// landingWait is how long the target waits for the start before it answers that
+// there is none yet.
+const landingWait = 8 * time.Second
 
 func (c *cluster) askLanding(ctx context.Context, r migrate.Record) (migrate.Landing, error) {
 	ctx, cancel := context.WithTimeout(ctx, 2*landingWait)
@@ -239,42 +283,31 @@ func (c *cluster) askLanding(ctx context.Context, r migrate.Record) (migrate.Lan
 	return out, err
 }
 
-// landing waits a little for a guest that was moved here to be in use.
+// landing waits a little for a guest that was moved here to be in use: the keeper
+// tells.
 func (c *cluster) landing(ctx context.Context, r landingRequest) (migrate.Landing, error) {
 	wait, cancel := context.WithTimeout(ctx, landingWait)
 	defer cancel()
-	for {
-		l, err := c.landed(ctx, r)
-		if err != nil || l.Running || l.Ready && r.Stopped || !pause(wait, landingTick) {
-			return l, err
-		}
+	if err := (view{c}).WaitApplied(wait, r.Index); err != nil {
+		return migrate.Landing{Trouble: "its ledger is behind"}, nil //nolint:nilerr // it is asked again
 	}
-}
-
-func (c *cluster) landed(ctx context.Context, r landingRequest) (migrate.Landing, error) {
-	view := c.d.book.Current()
-	g, ok := view.Guests[r.Guest]
-	cond := c.keeper.State(r.Guest)
-	l := migrate.Landing{Trouble: cond.Trouble}
-	switch {
-	case view.Index < r.Index:
-		l.Trouble = "its ledger is behind"
+	g, ok := c.d.book.Current().Guests[r.Guest]
+	if !ok || g.Owner != c.d.id.Node {
+		return migrate.Landing{}, fmt.Errorf("guest %s is not this node's", r.Guest)
+	}
+	starts := g.Unit != "" && !r.Stopped
+	here := func(x keeper.Condition) bool { return x.Own && x.Term == g.Term }
+	cond := c.keeper.Await(wait, r.Guest, func(x keeper.Condition) bool {
+		return here(x) && (starts && x.State == keeper.StateRunning || !starts && x.Usable)
+	})
+	l := migrate.Landing{Ready: here(cond) && cond.Usable, Trouble: cond.Trouble}
+	if !starts || !here(cond) || cond.State != keeper.StateRunning {
 		return l, nil
-	case !ok || g.Owner != c.d.id.Node:
-		return l, fmt.Errorf("guest %s is not this node's", r.Guest)
 	}
-	if g.Unit != "" && !r.Stopped {
-		st, err := c.d.units.State(ctx, g.Unit)
-		if err == nil && st.Active == "active" {
-			l.Ready, l.Running, l.Trouble = true, true, ""
-			if !st.Since.IsZero() {
-				l.Ago = max(0, time.Since(st.Since))
-			}
-		}
-		return l, err
+	st, err := c.d.units.State(ctx, g.Unit)
+	if err == nil && st.Active == "active" {
+		l = migrate.Landing{Ready: true, Running: true, Ago: st.Age}
 	}
-	ready, err := c.promoter.Ready(ctx, view.Cluster, g)
-	l.Ready = ready
 	return l, err
 }
 

@@ -1,9 +1,12 @@
 package daemon_test
 
 import (
+	"fmt"
 	"strings"
 	"sync"
 	"testing"
+
+	"github.com/google/go-cmp/cmp"
 
 	"github.com/tandemd/tandem/pkg/api"
 	"github.com/tandemd/tandem/pkg/guest"
@@ -87,6 +90,14 @@ func TestMigrate_ThereAndBack(t *testing.T) {
 		t.Errorf("the guest has %q", got)
 	}
 	owned(t, n, "n2")
+	for _, m := range n { // Gossip has not told them all yet.
+		if g, err := m.api.Guest(t.Context(), 100); err != nil || g.Run == nil || g.Run.State != api.GuestRunning {
+			t.Errorf("on %s it is said of the guest: %+v, %v", m.conf.NodeName, g.Run, err)
+		}
+		if list, err := m.api.Guests(t.Context()); err != nil || len(list) != 1 || list[0].Run == nil || list[0].Run.State != api.GuestRunning {
+			t.Errorf("on %s the list says: %+v, %v", m.conf.NodeName, list, err)
+		}
+	}
 	for id, target := range map[guest.JobID]guest.NodeName{there: "n1", other: "n3"} {
 		n[1].write("vm-100-disk-0", "on n2, for "+string(target))
 		until(t, "n1's copy is a replica", func() bool { return n[0].marks("vm-100-disk-0")["tandem:role"] == "replica" })
@@ -101,9 +112,21 @@ func TestMigrate_ThereAndBack(t *testing.T) {
 	if got := n[0].replica(100); !strings.HasPrefix(got, "on n2") {
 		t.Errorf("back on n1 it has %q", got)
 	}
-	g, err := n[1].api.Guest(t.Context(), 100)
-	if err != nil || g.Migration == nil || g.Migration.Outcome != api.MigrationMoved {
-		t.Errorf("what `guest show` tells of it: %+v, %v", g.Migration, err)
+	// Each node keeps what it did; all are asked, and it is there after a restart.
+	n[0].stop()
+	n[0].start()
+	var told []string
+	until(t, "the moves are told", func() bool {
+		g, err := n[2].api.Guest(t.Context(), 100)
+		told = nil
+		for _, m := range g.Moves {
+			told = append(told, fmt.Sprintf("%s %s to %s: %s, measured %v, by %s", m.Kind, m.From, m.To, m.Outcome, m.Downtime != nil, m.By[strings.Index(m.By, "@"):]))
+		}
+		return err == nil && len(told) == 2
+	})
+	want := []string{"migration n2 to n1: moved, measured true, by @n1", "migration n1 to n2: moved, measured true, by @n3"}
+	if d := cmp.Diff(want, told); d != "" {
+		t.Errorf("the moves of the guest:\n%s", d)
 	}
 }
 
@@ -202,7 +225,19 @@ func TestRecover_AfterTheOwnerIsLost(t *testing.T) {
 	wantError(t, loser, api.CodeRefused, "guest 100 is on "+string(winner.conf.NodeName))
 	wantError(t, loser, api.CodeRefused, "@"+string(winner.conf.NodeName))
 	until(t, "it runs again", func() bool { return winner.runs(100) })
+	g, err := loserOf(n, winner).api.Guest(ctx, 100)
+	if err != nil || len(g.Moves) != 1 || g.Moves[0].Kind != api.MoveRecovery || g.Moves[0].From != "n1" || g.Moves[0].To != winner.conf.NodeName || g.Moves[0].Point == "" {
+		t.Errorf("the moves of the guest: %+v, %v", g.Moves, err)
+	}
 	if n[1].runs(100) == n[2].runs(100) {
 		t.Error("it runs on both")
 	}
+}
+
+// loserOf is the other one of n2 and n3.
+func loserOf(n []*machine, winner *machine) *machine {
+	if winner == n[1] {
+		return n[2]
+	}
+	return n[1]
 }

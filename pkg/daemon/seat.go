@@ -11,6 +11,7 @@ import (
 
 	"go.uber.org/zap"
 
+	"github.com/tandemd/tandem/pkg/advice"
 	"github.com/tandemd/tandem/pkg/consensus"
 	"github.com/tandemd/tandem/pkg/guest"
 	"github.com/tandemd/tandem/pkg/ledger"
@@ -188,7 +189,7 @@ func (c *cluster) admit(ctx context.Context) {
 	switch {
 	case ctx.Err() != nil:
 	case err != nil:
-		c.log.Error("this node takes no part in the agreement", zap.Error(err), zap.String("hint", hintOf(err)))
+		c.log.Error("this node takes no part in the agreement", zap.Error(err), zap.String("hint", advice.Of(err)))
 	default:
 		c.admitted.Store(true)
 	}
@@ -235,14 +236,4 @@ func bootID() string {
 		return ""
 	}
 	return strings.TrimSpace(string(b))
-}
-
-func hintOf(err error) string {
-	if h, ok := errors.AsType[interface {
-		error
-		Hint() string
-	}](err); ok {
-		return h.Hint()
-	}
-	return ""
 }

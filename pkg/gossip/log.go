@@ -84,8 +84,10 @@ func classify(line string) (zapcore.Level, string) {
 		level = zapcore.InfoLevel
 	case strings.HasPrefix(text, "Failed to send"), strings.HasPrefix(text, "Push/Pull with"),
 		strings.HasPrefix(text, "Failed fallback TCP ping"), strings.HasPrefix(text, "Could not set the deadline"),
-		strings.HasPrefix(text, "ignoring alive message"), strings.HasPrefix(text, "failed to receive and remove the stream label"):
-		// The last two are of nodes that are not members yet, and of streams that the guard has told of.
+		strings.HasPrefix(text, "ignoring alive message"), strings.HasPrefix(text, "failed to receive and remove the stream label"),
+		strings.HasPrefix(text, `discarding stream with unacceptable label ""`):
+		// The last three are of nodes that are not members yet; of streams that the guard has told of; and of those that
+		// ended without a byte, because a busy member gave up: another label, or none, the guard does not let through.
 		level = zapcore.DebugLevel
 	case strings.Contains(text, "from="):
 		level = zapcore.WarnLevel

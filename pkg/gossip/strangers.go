@@ -70,6 +70,10 @@ func (g *Gossip) refused(from net.Addr, why error) {
 	switch {
 	case errors.As(why, &foreign) && isID(foreign.Label):
 		cluster = foreign.Label
+	case !errors.As(why, &foreign) && !errors.Is(why, guard.ErrKey) && !errors.Is(why, guard.ErrMessage):
+		// Cut, or out of time, in the middle of a message: a member that is busy gives up so, and tries again.
+		g.log.Debug("gossip: a connection ended before its message had come", zap.Stringer("from", from), zap.Error(why))
+		return
 	case !errors.Is(why, guard.ErrKey):
 		g.quiet.warn("gossip: something that no member sends was dropped", zap.Stringer("from", from), zap.Error(why))
 		return

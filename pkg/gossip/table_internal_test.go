@@ -236,6 +236,7 @@ func TestClassify(t *testing.T) {
 		"2026/01/02 03:04:05 [ERR] memberlist: Encryption of message failed: no key":                  zapcore.ErrorLevel,
 		"2026/01/02 03:04:05 [WARN] memberlist: ignoring alive message for 'x': not a member":         zapcore.DebugLevel,
 		"2026/01/02 03:04:05 [ERR] Failed to shutdown transport: x":                                   zapcore.ErrorLevel,
+		`2026/01/02 03:04:05 [ERR] memberlist: discarding stream with unacceptable label "": from=127.0.0.1:1`: zapcore.DebugLevel,
 		"something else": zapcore.InfoLevel,
 	} {
 		if got, _ := classify(line); got != want {

@@ -1,5 +1,6 @@
 // Package history keeps the record of every run of every job: when, what was
-// sent, from which snapshot to which, why it failed, its log.
+// sent, from which snapshot to which, why it failed, its log; and of every guest's
+// moves to other nodes.
 //
 // It is a bbolt file of its own that may be lost without harm: nothing but what
 // people read, and the times of the last tries, is derived from it. So a file
@@ -199,6 +200,9 @@ func prepare(tx *bolt.Tx) error {
 	if err != nil {
 		return err
 	}
+	if err := prepareMoves(tx); err != nil {
+		return err
+	}
 	return runs.ForEachBucket(func(name []byte) error {
 		b := runs.Bucket(name)
 		if err := b.ForEach(func(k, v []byte) error { // touches every page
@@ -240,15 +244,19 @@ func (s *Store) Close() error {
 	return guarded(db.Close)
 }
 
-func (s *Store) update(f func(runs *bolt.Bucket) error) error {
+func (s *Store) update(f func(runs *bolt.Bucket) error) error { return s.updateIn(runsBucket(), f) }
+
+func (s *Store) view(f func(runs *bolt.Bucket) error) error { return s.viewIn(runsBucket(), f) }
+
+func (s *Store) updateIn(bucket []byte, f func(*bolt.Bucket) error) error {
 	return s.do(func(db *bolt.DB) error {
-		return db.Update(func(tx *bolt.Tx) error { return f(tx.Bucket(runsBucket())) })
+		return db.Update(func(tx *bolt.Tx) error { return f(tx.Bucket(bucket)) })
 	})
 }
 
-func (s *Store) view(f func(runs *bolt.Bucket) error) error {
+func (s *Store) viewIn(bucket []byte, f func(*bolt.Bucket) error) error {
 	return s.do(func(db *bolt.DB) error {
-		return db.View(func(tx *bolt.Tx) error { return f(tx.Bucket(runsBucket())) })
+		return db.View(func(tx *bolt.Tx) error { return f(tx.Bucket(bucket)) })
 	})
 }
 

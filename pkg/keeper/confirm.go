@@ -7,6 +7,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/tandemd/tandem/pkg/advice"
 	"github.com/tandemd/tandem/pkg/guest"
 	"github.com/tandemd/tandem/pkg/ledger"
 )
@@ -165,5 +166,5 @@ func (r *Refusal) ErrorHint() string {
 	if r.Advice != "" || r.Err == nil {
 		return r.Advice
 	}
-	return hintOf(r.Err)
+	return advice.Of(r.Err)
 }

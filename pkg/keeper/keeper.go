@@ -285,7 +285,7 @@ func (k *Keeper) Kick(id guest.ID) {
 func (k *Keeper) entry(id guest.ID) *entry {
 	e := k.entries[id]
 	if e == nil {
-		e = &entry{id: id, turn: make(chan struct{}, 1), poked: make(chan struct{}, 1)}
+		e = &entry{id: id, turn: make(chan struct{}, 1), poked: make(chan struct{}, 1), shown: make(chan struct{})}
 		k.entries[id] = e
 	}
 	return e

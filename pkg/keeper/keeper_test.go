@@ -1,6 +1,7 @@
 package keeper_test
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"strings"
@@ -76,6 +77,74 @@ func TestBoot_StartsInOrderOnce(t *testing.T) {
 		w.run()
 		w.wait(2 * time.Minute)
 		w.want("start vm@101.service", "start vm@100.service", "start vm@102.service")
+	})
+}
+
+// Who waits for a guest is told as soon as its volumes are this node's, and as it runs.
+func TestAwait_TellsAsSoonAsItIsSo(t *testing.T) {
+	within(t, func(t *testing.T, w *world) {
+		t.Helper()
+		g := onboot(100, 0, 0)
+		g.Boot.On = false
+		g.Owner = n2
+		w.has(g, "replica", term(5))
+		w.run()
+		begun := time.Now()
+		got := make(chan keeper.Condition, 2)
+		await := func(enough func(keeper.Condition) bool) {
+			go func() { got <- w.k.Await(t.Context(), 100, enough) }()
+			synctest.Wait()
+		}
+		await(func(c keeper.Condition) bool { return c.Own && c.Usable && c.Term == term(6) })
+		await(func(c keeper.Condition) bool { return c.Own && c.State == keeper.StateRunning })
+		w.set(func() { w.units[unitOf(100)].takes = 20 * time.Second })
+		w.agree(func(s *ledger.State) {
+			g := s.Guests[100]
+			g.Owner, g.Term, g.Beginning = n1, term(6), &guest.Beginning{How: guest.ByMigration, From: n2, Term: term(5)}
+			s.Guests[100] = g
+		})
+		if c := <-got; c.State == keeper.StateRunning || time.Since(begun) > time.Second {
+			t.Errorf("after %s its volumes are this node's: %+v", time.Since(begun), c)
+		}
+		if c := <-got; c.State != keeper.StateRunning || time.Since(begun) > 21*time.Second {
+			t.Errorf("after %s it runs: %+v", time.Since(begun), c)
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+		defer cancel()
+		if c := w.k.Await(ctx, 999, func(keeper.Condition) bool { return false }); c != (keeper.Condition{}) || time.Since(begun) < time.Minute {
+			t.Errorf("a guest that nobody knows: %+v after %s", c, time.Since(begun))
+		}
+	})
+}
+
+// Where the unit is changed all the same, the former one is not forgotten while it runs.
+func TestGuard_AFormerUnitThatRunsIsTold(t *testing.T) {
+	within(t, func(t *testing.T, w *world) {
+		t.Helper()
+		w.has(onboot(100, 0, 0), rules.RoleOwner, term(5))
+		w.units["new.service"] = &unit{}
+		w.run()
+		w.wait(time.Minute)
+		w.want("start vm@100.service")
+		w.agree(func(s *ledger.State) {
+			g := s.Guests[100]
+			g.Unit = "new.service"
+			s.Guests[100] = g
+		})
+		w.wait(time.Minute)
+		c := w.k.State(100)
+		if !strings.Contains(c.Trouble, "vm@100.service, still runs") || !strings.Contains(c.Advice, "systemctl stop vm@100.service") {
+			t.Errorf("it shows %+v", c)
+		}
+		if err := w.k.Start(t.Context(), 100); err == nil || !strings.Contains(err.Error(), "still runs") {
+			t.Errorf("a second one is started: %v", err)
+		}
+		w.want()
+		w.set(func() { w.units[unitOf(100)].running = false })
+		w.wait(time.Minute)
+		if c := w.k.State(100); c.Trouble != "" || w.unit(100).guard != 0 {
+			t.Errorf("once it has ended: %+v, and %d is asked", c, w.unit(100).guard)
+		}
 	})
 }
 
@@ -410,6 +479,50 @@ func TestMayStart(t *testing.T) {
 		w.wait(15 * time.Second)
 		if err := w.k.MayStart(t.Context(), 100); err == nil || !strings.Contains(err.Error(), "not quorate") {
 			t.Errorf("a read of 15 s ago counts: %v", err)
+		}
+	})
+}
+
+// Who moves a guest before its turn after a boot has come moves one that is to run.
+func TestDue_UntilItRunsOrAnOperatorStopsIt(t *testing.T) {
+	within(t, func(t *testing.T, w *world) {
+		t.Helper()
+		w.has(onboot(100, 1, 60), rules.RoleOwner, term(5))
+		w.has(onboot(101, 2, 0), rules.RoleOwner, term(5))
+		off := onboot(102, 0, 0)
+		off.Boot.On = false
+		w.has(off, rules.RoleOwner, term(5))
+		w.has(moved(103, n1, 6), "replica", term(5)) // It has come here, and does not start.
+		w.units[unitOf(103)].takes = 24 * time.Hour
+		w.run()
+		w.wait(20 * time.Second)
+		for _, paused := range []bool{false, true} {
+			for id, want := range map[guest.ID]bool{100: false, 101: true, 102: false, 103: paused} {
+				if id == 103 && !paused {
+					continue // It is being started all the time.
+				}
+				if paused {
+					if _, err := w.k.Pause(t.Context(), id); err != nil {
+						t.Fatal(err)
+					}
+				}
+				if got, err := w.k.Due(t.Context(), id); got != want || err != nil {
+					t.Errorf("guest %s, paused %v: due %v, %v", id, paused, got, err)
+				}
+			}
+		}
+	})
+	within(t, func(t *testing.T, w *world) {
+		t.Helper()
+		w.has(onboot(100, 1, 60), rules.RoleOwner, term(5))
+		w.has(onboot(101, 2, 0), rules.RoleOwner, term(5))
+		w.run()
+		w.wait(20 * time.Second)
+		if err := w.k.Stop(t.Context(), 101); err != nil {
+			t.Fatal(err)
+		}
+		if got, err := w.k.Due(t.Context(), 101); got || err != nil {
+			t.Errorf("a guest that an operator has stopped is due: %v", err)
 		}
 	})
 }

@@ -1,7 +1,7 @@
 package keeper
 
 import (
-	"errors"
+	"context"
 	"fmt"
 	"maps"
 	"slices"
@@ -9,6 +9,7 @@ import (
 
 	"go.uber.org/zap"
 
+	"github.com/tandemd/tandem/pkg/advice"
 	"github.com/tandemd/tandem/pkg/guest"
 	"github.com/tandemd/tandem/pkg/keeper/rules"
 )
@@ -25,8 +26,11 @@ const (
 // Condition is how a guest fares on this node.
 type Condition struct {
 	Unit string
-	// Own says that this node owns it.
-	Own bool
+	// Own says that this node owns it, at Term. Usable says that its volumes here are
+	// the owner's of that term, and writable.
+	Own    bool
+	Term   guest.Term
+	Usable bool
 	// State is empty for a guest without a unit.
 	State string
 	// Since is when it entered the state; zero: not since the machine has booted.
@@ -59,6 +63,64 @@ func (k *Keeper) State(id guest.ID) Condition {
 		return e.cond
 	}
 	return Condition{}
+}
+
+// Look is State, but for a guest of this node's own the state of its unit is as systemd
+// tells it now.
+func (k *Keeper) Look(ctx context.Context, id guest.ID) Condition {
+	g, known := k.o.Ledger.View().Guests[id]
+	if !known || g.Owner != k.o.Self {
+		return k.State(id)
+	}
+	unit, read := k.unitOf(ctx, g)
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	e := k.entry(id)
+	seen := e.cond.Own && e.cond.Unit == g.Unit
+	c := Condition{Unit: g.Unit, Own: true, Term: g.Term} // Its worker has yet to look.
+	if seen {
+		c = e.cond
+	}
+	c.unitIs(unit, read)
+	if seen {
+		k.show(e, c)
+	}
+	return c
+}
+
+// unitIs takes in how the unit fares.
+func (c *Condition) unitIs(unit UnitState, read rules.Unit) {
+	c.Since, c.Enabled = unit.Since, unit.Enabled
+	switch {
+	case !read.Named:
+		c.State = ""
+	case read.Unknown != "":
+		c.State, c.Since = StateUnknown, time.Time{}
+	case unit.Running:
+		c.State = StateRunning
+	case unit.Failed:
+		c.State = StateFailed
+	default:
+		c.State = StateStopped
+	}
+}
+
+// Await returns how one guest fares here once enough says so, or ctx has ended.
+func (k *Keeper) Await(ctx context.Context, id guest.ID, enough func(Condition) bool) Condition {
+	for {
+		k.mu.Lock()
+		e := k.entry(id)
+		c, news := e.cond, e.shown
+		k.mu.Unlock()
+		if enough(c) {
+			return c
+		}
+		select {
+		case <-news:
+		case <-ctx.Done():
+			return c
+		}
+	}
 }
 
 // Running are the guests that run here, and since when.
@@ -94,18 +156,8 @@ func (k *Keeper) Troubles() []string {
 
 // observe shows how a guest is before its next step.
 func (k *Keeper) observe(e *entry, f facts, step rules.Step) {
-	c := Condition{Unit: f.Guest.Unit, Own: f.Guest.Owner == k.o.Self, Since: f.unit.Since, Enabled: f.unit.Enabled}
-	switch {
-	case !f.Unit.Named:
-	case f.Unit.Unknown != "":
-		c.State, c.Since = StateUnknown, time.Time{}
-	case f.unit.Running:
-		c.State = StateRunning
-	case f.unit.Failed:
-		c.State = StateFailed
-	default:
-		c.State = StateStopped
-	}
+	c := Condition{Unit: f.Guest.Unit, Own: f.Guest.Owner == k.o.Self, Term: f.Guest.Term, Usable: f.Usable()}
+	c.unitIs(f.unit, f.Unit)
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	if step.Do != rules.Nothing {
@@ -119,7 +171,7 @@ func (k *Keeper) trouble(e *entry, err error) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	c := e.cond
-	c.Trouble, c.Advice = err.Error(), hintOf(err)
+	c.Trouble, c.Advice = err.Error(), advice.Of(err)
 	k.show(e, c)
 }
 
@@ -130,6 +182,8 @@ func (k *Keeper) show(e *entry, c Condition) {
 		return
 	}
 	e.cond = c
+	close(e.shown)
+	e.shown = make(chan struct{})
 	switch {
 	case c.Trouble != "" && c.Trouble != was.Trouble:
 		k.log.Error("a guest is not as it should be", zap.Stringer("guest", e.id), zap.String("error", c.Trouble), zap.String("hint", c.Advice))
@@ -141,19 +195,4 @@ func (k *Keeper) show(e *entry, c Condition) {
 			zap.Stringer("guest", e.id), zap.String("unit", c.Unit), zap.String("hint", "systemctl disable "+c.Unit))
 	}
 	tell(k.changed)
-}
-
-// hintOf is what an operator can do about an error, or empty.
-func hintOf(err error) string {
-	var told interface{ ErrorHint() string }
-	if errors.As(err, &told) && told.ErrorHint() != "" {
-		return told.ErrorHint()
-	}
-	if h, ok := errors.AsType[interface {
-		error
-		Hint() string
-	}](err); ok {
-		return h.Hint()
-	}
-	return ""
 }

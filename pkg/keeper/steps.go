@@ -1,6 +1,7 @@
 package keeper
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -76,20 +77,42 @@ func (k *Keeper) configure(e *entry, f facts) error {
 
 // guard has systemd ask this node before it starts the unit.
 func (k *Keeper) guard(ctx context.Context, e *entry, f facts) error {
-	switch {
-	case !f.Unit.Named || e.guarded == f.Guest.Unit, f.unit.Absent && f.Guest.Owner != k.o.Self:
+	if e.guarded == f.Guest.Unit {
 		return nil
-	case e.guarded != "": // It has another unit now.
+	}
+	if e.guarded != "" { // It has another unit now, or none.
+		if err := k.replaced(ctx, e, f); err != nil {
+			return err
+		}
 		if err := k.o.Units.Unguard(ctx, e.guarded); err != nil {
 			return err
 		}
 		e.guarded = ""
+	}
+	if !f.Unit.Named || f.unit.Absent && f.Guest.Owner != k.o.Self {
+		return nil
 	}
 	if err := k.o.Units.Guard(ctx, f.Guest.Unit, e.id); err != nil {
 		return fmt.Errorf("guest %s: have systemd ask before it starts %s: %w", e.id, f.Guest.Unit, err)
 	}
 	e.guarded = f.Guest.Unit
 	return nil
+}
+
+// replaced refuses as long as the unit runs that the guest had before: it has the guest's
+// volumes open, and nobody else would know of it.
+func (k *Keeper) replaced(ctx context.Context, e *entry, f facts) error {
+	s, err := k.o.Units.State(ctx, e.guarded)
+	if err != nil {
+		return fmt.Errorf("guest %s: whether its former unit %s still runs cannot be told: %w", e.id, e.guarded, err)
+	}
+	if !s.Running {
+		return nil
+	}
+	return &Refusal{
+		Text:   fmt.Sprintf("guest %s: its unit is %s now, and the former one, %s, still runs", e.id, cmp.Or(f.Guest.Unit, "none"), e.guarded),
+		Advice: fmt.Sprintf("`systemctl stop %s` on this node, then `tandem guest start %s`", e.guarded, e.id),
+	}
 }
 
 // act does a step.

@@ -60,6 +60,21 @@ func (k *Keeper) Start(ctx context.Context, id guest.ID) error {
 	return nil
 }
 
+// Due says whether a guest is to be started here by itself and has not been yet: its
+// machine has booted, or the guest has come to this node.
+func (k *Keeper) Due(ctx context.Context, id guest.ID) (bool, error) {
+	e, release, err := k.take(ctx, id, nil)
+	if err != nil {
+		return false, err
+	}
+	defer release()
+	k.readNote(e)
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	t, in := k.row.tries[id]
+	return e.note.Start || in && !t.Gone, nil
+}
+
 func (k *Keeper) unpaused(e *entry, what string) error {
 	k.mu.Lock()
 	defer k.mu.Unlock()

@@ -26,6 +26,8 @@ type entry struct {
 	// given is when the guest was last given back by who moved it, by CLOCK_BOOTTIME.
 	given time.Duration
 	cond  Condition
+	// shown is closed when cond changes, and then another.
+	shown chan struct{}
 	// fails is how often in a row its step has failed; notBefore is when it is tried again, by CLOCK_BOOTTIME.
 	fails     int
 	notBefore time.Duration

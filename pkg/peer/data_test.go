@@ -45,6 +45,34 @@ func TestStream_StandingConnectionIsUsedAgain(t *testing.T) {
 	}
 }
 
+// Twenty guests that are due every minute make twenty connections once, and not every minute.
+func TestStream_AsManyConnectionsStandAsWereUsed(t *testing.T) {
+	a, b := two(t)
+	const guests = 20
+	for minute := range 3 {
+		var streams []*peer.SendStream
+		for range guests {
+			s, err := a.OpenStream(t.Context(), b.id, nil, nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			streams = append(streams, s)
+		}
+		for _, s := range streams {
+			if err := s.CloseWrite(); err != nil {
+				t.Fatal(err)
+			}
+			if err := s.Result(nil); err != nil {
+				t.Fatal(err)
+			}
+			s.Close()
+		}
+		if n := b.conns.Load(); n != guests {
+			t.Fatalf("after minute %d: %d connections were made, want %d", minute, n, guests)
+		}
+	}
+}
+
 func TestStream_HandlerKnowsTheSender(t *testing.T) {
 	a, b := two(t)
 	b.data = func(ctx context.Context, s *peer.ReceiveStream) (any, error) {

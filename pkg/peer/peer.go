@@ -76,7 +76,7 @@ type Timing struct {
 	Heartbeat time.Duration
 	// Stall is how long a stream may be silent before it is cut (15 s).
 	Stall time.Duration
-	// Idle is how long an unused connection is kept (60 s).
+	// Idle is how long an unused connection is kept (3 min: longer than the minute after which most guests are due again).
 	Idle time.Duration
 	// Farewell bounds the clean end of a stream that failed (2 s).
 	Farewell time.Duration
@@ -115,7 +115,7 @@ func (o Options) withDefaults() (Options, error) {
 	orDefault(&o.Timing.Call, 10*time.Second)
 	orDefault(&o.Timing.Heartbeat, 5*time.Second)
 	orDefault(&o.Timing.Stall, 15*time.Second)
-	orDefault(&o.Timing.Idle, time.Minute)
+	orDefault(&o.Timing.Idle, 3*time.Minute)
 	orDefault(&o.Timing.Farewell, 2*time.Second)
 	orDefault(&o.Limits.Handshakes, 128)
 	orDefault(&o.Limits.HandshakesPerHost, 16)

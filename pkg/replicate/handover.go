@@ -59,6 +59,7 @@ func (s *Source) Handover(ctx context.Context, id guest.ID, to guest.NodeID) (*H
 	}
 	unpin := s.o.Pins.Pin(id, volumes)
 	h.done = func() {
+		s.o.Pins.Moving(id, s.o.Now())
 		unpin()
 		s.mu.Lock()
 		defer s.mu.Unlock()
@@ -185,7 +186,7 @@ func (r *run) prove(ctx context.Context, point string) (map[guest.Volume]uint64,
 	guids := map[guest.Volume]uint64{}
 	for i, v := range r.guest.Volumes {
 		here := local.Side(r.names[i], r.own[i])
-		newest := newestOf(here.Snapshots)
+		newest := last(here.Snapshots)
 		switch {
 		case !here.Exists:
 			return nil, fault.Person(v, "", "the dataset %s is gone", r.names[i])
@@ -193,7 +194,7 @@ func (r *run) prove(ctx context.Context, point string) (map[guest.Volume]uint64,
 			return nil, fault.Retry("something writes to it although the guest is stopped: see `fuser -v` on its device or folder",
 				"volume %s: %d bytes were written, and its newest snapshot is %q, not the point %s", v, here.Written, newest.Name, point)
 		}
-		there := newestOf(r.inv.Volumes[i].Side().Snapshots)
+		there := last(r.inv.Volumes[i].Side().Snapshots)
 		switch {
 		case r.inv.Volumes[i].Token != "":
 			return nil, fault.Retry("", "volume %s: %s has a part of a receive", v, r.target)
@@ -208,14 +209,10 @@ func (r *run) prove(ctx context.Context, point string) (map[guest.Volume]uint64,
 	return guids, nil
 }
 
-// newestOf is the last one in the order in which the dataset's node made them.
-func newestOf(list []plan.Snapshot) plan.Snapshot {
-	var out plan.Snapshot
-	var txg uint64
-	for _, s := range list {
-		if s.TXG >= txg {
-			out, txg = s, s.TXG
-		}
+// last is the newest: they are told in the order in which the dataset's node made them.
+func last(list []plan.Snapshot) plan.Snapshot {
+	if len(list) == 0 {
+		return plan.Snapshot{}
 	}
-	return out
+	return list[len(list)-1]
 }

@@ -10,6 +10,7 @@ import (
 	"github.com/tandemd/tandem/pkg/ledger"
 	"github.com/tandemd/tandem/pkg/replicate"
 	"github.com/tandemd/tandem/pkg/replicate/local"
+	"github.com/tandemd/tandem/pkg/zfs/zfstest"
 )
 
 func (w *world) handover(to string) *replicate.Handover {
@@ -72,6 +73,36 @@ func TestHandover_WithoutAnyJobKeepsItsBase(t *testing.T) {
 	second, err := h.Sync(t.Context(), replicate.Transfer{})
 	must(t, err)
 	equal(t, second.Base, first.Point)
+}
+
+// A move that no job stands behind: what was cut is gone on with, and another try soon
+// after finds what the first one brought. Later nobody needs it.
+func TestHandover_WithoutAnyJobIsGoneOnWith(t *testing.T) {
+	w := newWorld(t)
+	w.change(func(s *ledger.State) { delete(s.Jobs, job) })
+	h := w.handover("3")
+	for _, v := range []string{"disk-0", "root"} {
+		w.node("3").pool.Inject(zfstest.Fault{Op: "Receive", Name: v, Times: 1, Cut: 2 * 4200})
+	}
+	if _, err := h.Sync(t.Context(), replicate.Transfer{}); err == nil {
+		t.Fatal("the sync was not cut")
+	}
+	w.find("3")
+	first, err := h.Sync(t.Context(), replicate.Transfer{})
+	must(t, err)
+	equal(t, first.Kind, replicate.KindResumed)
+
+	h.Close()
+	w.pass(time.Minute)
+	w.find("1")
+	w.node("1").write(diskDS, 6, 1)
+	h = w.handover("3")
+	second, err := h.Sync(t.Context(), replicate.Transfer{})
+	must(t, err)
+	equal(t, second.Base, first.Point)
+	h.Close()
+	w.pass(2 * time.Hour)
+	w.find("1", "removed vm-100-disk-0: ", "removed vm-100-root: ")
 }
 
 func TestHandover_ProvesThatNothingIsLeft(t *testing.T) {

@@ -30,12 +30,8 @@ func (m *Manager) Start(ctx context.Context, unit string) error {
 	if p.state().Active == "active" && !p.job() {
 		return nil
 	}
-	if p.state().Active == "failed" {
-		// Else the limit of starts counts those from before somebody repaired it.
-		err = m.do(ctx, op, unit, func(ctx context.Context, l *link) error { return l.ResetFailedUnitContext(ctx, unit) })
-		if err != nil {
-			return err
-		}
+	if err := m.forgive(ctx, op, unit); err != nil {
+		return err
 	}
 	defer m.hold(ctx, unit)()
 	limit := m.limit(p.microseconds("TimeoutStartUSec"))
@@ -64,6 +60,18 @@ func (m *Manager) Start(ctx context.Context, unit string) error {
 	default:
 		return m.failed(ctx, op, unit, s, fmt.Errorf("it does not run afterwards: it is %s (%s)", s.Active, s.Sub))
 	}
+}
+
+// forgive has systemd's limit of starts (StartLimitBurst=) begin anew: it is for a service that restarts by itself, not for one that
+// somebody has repaired, nor for a guest that goes from node to node and back.
+func (m *Manager) forgive(ctx context.Context, op, unit string) error {
+	return m.do(ctx, op, unit, func(ctx context.Context, l *link) error {
+		err := l.ResetFailedUnitContext(ctx, unit)
+		if nameOf(err) == "org.freedesktop.systemd1.NoSuchUnit" {
+			return nil // It is not loaded, so nothing is counted.
+		}
+		return err
+	})
 }
 
 // hold keeps systemd from forgetting how a start ended: one that a condition refused

@@ -6,6 +6,8 @@ import (
 	"math"
 	"slices"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // properties are those of a unit, by systemd's names for them.
@@ -35,9 +37,19 @@ func (p properties) state() State {
 	if t := prop[uint64](p, "StateChangeTimestamp"); t != 0 && t < math.MaxInt64 {
 		s.Since = time.UnixMicro(int64(t))
 	}
+	if t, now := p.microseconds("StateChangeTimestampMonotonic"), monotonic(); t > 0 && t <= now {
+		s.Age = now - t
+	}
 	f := prop[string](p, "FreezerState")
 	s.Frozen = f != "" && f != "running" // "thawing" and "freezing" do not run yet, or not any more
 	return s
+}
+
+// monotonic is the clock of systemd's timestamps of that name, CLOCK_MONOTONIC.
+func monotonic() time.Duration {
+	var t unix.Timespec
+	_ = unix.ClockGettime(unix.CLOCK_MONOTONIC, &t) // never fails
+	return time.Duration(t.Nano())
 }
 
 // microseconds is a duration; 0 where it is none, or infinity.

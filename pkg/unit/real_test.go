@@ -107,7 +107,7 @@ func TestRealSystemd_LaunchesWithoutANetwork(t *testing.T) {
 
 // unitFile is a service that behaves as the contract wants it.
 func unitFile(s contract.Service) string {
-	text := "[Service]\nType=exec\nTimeoutStopSec=2\nStartLimitIntervalSec=0\n"
+	text := "[Unit]\nStartLimitIntervalSec=600\nStartLimitBurst=5\n[Service]\nType=exec\nTimeoutStopSec=2\n"
 	switch {
 	case s.Fails:
 		text += "ExecStartPre=/bin/sh -c 'echo cannot start; exit 1'\nExecStart=/bin/sleep infinity\n"

@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"github.com/godbus/dbus/v5"
+	"golang.org/x/sys/unix"
 
 	"github.com/tandemd/tandem/pkg/guest"
 	"github.com/tandemd/tandem/pkg/unit"
@@ -47,6 +48,8 @@ type bus struct {
 	jobs map[string]uint32
 	// given are the properties of the last transient service.
 	given map[string]dbus.Variant
+	// starts are counted for the limit.
+	starts map[string]int
 }
 
 func (b *bus) address() string { return "unix:path=" + filepath.Join(b.dir, "bus") }
@@ -68,7 +71,7 @@ func newBus(t *testing.T) *bus {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = os.RemoveAll(dir) })
-	b := &bus{t: t, dir: dir, units: unittest.New(), jobs: map[string]uint32{}}
+	b := &bus{t: t, dir: dir, units: unittest.New(), jobs: map[string]uint32{}, starts: map[string]int{}}
 	b.write("bus.conf", 0o600, `<busconfig><type>session</type><listen>`+b.address()+`</listen><auth>EXTERNAL</auth>
 <policy context="default"><allow send_destination="*"/><allow receive_sender="*"/><allow own="*"/></policy></busconfig>`)
 	b.start()
@@ -161,8 +164,20 @@ func (b *bus) begin(name string, work func() error) (dbus.ObjectPath, *dbus.Erro
 // manager is what systemd has on its bus.
 type manager struct{ *bus }
 
+// startLimit is that of the units that Tandem ships.
+const startLimit = 5
+
 func (m manager) StartUnit(name, _ string) (dbus.ObjectPath, *dbus.Error) {
-	return m.begin(name, func() error { return m.units.Start(context.Background(), name) })
+	m.mu.Lock()
+	m.starts[name]++
+	over := m.starts[name] > startLimit
+	m.mu.Unlock()
+	return m.begin(name, func() error {
+		if over {
+			return errors.New("start-limit-hit")
+		}
+		return m.units.Start(context.Background(), name)
+	})
 }
 
 func (m manager) StopUnit(name, _ string) (dbus.ObjectPath, *dbus.Error) {
@@ -194,7 +209,15 @@ func (m manager) StartTransientUnit(name, _ string, properties []givenProperty, 
 	return m.StartUnit(name, "")
 }
 
-func (m manager) ResetFailedUnit(string) *dbus.Error { return nil }
+func (m manager) ResetFailedUnit(name string) *dbus.Error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.starts[name] == 0 {
+		return dbus.NewError(busName+".NoSuchUnit", []any{"Unit " + name + " not loaded."})
+	}
+	delete(m.starts, name)
+	return nil
+}
 
 func (m manager) FreezeUnit(name string) *dbus.Error {
 	m.wait()
@@ -305,6 +328,9 @@ func (u unitProperties) GetAll(msg dbus.Message, _ string) (map[string]dbus.Vari
 	}
 	if !s.Since.IsZero() {
 		p["StateChangeTimestamp"] = dbus.MakeVariant(uint64(s.Since.UnixMicro()))
+		var now unix.Timespec
+		_ = unix.ClockGettime(unix.CLOCK_MONOTONIC, &now)
+		p["StateChangeTimestampMonotonic"] = dbus.MakeVariant(uint64((time.Duration(now.Nano()) - s.Age).Microseconds()))
 	}
 	if s.Frozen {
 		p["FreezerState"] = dbus.MakeVariant("frozen")

@@ -31,6 +31,9 @@ type State struct {
 	Result string
 	// Since is when it entered Sub, by this machine's clock; zero: never.
 	Since time.Time
+	// Age is for how long it has been in Sub, whatever was done to the clock meanwhile; 0:
+	// not known.
+	Age time.Duration
 	// MainPID is 0 where nothing runs.
 	MainPID uint32
 	// StopTimeout is the unit's own; 0: it has none.

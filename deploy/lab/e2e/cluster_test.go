@@ -67,11 +67,19 @@ func TestTandem(t *testing.T) {
 	if t.Failed() {
 		return
 	}
+	t.Run("guests", runGuests)
+	if t.Failed() {
+		return
+	}
 	t.Run("kills", surviveKills)
 	if t.Failed() {
 		return
 	}
 	t.Run("quorum", keepQuorum)
+	if t.Failed() {
+		return
+	}
+	t.Run("example", followExample)
 }
 
 // spent are join tokens that must not open the door any more.

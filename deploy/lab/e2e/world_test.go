@@ -28,6 +28,9 @@ var (
 	powerCuts = flag.Int("power-cuts", 3, "how often the power of all machines is cut")
 	kills     = flag.Int("kills", 8, "how often a daemon is killed in the middle of syncs")
 	syncCuts  = flag.Int("sync-cuts", 2, "how often the power of a machine is cut in the middle of syncs")
+	moveKills = flag.Int("move-kills", 6, "how often a migration is ended in its middle; 33: in every phase, on either side, by process and by power")
+	movesBack = flag.Int("migrations", 1, "how often a guest is migrated there and back")
+	pauseFor  = flag.Duration("pause", 90*time.Second, "for how long the owner of a guest stands still")
 	contract  = flag.String("contract", "^TestZFS_AChangedByteIsNoReplica$", "which of pkg/zfs's tests run on real ZFS")
 	damages   = flag.Int("damages", 50, "at how many offsets a byte of a stream is changed")
 	seed      = flag.Uint64("seed", uint64(time.Now().UnixNano()), "what steers the faults") //nolint:gosec // any number will do
@@ -64,7 +67,7 @@ func TestMain(m *testing.M) {
 func runInLab(m *testing.M) int {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
 	defer stop()
-	ctx, cancel := context.WithTimeout(ctx, whole+time.Duration(*powerCuts+*kills+*syncCuts)*cut)
+	ctx, cancel := context.WithTimeout(ctx, whole+*pauseFor+time.Duration(*powerCuts+*kills+*syncCuts+*moveKills+*movesBack)*cut)
 	defer cancel()
 	// A write to an output that nobody reads any more would kill us before the machines are down.
 	signal.Notify(make(chan os.Signal, 1), syscall.SIGPIPE)

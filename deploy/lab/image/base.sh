@@ -31,7 +31,7 @@ chroot "$root" depmod "$kernel"
 {
 	printf 'kernel %s\n' "$kernel"
 	# shellcheck disable=SC2016 # dpkg-query's own placeholders
-	chroot "$root" dpkg-query -W -f '${Package} ${Version}\n' zfsutils-linux systemd openssh-server sanoid
+	chroot "$root" dpkg-query -W -f '${Package} ${Version}\n' zfsutils-linux systemd openssh-server qemu-system-x86 sanoid
 } >"$root/versions"
 cp "$root/boot/vmlinuz-$kernel" "$root/vmlinuz.kept"
 (

@@ -25,7 +25,7 @@ for unit in apt-daily.timer apt-daily-upgrade.timer dpkg-db-backup.timer e2scrub
 	zfs-volume-wait.service modprobe@drm.service modprobe@efi_pstore.service modprobe@fuse.service modprobe@configfs.service sys-kernel-config.mount \
 	systemd-pstore.service systemd-logind.service systemd-user-sessions.service systemd-ask-password-console.path \
 	systemd-ask-password-wall.path kmod-static-nodes.service systemd-tmpfiles-setup-dev-early.service systemd-tmpfiles-setup-dev.service \
-	systemd-udev-load-credentials.service; do
+	systemd-udev-load-credentials.service machines.target systemd-machined.socket systemd-importd.socket; do
 	ln -sf /dev/null "$root/etc/systemd/system/$unit"
 done
 mkdir -p "$root/etc/systemd/system-generators"

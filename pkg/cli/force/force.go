@@ -7,7 +7,6 @@ package force
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -57,17 +56,6 @@ type refusal struct{ text, hint string }
 
 func (r *refusal) Error() string { return r.text }
 func (r *refusal) Hint() string  { return r.hint }
-
-// Hint is what an operator can do about an error of Start, or empty.
-func Hint(err error) string {
-	if h, ok := errors.AsType[interface {
-		error
-		Hint() string
-	}](err); ok {
-		return h.Hint()
-	}
-	return ""
-}
 
 // Start starts a guest by what the machine itself has.
 func (m Machine) Start(ctx context.Context, id guest.ID) (warning string, err error) {

@@ -7,6 +7,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/tandemd/tandem/pkg/advice"
 	"github.com/tandemd/tandem/pkg/api"
 	"github.com/tandemd/tandem/pkg/cli/force"
 	"github.com/tandemd/tandem/pkg/cli/frame"
@@ -70,7 +71,7 @@ func notRunning(err error) bool {
 func (a verbs) startForced(cmd *cobra.Command, path string, id guest.ID) error {
 	warning, err := force.Start(cmd.Context(), path, id)
 	if err != nil {
-		return &api.Error{Code: api.CodeRefused, Message: err.Error(), Hint: force.Hint(err)}
+		return &api.Error{Code: api.CodeRefused, Message: err.Error(), Hint: advice.Of(err)}
 	}
 	return errors.Join(a.Warn([]string{warning}), a.Print(runsDoc{api.Version, id, warning}, fmt.Sprintf("Guest %s runs.", id)))
 }

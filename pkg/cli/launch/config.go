@@ -36,7 +36,8 @@ type VM struct {
 type CT struct {
 	// Command runs instead of the init that the root has.
 	Command []string `toml:"command"`
-	// KillSignal is sent to it when the container is to stop; only with Command.
+	// KillSignal is sent to the container's first process when it is to stop. Without, an init gets the signal on which systemd's
+	// powers off (SIGRTMIN+3), and a Command is killed.
 	KillSignal string `toml:"kill_signal"`
 	// Mounts are places in the container for the volumes after the first, which is the root.
 	Mounts map[guest.Volume]string `toml:"mounts"`
@@ -74,9 +75,6 @@ func ParseCT(text []byte) (CT, error) {
 	}
 	if c.KillSignal != "" && (!strings.HasPrefix(c.KillSignal, "SIG") || strings.ContainsFunc(c.KillSignal, notInSignal)) {
 		return c, fmt.Errorf("kill_signal = %q: must be the name of a signal, like SIGTERM", c.KillSignal)
-	}
-	if c.KillSignal != "" && len(c.Command) == 0 {
-		return c, errors.New("kill_signal goes with command; an init is asked to power off")
 	}
 	if len(c.Command) > 0 && !path.IsAbs(c.Command[0]) {
 		return c, fmt.Errorf("command = %q: must begin with an absolute path in the container", c.Command[0])

@@ -187,11 +187,11 @@ func (e Env) Container(id guest.ID, disks []Disk) ([]string, error) {
 		}
 	}
 	argv = append(argv, further...)
-	if len(conf.Command) == 0 {
-		return append(argv, "--boot"), nil
-	}
 	if conf.KillSignal != "" {
 		argv = append(argv, "--kill-signal="+conf.KillSignal)
+	}
+	if len(conf.Command) == 0 {
+		return append(argv, "--boot"), nil
 	}
 	return append(append(argv, "--"), conf.Command...), nil
 }

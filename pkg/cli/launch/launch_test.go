@@ -40,7 +40,7 @@ func TestParse_NamesWhatIsWrong(t *testing.T) {
 		{vm: "memory = ", want: "memory"},
 		{vm: `args = ["-vga", ""]`, want: `the argument ""`},
 		{ct: `command = ["sh"]`, want: "absolute path"},
-		{ct: `kill_signal = "SIGTERM"`, want: "goes with command"},
+		{ct: `kill_signal = "kill all"`, want: "the name of a signal"},
 		{ct: `command = ["/bin/sh"]` + "\n" + `kill_signal = "kill all"`, want: "the name of a signal"},
 		{ct: "[mounts]\n\"local-zfs:subvol-200-disk-1\" = \"srv\"", want: "absolute path in the container"},
 		{ct: "[mounts]\n\"local-zfs:subvol-200-disk-1\" = \"/srv:/etc\"", want: "absolute path in the container"},
@@ -117,6 +117,8 @@ func TestContainer_CommandLine(t *testing.T) {
 		fails string
 	}{
 		"init": {disks: []launch.Disk{root}, want: append(base[:7:7], "--boot")},
+		// The init of BusyBox and OpenRC does not know the signal on which systemd's powers off.
+		"another init": {conf: "kill_signal = \"SIGUSR2\"\n", disks: []launch.Disk{root}, want: append(base[:7:7], "--kill-signal=SIGUSR2", "--boot")},
 		"command": {
 			conf: "command = [\"/bin/sh\", \"-c\", \"exec /app\"]\nkill_signal = \"SIGTERM\"\nargs = [\"--network-veth\"]\n", disks: []launch.Disk{root},
 			want: append(base[:7:7], "--network-veth", "--kill-signal=SIGTERM", "--", "/bin/sh", "-c", "exec /app"),

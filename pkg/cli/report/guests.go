@@ -3,7 +3,9 @@ package report
 import (
 	"cmp"
 	"fmt"
+	"slices"
 	"strings"
+	"time"
 
 	"github.com/tandemd/tandem/pkg/api"
 	"github.com/tandemd/tandem/pkg/guest"
@@ -120,11 +122,42 @@ func (p Printer) Guest(g api.Guest) []string {
 		}
 		rows = append(rows, []string{label, v.String()})
 	}
-	if g.Migration != nil {
-		rows = append(rows, []string{"move", p.migration(*g.Migration)})
+	if m := g.Migration; m != nil && (!m.Ended() || !slices.ContainsFunc(g.Moves, func(x api.Move) bool { return x.ID == m.ID })) {
+		rows = append(rows, []string{"move", p.migration(*m)})
+	}
+	for i, m := range g.Moves[:min(len(g.Moves), shownMoves)] {
+		label := ""
+		if i == 0 {
+			label = "moves"
+		}
+		rows = append(rows, []string{label, p.move(m)})
 	}
 	rows = append(rows, []string{"jobs", orDash(strings.Join(jobs, " "))}, []string{"digest", g.Digest})
 	return columns(2, rows)
+}
+
+// shownMoves is how many of a guest's moves are shown; the JSON has more.
+const shownMoves = 5
+
+// move is a move in a line.
+func (p Printer) move(m api.Move) string {
+	text := fmt.Sprintf("%s %s to %s: ", p.second(m.Finished), m.From, orDash(string(m.To)))
+	switch {
+	case m.Outcome != api.MigrationMoved:
+		text += m.Outcome + ", " + OneLine(m.Reason)
+	case m.Kind == api.MoveRecovery:
+		text += "recovered"
+	case m.Downtime != nil:
+		text += "moved, downtime " + seconds(*m.Downtime).Round(10*time.Millisecond).String()
+	case m.Started:
+		text += "moved, downtime not measured"
+	default:
+		text += "moved, not started"
+	}
+	if m.By != "" {
+		text += ", by " + m.By
+	}
+	return text
 }
 
 // onBoot is whether and when a guest is started by itself.

@@ -83,6 +83,9 @@ func (p Printer) Candidates(r api.Recovery) []string {
 func (p Printer) Recovery(r api.Recovery) []string {
 	lines := []string{fmt.Sprintf("Guest %s (%s), owned by %s, would go to %s:", r.Guest, OneLine(r.Name), r.Owner, r.On), ""}
 	lines = append(append(lines, p.Candidates(r)...), "")
+	if r.Tie != "" {
+		lines = append(lines, "- "+Printable(r.Tie))
+	}
 	for _, l := range r.Loss {
 		lines = append(lines, "- "+Printable(l))
 	}
@@ -104,6 +107,9 @@ func (p Printer) NodeRecovery(n api.NodeRecovery) []string {
 			note = r.Refused
 		case len(r.Loss) > 0:
 			note = r.Loss[0]
+		}
+		if r.Tie != "" {
+			note += "; " + r.Tie
 		}
 		rows = append(rows, []string{r.Guest.String(), OneLine(r.Name), orDash(string(r.On)), orDash(r.Point), orDash(OneLine(note))})
 	}

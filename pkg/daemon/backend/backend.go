@@ -79,8 +79,10 @@ type Cluster struct {
 	Unread func(id guest.ID)
 	Aside  *aside.Keeper
 	Keeper Keeper
-	// Runs tells how the units of all guests fare.
-	Runs    func() map[guest.ID]api.GuestRun
+	// Units is what this node says of the units of guests that it owns or runs, Heard
+	// what the others that are alive gossip of theirs.
+	Units   func() map[guest.ID]node.UnitWord
+	Heard   func() map[guest.NodeID]map[guest.ID]node.UnitWord
 	Members Members
 	// Mover moves guests away from this node, Recoverer tells what it has of others'.
 	Mover     *migrate.Mover

@@ -61,4 +61,6 @@ func (b *Backend) Handle(mux *http.ServeMux) {
 	b.handleMove(mux)
 	b.handleDrills(mux)
 	b.handleKeeper(mux)
+	b.handleWhereabouts(mux)
+	b.handleMoves(mux)
 }

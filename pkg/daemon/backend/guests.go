@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync"
 
 	"github.com/tandemd/tandem/pkg/api"
 	"github.com/tandemd/tandem/pkg/guest"
@@ -12,12 +13,13 @@ import (
 )
 
 // Guests is all guests, by ID.
-func (b *Backend) Guests(context.Context) ([]api.Guest, error) {
+func (b *Backend) Guests(ctx context.Context) ([]api.Guest, error) {
 	c, err := b.cluster()
 	if err != nil {
 		return nil, err
 	}
-	s, runs := b.Book.Current(), c.Runs()
+	runs := b.guestRuns(ctx, c, 0)
+	s := b.Book.Current()
 	out := []api.Guest{}
 	for _, g := range s.GuestList() {
 		one := guestOf(s, g)
@@ -59,15 +61,20 @@ func (b *Backend) Guest(ctx context.Context, id guest.ID) (api.Guest, error) {
 	}
 	out := guestOf(s, g)
 	out.Config = g.Config
-	if c := b.Running(); c != nil {
-		if run, ok := c.Runs()[id]; ok {
-			out.Run = &run
-		}
-	}
 	for _, j := range s.JobsOf(id) {
 		out.Jobs = append(out.Jobs, j.ID)
 	}
-	out.Migration = b.migrationOf(ctx, id)
+	var wg sync.WaitGroup // Each asks the other nodes.
+	if c := b.Running(); c != nil {
+		wg.Go(func() {
+			if run, ok := b.guestRuns(ctx, c, id)[id]; ok {
+				out.Run = &run
+			}
+		})
+	}
+	wg.Go(func() { out.Moves = b.moves(ctx, id) })
+	wg.Go(func() { out.Migration = b.migrationOf(ctx, id) })
+	wg.Wait()
 	return out, nil
 }
 
@@ -137,6 +144,9 @@ func (b *Backend) SetGuest(ctx context.Context, r api.SetGuestRequest) (api.Gues
 	}
 	next, err := changed(old, r)
 	if err != nil {
+		return api.Guest{}, err
+	}
+	if err := b.checkUnit(ctx, s, old, next); err != nil {
 		return api.Guest{}, err
 	}
 	warnings, err := b.checkAdded(ctx, s, next, r.AddVolumes)

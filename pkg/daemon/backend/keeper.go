@@ -18,6 +18,8 @@ type Keeper interface {
 	Start(ctx context.Context, id guest.ID) error
 	Stop(ctx context.Context, id guest.ID) error
 	MayStart(ctx context.Context, id guest.ID) error
+	// Look asks systemd how a guest's unit fares.
+	Look(ctx context.Context, id guest.ID) keeper.Condition
 }
 
 // The calls about guests that another node owns.
@@ -57,31 +59,23 @@ func (b *Backend) StopGuest(ctx context.Context, id guest.ID) error {
 	return b.onOwner(ctx, id, pathStopGuest, b.stopHere)
 }
 
-// onOwner has the guest's owner do something.
+// onOwner has the guest's owner do something with it.
 func (b *Backend) onOwner(ctx context.Context, id guest.ID, path string, here func(context.Context, guest.ID) error) error {
 	s, g, err := b.guest(id)
 	if err != nil {
 		return err
 	}
-	if g.Owner == b.Self {
-		return here(ctx, id)
+	if g.Owner != b.Self {
+		limited, cancel := context.WithTimeout(ctx, unitPatience)
+		defer cancel()
+		ctx = limited
 	}
-	ctx, cancel := context.WithTimeout(ctx, unitPatience)
-	defer cancel()
-	err = b.Peers.Call(ctx, g.Owner, path, guestRequest{Guest: id, Index: s.Index}, nil)
-	_, answered := errors.AsType[*peer.RemoteError](err)
-	switch {
-	case err == nil:
-		return nil
-	case answered, errors.Is(err, peer.ErrUnknownOutcome):
-		return b.failure(err)
-	default:
-		return &api.Error{
-			Code:    api.CodeUnavailable,
-			Message: fmt.Sprintf("node %s, whose guest %s is, did not answer: %s", s.NameOf(g.Owner), id, s.Named(err.Error())),
-			Hint:    "see with `tandem cluster status` whether it is alive; if it is lost, `tandem guest recover` brings the guest to another node",
-		}
+	o := owner{
+		node: g.Owner, whose: fmt.Sprintf("whose guest %s is", id), changes: true,
+		hint: "see with `tandem cluster status` whether it is alive; if it is lost, `tandem guest recover` brings the guest to another node",
 	}
+	_, err = askOwner(ctx, b, o, question{path, guestRequest{Guest: id, Index: s.Index}}, func() (struct{}, error) { return struct{}{}, here(ctx, id) })
+	return err
 }
 
 func (b *Backend) startHere(ctx context.Context, id guest.ID) error {

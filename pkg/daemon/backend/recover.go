@@ -63,8 +63,8 @@ func (b *Backend) recoveryHere(ctx context.Context, r recoveryRequest) (recovery
 	return w, nil
 }
 
-// planRecovery asks everybody and decides.
-func (b *Backend) planRecovery(ctx context.Context, c *Cluster, g guest.Guest, on guest.NodeID) recovery.Plan {
+// planRecovery asks everybody and decides; more are the guests that nodes are to get beside those that they have.
+func (b *Backend) planRecovery(ctx context.Context, c *Cluster, g guest.Guest, on guest.NodeID, more map[guest.NodeID]int) recovery.Plan {
 	s := b.Book.Current()
 	members := slices.DeleteFunc(s.MemberList(), func(m ledger.Member) bool { return m.ID == g.Owner && g.Owner != b.Self })
 	answers := poll.All(ctx, b.asker(), members, poll.Question[recoveryRequest, recovery.Word]{
@@ -74,7 +74,7 @@ func (b *Backend) planRecovery(ctx context.Context, c *Cluster, g guest.Guest, o
 	f := recovery.Facts{
 		Self: b.Self, Guest: g, Members: s.Members, Alive: b.alive(), Quorate: votes.Quorate, DownSince: c.Recoverer.DownSince(g.Owner),
 		Votes:    fmt.Sprintf("%d of %d votes, %d needed", votes.Votes, votes.Voters, votes.Quorum),
-		Conflict: c.Recoverer.Conflict(), Words: map[guest.NodeID]recovery.Word{}, On: on, Load: map[guest.NodeID]int{},
+		Conflict: c.Recoverer.Conflict(), Words: map[guest.NodeID]recovery.Word{}, On: on, Load: map[guest.NodeID]int{}, Jobs: map[guest.NodeID]int{},
 	}
 	for id, a := range answers {
 		w := a.Said
@@ -85,6 +85,12 @@ func (b *Backend) planRecovery(ctx context.Context, c *Cluster, g guest.Guest, o
 	}
 	for _, other := range s.Guests {
 		f.Load[other.Owner]++
+	}
+	for id, n := range more {
+		f.Load[id] += n
+	}
+	for _, j := range s.JobsOf(g.ID) {
+		f.Jobs[j.Target] = j.ID.Number
 	}
 	return recovery.Make(f)
 }
@@ -100,7 +106,7 @@ func (b *Backend) RecoverGuest(ctx context.Context, r api.RecoverRequest) (api.R
 			return api.Recovery{}, err
 		}
 	}
-	return b.recoverGuest(ctx, c, r, func(owner guest.NodeName) error { return b.fence(ctx, c, owner, r.OwnerIsOff) })
+	return b.recoverGuest(ctx, c, r, nil, func(owner guest.NodeName) error { return b.fence(ctx, c, owner, r.OwnerIsOff) })
 }
 
 // mayRecover refuses where nobody says that the old node is off.
@@ -129,7 +135,7 @@ func (b *Backend) fence(ctx context.Context, c *Cluster, node guest.NodeName, ow
 
 // recoverGuest plans, compares with what was shown, and carries it out.
 func (b *Backend) recoverGuest(
-	ctx context.Context, c *Cluster, r api.RecoverRequest, fence func(guest.NodeName) error,
+	ctx context.Context, c *Cluster, r api.RecoverRequest, more map[guest.NodeID]int, fence func(guest.NodeName) error,
 ) (api.Recovery, error) {
 	s, g, err := b.guest(r.ID)
 	if err != nil {
@@ -146,7 +152,7 @@ func (b *Backend) recoverGuest(
 	if err := b.asShown(s, g, r); err != nil {
 		return api.Recovery{}, err
 	}
-	p := b.planRecovery(ctx, c, g, on)
+	p := b.planRecovery(ctx, c, g, on, more)
 	out := b.recoveryOf(c, p)
 	if r.DryRun {
 		return out, nil
@@ -164,9 +170,11 @@ func (b *Backend) recoverGuest(
 	if err := fence(out.Owner); err != nil {
 		return out, err
 	}
+	begun := time.Now()
 	if err := b.change(ctx, p); err != nil {
 		return out, err
 	}
+	b.recovered(ctx, p, begun)
 	out.Done = true
 	return out, nil
 }
@@ -216,7 +224,7 @@ func (b *Backend) recoveryOf(c *Cluster, p recovery.Plan) api.Recovery {
 	g := p.Guest
 	out := api.Recovery{
 		Version: api.Version, Guest: g.ID, Name: g.Name, Owner: guest.NodeName(s.NameOf(g.Owner)), Term: g.Term.String(),
-		Candidates: []api.RecoveryCandidate{}, Loss: some(p.Loss), Fence: c.Recoverer.Fences(),
+		Candidates: []api.RecoveryCandidate{}, Tie: p.Tie, Loss: some(p.Loss), Fence: c.Recoverer.Fences(),
 	}
 	for _, x := range p.Candidates {
 		rc := api.RecoveryCandidate{Node: guest.NodeName(s.NameOf(x.Node)), Lacks: x.Lacks, Why: x.Why, Newer: x.Newer}
@@ -259,8 +267,12 @@ func (b *Backend) RecoverNode(ctx context.Context, r api.RecoverNodeRequest) (ap
 		}
 		return fenced
 	}
+	planned := map[guest.NodeID]int{}
 	for _, q := range b.toRecover(m.ID, r) {
-		res, err := b.recoverGuest(ctx, c, q, once)
+		res, err := b.recoverGuest(ctx, c, q, planned, once)
+		if on, ok := b.Book.Current().MemberByName(res.On); ok && r.DryRun {
+			planned[on.ID]++ // What is carried out the ledger counts.
+		}
 		if err != nil {
 			res.Guest = q.ID
 			res.Error, _ = errors.AsType[*api.Error](b.failure(err))

@@ -2,7 +2,6 @@ package backend
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"net/http"
 	"time"
@@ -11,7 +10,6 @@ import (
 	"github.com/tandemd/tandem/pkg/guest"
 	"github.com/tandemd/tandem/pkg/history"
 	"github.com/tandemd/tandem/pkg/job"
-	"github.com/tandemd/tandem/pkg/ledger"
 	"github.com/tandemd/tandem/pkg/node"
 	"github.com/tandemd/tandem/pkg/peer"
 )
@@ -51,41 +49,11 @@ func (b *Backend) catchUp(ctx context.Context, index uint64) {
 	}
 }
 
-// question is a call to another node's backend that changes nothing.
-type question struct {
-	job  guest.JobID
-	path string
-	body any
-}
-
-// askOwner asks the node that runs the job.
-func (b *Backend) askOwner(ctx context.Context, s *ledger.State, q question, answer any) error {
-	owner := s.Guests[q.job.Guest].Owner
-	err := b.Peers.Call(ctx, owner, q.path, q.body, answer)
-	if _, answered := errors.AsType[*peer.RemoteError](err); err == nil || answered {
-		return err
-	}
-	return &api.Error{
-		Code:    api.CodeUnavailable,
-		Message: fmt.Sprintf("node %s, which runs job %s, did not answer: %v", s.NameOf(owner), q.job, err),
-		Hint:    "see with `tandem cluster status` whether it is alive; what it does it goes on doing",
-	}
-}
-
 // Runs is the last n runs of a job, newest first, from the node that runs it.
 func (b *Backend) Runs(ctx context.Context, id guest.JobID, n int) ([]api.Run, error) {
-	s, _, err := b.job(id)
+	runs, err := ofJob(ctx, b, id, question{pathRuns, runsRequest{Job: id, N: n}}, func() ([]history.Run, error) { return b.runs(id, n) })
 	if err != nil {
 		return nil, err
-	}
-	var runs []history.Run
-	if s.Guests[id.Guest].Owner != b.Self {
-		err = b.askOwner(ctx, s, question{id, pathRuns, runsRequest{Job: id, N: n}}, &runs)
-	} else {
-		runs, err = b.runs(id, n)
-	}
-	if err != nil {
-		return nil, b.failure(err)
 	}
 	out := []api.Run{}
 	for _, r := range runs {
@@ -173,20 +141,7 @@ const (
 
 // Watch tells what is new of a run, from the node that runs it.
 func (b *Backend) Watch(ctx context.Context, r api.WatchRequest) (api.Watch, error) {
-	s, _, err := b.job(r.Job)
-	if err != nil {
-		return api.Watch{}, err
-	}
-	var out api.Watch
-	if s.Guests[r.Job.Guest].Owner != b.Self {
-		err = b.askOwner(ctx, s, question{r.Job, pathWatch, r}, &out)
-	} else {
-		out, err = b.watch(ctx, r)
-	}
-	if err != nil {
-		return api.Watch{}, b.failure(err)
-	}
-	return out, nil
+	return ofJob(ctx, b, r.Job, question{pathWatch, r}, func() (api.Watch, error) { return b.watch(ctx, r) })
 }
 
 // watch waits until the run has something to say, but not for long.

@@ -47,27 +47,10 @@ type startVerify struct {
 	Index uint64 `json:"index"`
 }
 
-// onOwner answers here where this node has the job's guest, else asks who has.
-func onOwner[A any](ctx context.Context, b *Backend, q question, here func() (A, error)) (out A, err error) {
-	s, _, err := b.job(q.job)
-	if err != nil {
-		return out, err
-	}
-	if s.Guests[q.job.Guest].Owner == b.Self {
-		out, err = here()
-	} else {
-		err = b.askOwner(ctx, s, q, &out)
-	}
-	if err != nil {
-		return out, b.failure(err)
-	}
-	return out, nil
-}
-
 // StartVerify begins to compare a job's replica with its source.
 func (b *Backend) StartVerify(ctx context.Context, r api.VerifyRequest) (api.StartedVerify, error) {
-	q := question{r.Job, pathVerify, startVerify{r, b.Book.Current().Index}}
-	return onOwner(ctx, b, q, func() (api.StartedVerify, error) { return b.startVerify(r) })
+	q := question{pathVerify, startVerify{r, b.Book.Current().Index}}
+	return ofJob(ctx, b, r.Job, q, func() (api.StartedVerify, error) { return b.startVerify(r) })
 }
 
 func (b *Backend) startVerify(r api.VerifyRequest) (api.StartedVerify, error) {
@@ -81,7 +64,7 @@ func (b *Backend) startVerify(r api.VerifyRequest) (api.StartedVerify, error) {
 
 // WatchVerify tells how a verification fares.
 func (b *Backend) WatchVerify(ctx context.Context, r api.VerifyID) (api.Verification, error) {
-	return onOwner(ctx, b, question{r.Job, pathVerifyWatch, r}, func() (api.Verification, error) { return b.watchVerify(ctx, r) })
+	return ofJob(ctx, b, r.Job, question{pathVerifyWatch, r}, func() (api.Verification, error) { return b.watchVerify(ctx, r) })
 }
 
 func (b *Backend) watchVerify(ctx context.Context, r api.VerifyID) (api.Verification, error) {
@@ -127,7 +110,7 @@ func verdict(s *ledger.State, r verify.Result) *api.VerifyResult {
 
 // CancelVerify ends a verification.
 func (b *Backend) CancelVerify(ctx context.Context, r api.VerifyID) error {
-	_, err := onOwner(ctx, b, question{r.Job, pathVerifyCancel, r}, func() (struct{}, error) { return struct{}{}, b.cancelVerify(r) })
+	_, err := ofJob(ctx, b, r.Job, question{pathVerifyCancel, r}, func() (struct{}, error) { return struct{}{}, b.cancelVerify(r) })
 	return err
 }
 
@@ -143,7 +126,7 @@ func (b *Backend) cancelVerify(r api.VerifyID) error {
 // AcknowledgeVerify ends the alarm about a difference.
 func (b *Backend) AcknowledgeVerify(ctx context.Context, id guest.JobID) error {
 	a := acknowledgement{Job: id, By: b.caller(ctx)}
-	_, err := onOwner(ctx, b, question{id, pathVerifyAcknowledge, a}, func() (struct{}, error) { return struct{}{}, b.acknowledge(a) })
+	_, err := ofJob(ctx, b, id, question{pathVerifyAcknowledge, a}, func() (struct{}, error) { return struct{}{}, b.acknowledge(a) })
 	return err
 }
 

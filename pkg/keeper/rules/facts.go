@@ -110,6 +110,10 @@ type Step struct {
 // that it found. Where these are equal nothing can be said.
 func Older(a, b guest.Term) bool { return !a.IsZero() && a.N < b.N }
 
+// Usable says that every volume stands here as the owner's of the present term, ready
+// to be written to.
+func (f Facts) Usable() bool { return f.Guest.Owner == f.Self && f.held().ready() }
+
 // held is what the volumes here say, all together.
 type held struct {
 	// owner: some carry role owner, of any term; older: all these carry an older term than the ledger's.

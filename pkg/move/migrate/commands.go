@@ -19,6 +19,9 @@ func (x *move) command(ctx context.Context, r Record, effect Effect) Event {
 	}
 	first := !x.sent
 	x.sent = true
+	if x.sentAt.IsZero() {
+		x.sentAt = time.Now()
+	}
 	err := o.Ledger.Propose(ctx, c)
 	refused, isRefused := errors.AsType[*RefusedError](err)
 	switch {
@@ -57,6 +60,7 @@ func (x *move) await(ctx context.Context, r Record) Event {
 		return Gone{Reason: "the guest went on from there meanwhile"}
 	}
 	l, err := o.Landing(ctx, r)
+	answered := time.Now()
 	late := o.Now().Sub(r.Since) > o.AwaitFor
 	switch {
 	case err == nil && l.Ready && (l.Running || r.Beginning().Stopped || g.Unit == ""):
@@ -73,7 +77,7 @@ func (x *move) await(ctx context.Context, r Record) Event {
 	}
 	a := Arrived{Started: l.Running}
 	if l.Running && !x.stopBegun.IsZero() {
-		d := max(0, time.Since(x.stopBegun)-l.Ago)
+		d := x.downtime(answered, l.Ago)
 		a.Downtime = &d
 	}
 	if r.DeleteSource {
@@ -82,6 +86,14 @@ func (x *move) await(ctx context.Context, r Record) Event {
 		}
 	}
 	return a
+}
+
+// downtime is from the beginning of the stop to the start on the target. Each node has
+// measured its own part of it: this one all until the answer came, whose way back counts
+// as downtime, and the target for how long the guest ran by then. It cannot have been
+// started there before the owner change was sent.
+func (x *move) downtime(answered time.Time, ran time.Duration) time.Duration {
+	return max(x.sentAt.Sub(x.stopBegun), answered.Sub(x.stopBegun)-max(0, ran))
 }
 
 // undo lets the guest run again where it was, if it is still this node's.

@@ -24,8 +24,9 @@ type move struct {
 	resume   func()
 	unlock   func()
 	handover Handover
-	// stopBegun is when the stop began; zero after a restart.
-	stopBegun time.Time
+	// stopBegun is when the stop began, and sentAt when the owner change was sent for the
+	// first time; zero after a restart. Only the time between them counts, not the clock.
+	stopBegun, sentAt time.Time
 	// sent: the owner change may have been sent before.
 	sent bool
 
@@ -107,6 +108,9 @@ func (x *move) advance(ev Event) Effect {
 	next, effect := Step(at, ev, now)
 	if err := x.m.o.Files.Write(next); err != nil {
 		next, effect = unwritten(at, next, effect, err, now)
+	}
+	if next.Over() && !before.Over() {
+		x.m.o.Ended(next)
 	}
 	x.mu.Lock()
 	x.record, x.progress = next, replicate.Progress{}

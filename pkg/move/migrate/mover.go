@@ -22,7 +22,8 @@ type Guests interface {
 	// Pause keeps everybody else from starting, promoting and retiring the guest; it
 	// waits for what is being done. After resume the guest is looked at at once.
 	Pause(ctx context.Context, id guest.ID) (resume func(), err error)
-	// Running says whether the guest's unit runs, in any state but stopped.
+	// Running says whether the guest's unit runs, in any state but stopped, or is about
+	// to be started, as after a boot: then it is to run on the target too.
 	Running(ctx context.Context, g guest.Guest) (bool, error)
 	// Stop stops it and makes sure of that.
 	Stop(ctx context.Context, g guest.Guest) error
@@ -68,7 +69,8 @@ func (e *RefusedError) Error() string { return e.Reason }
 type Landing struct {
 	// Ready says that it has taken the volumes into use.
 	Ready bool `json:"ready"`
-	// Running says that the guest runs, since Ago.
+	// Running says that the guest runs, for as long as Ago by a clock of the target's that
+	// is never set.
 	Running bool          `json:"running"`
 	Ago     time.Duration `json:"ago"`
 	// Trouble is why it does not.
@@ -100,6 +102,9 @@ type Options struct {
 	Check func(ctx context.Context, g guest.Guest, r Record) error
 	// Landing asks the target how it fares.
 	Landing func(ctx context.Context, r Record) (Landing, error)
+	// Ended is told of each migration that has ended, before anybody sees the end, and
+	// again after a restart. May be nil.
+	Ended func(r Record)
 	// NewID makes the ID of a command.
 	NewID  func() string
 	Logger *zap.Logger
@@ -130,6 +135,9 @@ func New(o Options) *Mover {
 	}
 	if o.AwaitFor == 0 {
 		o.AwaitFor = 30 * time.Minute
+	}
+	if o.Ended == nil {
+		o.Ended = func(Record) {}
 	}
 	return &Mover{o: o, moves: map[guest.ID]*move{}, broken: map[guest.ID]error{}}
 }
@@ -169,6 +177,9 @@ func (m *Mover) load(ctx context.Context, id guest.ID) error {
 		}
 	}
 	m.moves[id] = x
+	if err == nil && r.Over() {
+		m.o.Ended(r) // It may have been killed in between.
+	}
 	return nil
 }
 

@@ -35,11 +35,12 @@ type scene struct {
 	files  map[guest.ID]migrate.Record
 	broken bool
 	ids    int
+	ago    time.Duration // for how long n2 says that the guest runs
 }
 
 func newScene() *scene {
 	s := &scene{
-		runs: true, tried: map[string]string{}, fails: map[string]error{}, slow: map[string]time.Duration{}, files: map[guest.ID]migrate.Record{},
+		runs: true, ago: time.Second, tried: map[string]string{}, fails: map[string]error{}, slow: map[string]time.Duration{}, files: map[guest.ID]migrate.Record{},
 	}
 	s.state = ledger.State{
 		Index: 10, Generation: termN(1).Generation, Members: map[guest.NodeID]ledger.Member{}, Guests: map[guest.ID]guest.Guest{},
@@ -236,7 +237,7 @@ func (s *scene) options() migrate.Options {
 			err := s.do(ctx, "landing")
 			s.mu.Lock()
 			defer s.mu.Unlock()
-			return migrate.Landing{Ready: true, Running: s.there, Ago: time.Second}, err
+			return migrate.Landing{Ready: true, Running: s.there, Ago: s.ago}, err
 		},
 		NewID: func() string {
 			s.mu.Lock()

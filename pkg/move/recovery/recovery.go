@@ -60,8 +60,9 @@ type Facts struct {
 	Words    map[guest.NodeID]Word
 	// On is the node that was asked for; empty: the best.
 	On guest.NodeID
-	// Load is how many guests each node has, to choose between equals.
-	Load map[guest.NodeID]int
+	// Load is how many guests each node has or is about to get, and Jobs the number of
+	// the guest's job to it: to choose between equals.
+	Load, Jobs map[guest.NodeID]int
 }
 
 // Candidate is what a live node has of the guest.
@@ -85,6 +86,8 @@ type Plan struct {
 	Candidates []Candidate
 	// Chosen is nil where there is a Refusal.
 	Chosen *Candidate
+	// Tie is why Chosen is taken before others that have as new a point; empty: none has.
+	Tie string
 	// Loss tells what is lost, in whole sentences.
 	Loss []string
 	// Refusal is why it cannot be done now.
@@ -115,7 +118,8 @@ func Make(f Facts) Plan {
 		if a.rank() != b.rank() || a.Point == nil {
 			return cmp.Compare(a.rank(), b.rank())
 		}
-		return cmp.Or(-compare(f, a, b), cmp.Compare(f.Load[a.Node], f.Load[b.Node]))
+		order, _ := prefer(f, a.Node, b.Node)
+		return cmp.Or(-compare(f, a, b), order)
 	})
 	if p.Refusal = against(f); p.Refusal != nil {
 		return p
@@ -213,6 +217,25 @@ func has(list []Point, p Point) bool {
 	return slices.ContainsFunc(list, func(x Point) bool { return same(x, p) })
 }
 
+// prefer says which of two nodes with equal points is taken, -1 is a, and by what: the
+// one with fewer guests, then the one whose job has the lower number, then by name.
+func prefer(f Facts, a, b guest.NodeID) (order int, by string) {
+	nameA, nameB := f.Members[a].Name, f.Members[b].Name
+	number := func(id guest.NodeID) int {
+		if n, ok := f.Jobs[id]; ok {
+			return n
+		}
+		return guest.MaxJobNumber + 1
+	}
+	if c := cmp.Compare(f.Load[a], f.Load[b]); c != 0 {
+		return c, fmt.Sprintf("of guests %s has %d and %s %d", nameA, f.Load[a], nameB, f.Load[b])
+	}
+	if c := cmp.Compare(number(a), number(b)); c != 0 {
+		return c, fmt.Sprintf("both have %d guests, and the lower number is that of the job to %s", f.Load[a], nameA)
+	}
+	return cmp.Compare(nameA, nameB), fmt.Sprintf("both have %d guests, and %s comes first by name", f.Load[a], nameA)
+}
+
 // against is what stands against a recovery, whoever has what.
 func against(f Facts) *Refusal {
 	owner, id := f.Members[f.Guest.Owner].Name, f.Guest.ID
@@ -271,6 +294,7 @@ func (p *Plan) choose(f Facts) {
 			continue
 		case c.Why == "":
 			p.Chosen = c
+			p.ties(f)
 			p.losses(f)
 			return
 		case f.On != "":
@@ -308,6 +332,17 @@ func (p *Plan) nothing(id guest.ID) *Refusal {
 		}
 	}
 	return r
+}
+
+// ties tells why the chosen node was taken before the next one that has as much.
+func (p *Plan) ties(f Facts) {
+	for _, other := range p.Candidates {
+		if f.On == "" && other.Node != p.Chosen.Node && other.Why == "" && compare(f, other, *p.Chosen) == 0 {
+			_, by := prefer(f, p.Chosen.Node, other.Node)
+			p.Tie = fmt.Sprintf("%s has as new a point: %s", f.Members[other.Node].Name, by)
+			return
+		}
+	}
 }
 
 // losses tells what is not in the chosen point.

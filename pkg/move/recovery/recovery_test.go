@@ -70,6 +70,16 @@ func TestMake_TakesTheNewestPointWithAllVolumes(t *testing.T) {
 			f.Words[node("2")] = f.Words[node("3")]
 			f.Load = map[guest.NodeID]int{node("2"): 1, node("3"): 4}
 		}, "2", 15},
+		"then to the job with the lower number": {func(f *recovery.Facts) {
+			f.Words[node("2")] = f.Words[node("3")]
+			f.Jobs = map[guest.NodeID]int{node("2"): 1, node("3"): 0}
+		}, "3", 15},
+		"then by name": {func(f *recovery.Facts) {
+			f.Words[node("2")] = f.Words[node("3")]
+			m := f.Members[node("3")]
+			m.Name = "a3"
+			f.Members[node("3")] = m
+		}, "3", 15},
 		"a node without the storage is passed over": {func(f *recovery.Facts) {
 			m := f.Members[node("3")]
 			m.Storages = nil
@@ -136,6 +146,26 @@ func TestMake_ADeadMemberHasNoVeto(t *testing.T) {
 	f.Words[node("3")] = recovery.Word{Silent: "no route"}
 	if p := recovery.Make(f); p.Refusal != nil || p.Chosen.Node != node("2") {
 		t.Errorf("%+v", p)
+	}
+}
+
+func TestMake_TellsWhatATieIsDecidedBy(t *testing.T) {
+	f := facts()
+	if p := recovery.Make(f); p.Tie != "" {
+		t.Errorf("without a tie: %q", p.Tie)
+	}
+	f.Words[node("2")] = f.Words[node("3")]
+	f.Load = map[guest.NodeID]int{node("2"): 1, node("3"): 4}
+	if got, want := recovery.Make(f).Tie, "n3 has as new a point: of guests n2 has 1 and n3 4"; got != want {
+		t.Errorf("got %q, want %q", got, want)
+	}
+	f.Load, f.Jobs = nil, map[guest.NodeID]int{node("3"): 2}
+	if got, want := recovery.Make(f).Tie, "n2 has as new a point: both have 0 guests, and the lower number is that of the job to n3"; got != want {
+		t.Errorf("got %q, want %q", got, want)
+	}
+	f.On = node("2")
+	if p := recovery.Make(f); p.Tie != "" {
+		t.Errorf("for a node that was asked for: %q", p.Tie)
 	}
 }
 

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 
+	"github.com/tandemd/tandem/pkg/advice"
 	"github.com/tandemd/tandem/pkg/guest"
 )
 
@@ -62,19 +63,7 @@ func ToWire(err error) WireError {
 	}](err); ok && c.ErrorCode() != "" {
 		w.Code = cutText(c.ErrorCode())
 	}
-	if h, ok := errors.AsType[interface {
-		error
-		Hint() string
-	}](err); ok {
-		w.Hint = cutText(h.Hint())
-	}
-	// An error that has a field Hint tells it by this name.
-	if h, ok := errors.AsType[interface {
-		error
-		ErrorHint() string
-	}](err); ok && w.Hint == "" {
-		w.Hint = cutText(h.ErrorHint())
-	}
+	w.Hint = cutText(advice.Of(err))
 	return w
 }
 

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"slices"
 
+	"github.com/tandemd/tandem/pkg/advice"
 	"github.com/tandemd/tandem/pkg/guest"
 	"github.com/tandemd/tandem/pkg/plan"
 	"github.com/tandemd/tandem/pkg/zfs"
@@ -107,17 +108,7 @@ func HintOf(err error) string {
 	if r, ok := errors.AsType[plan.Refusal](err); ok {
 		return r.Hint
 	}
-	var hinted interface{ ErrorHint() string }
-	if errors.As(err, &hinted) && hinted.ErrorHint() != "" {
-		return hinted.ErrorHint()
-	}
-	if h, ok := errors.AsType[interface {
-		error
-		Hint() string
-	}](err); ok {
-		return h.Hint()
-	}
-	return ""
+	return advice.Of(err)
 }
 
 // Wrap says what was attempted and classifies; nil stays nil. An *Error that

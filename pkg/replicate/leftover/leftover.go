@@ -137,9 +137,9 @@ func of(view *ledger.State, v volume) (g guest.Guest, known bool) {
 	return g, known && g.Has(v.Volume)
 }
 
-// expected says that a job may go on with what this node has of the guest.
+// expected says that a job may go on with what this node has of the guest, or a move.
 func (f *Finder) expected(view *ledger.State, g guest.Guest) bool {
-	return g.Owner == f.o.Node ||
+	return g.Owner == f.o.Node || f.o.Pins.Busy(g.ID, f.o.Now()) ||
 		slices.ContainsFunc(view.JobsOf(g.ID), func(j guest.Job) bool { return j.Target == f.o.Node })
 }
 
@@ -212,9 +212,9 @@ func (f *Finder) points(ctx context.Context, view *ledger.State, v volume) (foun
 	return found, err
 }
 
-// busy says that a guest has a job, or that its points are being read.
+// busy says that a guest has a job, that its points are being read, or that it moves.
 func (f *Finder) busy(view *ledger.State, g guest.Guest) bool {
-	return len(view.JobsOf(g.ID)) > 0 || len(f.o.Pins.Of(g.ID)) > 0
+	return len(view.JobsOf(g.ID)) > 0 || f.o.Pins.Busy(g.ID, f.o.Now())
 }
 
 // spare are Tandem's points and bookmarks on an owner's volume, but those that somebody holds.

@@ -3,6 +3,7 @@ package local
 import (
 	"slices"
 	"sync"
+	"time"
 
 	"github.com/tandemd/tandem/pkg/guest"
 )
@@ -12,6 +13,8 @@ import (
 type Pins struct {
 	mu   sync.Mutex
 	pins map[*pin]struct{}
+	// kept are guests of which nothing is to be taken away until then.
+	kept map[guest.ID]time.Time
 }
 
 type pin struct {
@@ -22,7 +25,7 @@ type pin struct {
 }
 
 // NewPins makes an empty set.
-func NewPins() *Pins { return &Pins{pins: map[*pin]struct{}{}} }
+func NewPins() *Pins { return &Pins{pins: map[*pin]struct{}{}, kept: map[guest.ID]time.Time{}} }
 
 // Pin keeps snapshots of a guest, by GUID, until it is released. Who pins has the
 // guest's lock, or a pin that covers these.
@@ -71,4 +74,31 @@ func (p *Pins) Of(id guest.ID) map[guest.Volume][]uint64 {
 		}
 	}
 	return out
+}
+
+// keepAfterMove is for how long after the last sign of a move its next try finds what
+// this one has brought.
+const keepAfterMove = time.Hour
+
+// Moving says that a move of the guest, which need not have a job, has just given a sign of
+// itself on this node.
+func (p *Pins) Moving(id guest.ID, now time.Time) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.kept[id] = now.Add(keepAfterMove)
+}
+
+// Busy says that something of a guest is being read, or that it is moving or was lately:
+// what this node has of it may be needed although no job says so.
+func (p *Pins) Busy(id guest.ID, now time.Time) bool {
+	if len(p.Of(id)) > 0 {
+		return true
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if now.Before(p.kept[id]) {
+		return true
+	}
+	delete(p.kept, id)
+	return false
 }

@@ -130,6 +130,7 @@ func (t *Target) admitJob(ctx context.Context, from guest.NodeID, req wire.Reque
 		return nil, g, err
 	}
 	if req.Move {
+		t.o.Pins.Moving(g.ID, t.o.Now())
 		return view, g, nil
 	}
 	job, ok := view.Jobs[req.Job]

@@ -97,6 +97,13 @@ func (m *Manager) Add(name string, spec Spec) {
 
 func (s *service) set(active, sub string) { s.active, s.sub, s.since = active, sub, time.Now() }
 
+func (s *service) age() time.Duration {
+	if s.since.IsZero() {
+		return 0
+	}
+	return max(time.Since(s.since), 1)
+}
+
 func (s *service) end(active, result string) {
 	s.pid, s.result = 0, result
 	s.thaw()
@@ -144,7 +151,7 @@ func (m *Manager) State(_ context.Context, name string) (unit.State, error) {
 		return unit.State{}, err
 	}
 	return unit.State{
-		Load: "loaded", Active: s.active, Sub: s.sub, Result: s.result, Since: s.since, MainPID: s.pid,
+		Load: "loaded", Active: s.active, Sub: s.sub, Result: s.result, Since: s.since, Age: s.age(), MainPID: s.pid,
 		StopTimeout: s.StopTimeout, Enabled: s.Enabled, Frozen: s.frozen,
 	}, nil
 }

@@ -54,7 +54,7 @@ type Env struct {
 func Run(t *testing.T, open func(t *testing.T) Env) {
 	t.Helper()
 	for name, test := range map[string]func(*suite){
-		"AbsentUnit": (*suite).absent, "StartAndStop": (*suite).startAndStop, "FailedStart": (*suite).failedStart,
+		"AbsentUnit": (*suite).absent, "StartAndStop": (*suite).startAndStop, "ManyStarts": (*suite).manyStarts, "FailedStart": (*suite).failedStart,
 		"ForcedStop": (*suite).forcedStop, "LeftProcesses": (*suite).leftProcesses, "Crash": (*suite).crash,
 		"FreezeAndThaw": (*suite).freeze, "StopOfAFrozenOne": (*suite).stopFrozen, "Guard": (*suite).guard,
 		"Enabled": (*suite).enabled, "Names": (*suite).names,
@@ -129,8 +129,12 @@ func (s *suite) startAndStop() {
 		s.Errorf("before: %+v", st)
 	}
 	s.ok(s.Manager.Stop(s.ctx, web))
+	begun := time.Now()
 	s.ok(s.Manager.Start(s.ctx, web))
 	first := s.state(web)
+	if limit := time.Since(begun) + time.Millisecond; first.Age <= 0 || first.Age > limit {
+		s.Errorf("started within %s, it has run for %s", limit, first.Age)
+	}
 	if !first.Running() || first.Active != "active" || first.MainPID == 0 || first.Since.IsZero() || first.StopTimeout == 0 {
 		s.Errorf("running: %+v", first)
 	}
@@ -146,6 +150,15 @@ func (s *suite) startAndStop() {
 	s.ok(s.Manager.Start(s.ctx, web))
 	if again := s.state(web); again.MainPID == first.MainPID || !again.Running() {
 		s.Errorf("started again: %+v", again)
+	}
+}
+
+// manyStarts are more than systemd's limit, which is for services that restart by themselves.
+func (s *suite) manyStarts() {
+	s.Define(web, Service{})
+	for range 7 {
+		s.ok(s.Manager.Start(s.ctx, web))
+		s.ok(s.Manager.Stop(s.ctx, web))
 	}
 }
 
