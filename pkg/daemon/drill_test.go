@@ -225,5 +225,5 @@ func TestDrill_Refusals(t *testing.T) {
 	refused(api.DrillRequest{Guest: 100, On: "n2", Check: "/nowhere/check"}, api.CodeRefused, "no such file")
 	refused(api.DrillRequest{Guest: 100, On: "n2", Timeout: -1}, api.CodeInvalid, "timeout")
 	n[1].stop()
-	refused(api.DrillRequest{Guest: 100, On: "n2", Check: "/nowhere/check"}, api.CodeUnavailable, "node n2 did not answer")
+	refused(api.DrillRequest{Guest: 100, On: "n2", Check: "/nowhere/check"}, api.CodeUnavailable, "node n2, which is to have the replica, did not answer")
 }

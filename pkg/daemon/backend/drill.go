@@ -2,8 +2,6 @@ package backend
 
 import (
 	"context"
-	"errors"
-	"fmt"
 	"net/http"
 	"time"
 
@@ -37,8 +35,8 @@ func (b *Backend) handleDrills(mux *http.ServeMux) {
 	peer.Handle(mux, pathDrillCancel, func(_ context.Context, r api.DrillID) (struct{}, error) { return struct{}{}, b.cancelDrill(r) })
 }
 
-// onNode has a node answer, which may be this one.
-func onNode[A any](ctx context.Context, b *Backend, name guest.NodeName, path string, q any, here func() (A, error)) (out A, err error) {
+// onTarget asks the node that is to have the replica, which may be this one.
+func onTarget[A any](ctx context.Context, b *Backend, name guest.NodeName, q question, here func() (A, error)) (out A, err error) {
 	if _, err := b.cluster(); err != nil {
 		return out, err
 	}
@@ -46,22 +44,8 @@ func onNode[A any](ctx context.Context, b *Backend, name guest.NodeName, path st
 	if err != nil {
 		return out, err
 	}
-	if m.ID == b.Self {
-		out, err = here()
-	} else {
-		err = b.Peers.Call(ctx, m.ID, path, q, &out)
-	}
-	if err == nil {
-		return out, nil
-	}
-	_, answered := errors.AsType[*peer.RemoteError](err)
-	if m.ID != b.Self && !answered && !errors.Is(err, peer.ErrUnknownOutcome) {
-		return out, &api.Error{
-			Code: api.CodeUnavailable, Message: fmt.Sprintf("node %s did not answer: %s", name, b.Book.Current().Named(err.Error())),
-			Hint: "see with `tandem cluster status` whether it is alive",
-		}
-	}
-	return out, b.failure(err)
+	o := owner{node: m.ID, whose: "which is to have the replica", hint: "see with `tandem cluster status` whether it is alive", changes: true}
+	return askOwner(ctx, b, o, q, here)
 }
 
 // StartDrill begins to try a replica, on the node that has it.
@@ -71,7 +55,7 @@ func (b *Backend) StartDrill(ctx context.Context, r api.DrillRequest) (api.Start
 		return api.StartedDrill{}, err
 	}
 	q := startDrill{DrillRequest: r, By: b.caller(ctx), Index: s.Index}
-	return onNode(ctx, b, r.On, pathDrill, q, func() (api.StartedDrill, error) { return b.startDrill(q) })
+	return onTarget(ctx, b, r.On, question{pathDrill, q}, func() (api.StartedDrill, error) { return b.startDrill(q) })
 }
 
 func (b *Backend) startDrill(r startDrill) (api.StartedDrill, error) {
@@ -88,7 +72,7 @@ func (b *Backend) startDrill(r startDrill) (api.StartedDrill, error) {
 
 // WatchDrill tells how a drill fares.
 func (b *Backend) WatchDrill(ctx context.Context, r api.DrillID) (api.Drill, error) {
-	return onNode(ctx, b, r.Node, pathDrillWatch, r, func() (api.Drill, error) { return b.watchDrill(ctx, r) })
+	return onTarget(ctx, b, r.Node, question{pathDrillWatch, r}, func() (api.Drill, error) { return b.watchDrill(ctx, r) })
 }
 
 func (b *Backend) watchDrill(ctx context.Context, r api.DrillID) (api.Drill, error) {
@@ -116,7 +100,7 @@ func (b *Backend) watchDrill(ctx context.Context, r api.DrillID) (api.Drill, err
 
 // CancelDrill ends a drill.
 func (b *Backend) CancelDrill(ctx context.Context, r api.DrillID) error {
-	_, err := onNode(ctx, b, r.Node, pathDrillCancel, r, func() (struct{}, error) { return struct{}{}, b.cancelDrill(r) })
+	_, err := onTarget(ctx, b, r.Node, question{pathDrillCancel, r}, func() (struct{}, error) { return struct{}{}, b.cancelDrill(r) })
 	return err
 }
 
