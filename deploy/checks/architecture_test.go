@@ -34,11 +34,11 @@ type layer struct {
 func layers() []layer {
 	return []layer{
 		{name: "pure", packages: []string{"advice", "guest", "calendar", "job", "sched", "plan", "ledger"}, mayUse: []string{"pure"}},
-		{name: "leaf", packages: []string{"statefile"}},
+		{name: "leaf", packages: []string{"statefile", "hook"}},
 		{
 			name:     "adapter",
 			packages: []string{"zfs", "consensus", "gossip", "peer", "identity", "history", "config", "journal", "unit", "quiesce"},
-			mayUse:   []string{"pure", "statefile"},
+			mayUse:   []string{"pure", "statefile", "hook"},
 		},
 		{name: "engine", packages: []string{"replicate"}, mayUse: []string{"pure", "zfs"}},
 		{name: "engine", packages: []string{"member"}, mayUse: []string{"pure"}},

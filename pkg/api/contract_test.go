@@ -162,7 +162,7 @@ func methods() []method {
 	add := api.AddGuestRequest{ID: 100, Type: guest.VM, Name: "web", Volumes: volumes, Unit: "u.service", Node: "n1"}
 	create := api.CreateJobRequest{ID: id, Target: "n2", Schedule: "*/5", Rate: 1.5, Comment: "c", Disabled: true, Snapshots: guest.Keep}
 	update := api.UpdateJobRequest{ID: id, Schedule: new(""), Rate: new(0.0), Comment: new("c"), Enabled: new(false), Snapshots: new(guest.None), Digest: "d"}
-	return slices.Concat(clusterMethods(cluster), verifyMethods(id, at), guestMethods(gst), divergedMethods(), moveMethods(at), []method{
+	return slices.Concat(clusterMethods(cluster), verifyMethods(id, at), guestMethods(gst), divergedMethods(), moveMethods(at), drillMethods(at), []method{
 		{"Status", func(ctx context.Context, b api.Backend) (any, error) { return b.Status(ctx, filter) }, []any{filter}, status},
 		{"Status of all", func(ctx context.Context, b api.Backend) (any, error) { return b.Status(ctx, api.Filter{}) }, []any{api.Filter{}}, status},
 		{"Cluster", func(ctx context.Context, b api.Backend) (any, error) { return b.Cluster(ctx) }, nil, cluster},

@@ -50,6 +50,7 @@ func NewHandler(b Backend, log *zap.Logger) http.Handler {
 	verifyRoutes(s, mux, b)
 	divergedRoutes(s, mux, b)
 	moveRoutes(s, mux, b)
+	drillRoutes(s, mux, b)
 	mux.Handle("/", http.HandlerFunc(s.unknown))
 	return s.guarded(mux)
 }

@@ -43,6 +43,7 @@ type Backend interface {
 	ClusterBackend
 	GuestBackend
 	VerifyBackend
+	DrillBackend
 	DivergedBackend
 	MoveBackend
 }
@@ -211,6 +212,9 @@ type JobStatus struct {
 	// Verified is what comparing the replica with its source has found; nil: it was
 	// never compared, or the owner did not answer.
 	Verified *Verified `json:"verified,omitempty"`
+	// Drilled is what came of trying the replica; nil: it was never tried, or the
+	// target did not answer.
+	Drilled *Drilled `json:"drilled,omitempty"`
 }
 
 // Progress is how far a running sync is.

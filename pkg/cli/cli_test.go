@@ -46,6 +46,7 @@ type world struct {
 	verbsWorld
 	verifyWorld
 	moveWorld
+	drillWorld
 	// Error, where set, is the answer to everything.
 	Error *api.Error `json:"error"`
 	// WatchError, where set, is the answer to Watch once the watches are told.

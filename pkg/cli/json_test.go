@@ -44,6 +44,7 @@ func TestJSON_EveryFieldIsDocumented(t *testing.T) {
 		api.KeptRemoval{},
 		api.Migration{},
 		api.NodeRecovery{},
+		api.Drill{},
 	} {
 		collect(fields, reflect.TypeOf(doc))
 	}

@@ -105,10 +105,12 @@ func replicaCalls(d *Daemon, mux *http.ServeMux) {
 		return c.target.Commit(ctx, peer.Caller(ctx), r)
 	}))
 	peer.Handle(mux, replicate.PathAside, withCluster(d, func(ctx context.Context, c *cluster, r replicate.AsideRequest) (replicate.AsideReply, error) {
+		c.drills.EndGuest(ctx, r.Job.Guest)
 		return c.target.Aside(ctx, peer.Caller(ctx), r)
 	}))
 	peer.Handle(mux, replicate.PathRemove, withCluster(d, func(ctx context.Context, c *cluster, r replicate.RemoveRequest) (replicate.RemoveReply, error) {
 		c.verification.server.EndGuest(r.Job.Guest)
+		c.drills.EndGuest(ctx, r.Job.Guest)
 		return c.target.Remove(ctx, peer.Caller(ctx), r)
 	}))
 }

@@ -21,6 +21,7 @@ import (
 	"github.com/tandemd/tandem/pkg/keeper"
 	"github.com/tandemd/tandem/pkg/ledger"
 	"github.com/tandemd/tandem/pkg/member"
+	"github.com/tandemd/tandem/pkg/move/drill"
 	"github.com/tandemd/tandem/pkg/move/migrate"
 	"github.com/tandemd/tandem/pkg/move/promote"
 	"github.com/tandemd/tandem/pkg/move/retire"
@@ -48,8 +49,10 @@ type cluster struct {
 	releaser *release.Releaser
 	// verification compares replicas with their sources.
 	verification verification
-	diverged     *aside.Keeper
-	quorate      *quorateTime
+	// drills try replicas on this node.
+	drills   *drill.Drills
+	diverged *aside.Keeper
+	quorate  *quorateTime
 	// keeper starts and fences what runs on this node; promoter and retirer make its
 	// volumes the owner's, and take them out of use; mover moves guests away.
 	keeper   *keeper.Keeper
@@ -147,7 +150,7 @@ func (c *cluster) build(known *ledger.State) error {
 	if c.releaser, err = release.New(opts, d.zfs); err != nil {
 		return err
 	}
-	if c.verification, err = c.newVerification(opts); err != nil {
+	if err = c.newProofs(opts); err != nil {
 		return err
 	}
 	if c.diverged, err = aside.New(opts); err != nil {
@@ -176,7 +179,7 @@ func (c *cluster) build(known *ledger.State) error {
 		Standing: c.standing, Plan: c.source.Preview, Spread: func() time.Duration { return time.Duration(d.limits.Load().StartSpread) },
 		Now: d.now, Troubles: func() []string {
 			return slices.Concat(d.pools.list(), d.troubles.list(), d.standing.list(), c.keeper.Troubles())
-		}, Verified: c.verified,
+		}, Verified: c.verified, Drilled: c.drilled,
 		Aside: c.diverged, Moving: c.moving,
 	}
 	return nil
@@ -203,6 +206,7 @@ func (c *cluster) run() {
 	c.wg.Go(func() { c.declare(ctx) })
 	c.wg.Go(func() { c.verifying(ctx) })
 	c.wg.Go(func() { c.carrying(ctx) })
+	c.wg.Go(func() { c.drilling(ctx) })
 	c.wg.Go(func() { c.steward.Run(ctx) })
 	c.wg.Go(func() {
 		c.tidy(ctx)
@@ -299,6 +303,7 @@ func (c *cluster) learnt(ctx context.Context, s *ledger.State) {
 	c.forgetMoves(s)
 	c.target.EndStale()
 	c.forget(s)
+	c.drillsLearn(s)
 	c.keeper.Learn()
 	c.announce(s)
 	c.node.Ledger(ctx, s)

@@ -33,6 +33,7 @@ import (
 	"github.com/tandemd/tandem/pkg/identity"
 	"github.com/tandemd/tandem/pkg/ledger"
 	"github.com/tandemd/tandem/pkg/member"
+	"github.com/tandemd/tandem/pkg/move/drill"
 	"github.com/tandemd/tandem/pkg/node"
 	"github.com/tandemd/tandem/pkg/peer"
 	"github.com/tandemd/tandem/pkg/quiesce"
@@ -49,6 +50,7 @@ type ZFS interface {
 	replicate.ZFS
 	release.ZFS
 	reading.ZFS
+	drill.ZFS
 	Storage(ctx context.Context, dataset string) (zfs.Storage, error)
 	PoolTrouble(pool string) (zfs.PoolTrouble, error)
 }
@@ -73,6 +75,8 @@ type Options struct {
 	// Now is the clock of schedules, tokens and records; nil for the machine's. It may
 	// be wrong by years, and jump.
 	Now func() time.Time
+	// Settle is how long a guest must stay up in a drill; default 30 s.
+	Settle time.Duration
 }
 
 // Daemon is one tandemd.
@@ -93,6 +97,7 @@ type Daemon struct {
 	quiescer *quiesce.Quiescer
 	standing *standstill
 	timing   consensus.Timing
+	settle   time.Duration
 	history  *history.Store
 	boot     uint64
 	reserve  *statefile.Reserve
@@ -138,6 +143,7 @@ func New(o Options) (*Daemon, error) {
 	}
 	d := &Daemon{
 		conf: conf, log: log, version: o.Version, state: state, zfs: o.ZFS, timing: o.Timing, now: o.Now, troubles: newTroubles(log),
+		settle: o.Settle,
 	}
 	if d.now == nil {
 		d.now = time.Now

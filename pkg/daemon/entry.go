@@ -33,6 +33,7 @@ func (d *Daemon) newBackend() *backend.Backend {
 				Propose: c.edit, History: c.cons.History, Verifier: c.verification.verifier, Unread: c.unread,
 				Keeper: c.keeper, Units: c.unitWords, Heard: c.heardUnits, Mover: c.mover, Recoverer: recoverer{c},
 				Copies: copies{c}, Mounts: c.d.state.path(divergedFolder),
+				Drills: c.drills,
 			}
 		},
 	}

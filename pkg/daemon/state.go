@@ -28,13 +28,15 @@ const (
 	readingFolder = "reading"
 	// divergedFolder is where diverged data is mounted for an operator.
 	divergedFolder = "diverged"
+	// drillFolder is where clones are mounted on which replicas are tried.
+	drillFolder = "drills"
 	// frozenFolder has the notes of the guests that stand still.
 	frozenFolder = "frozen"
 )
 
 func openFolder(dir string) (folder, error) {
 	f := folder(dir)
-	for _, sub := range []string{"", "raft", "facts", "locks", readingFolder, divergedFolder, frozenFolder} {
+	for _, sub := range []string{"", "raft", "facts", "locks", readingFolder, divergedFolder, drillFolder, frozenFolder} {
 		if err := os.MkdirAll(f.path(sub), 0o700); err != nil {
 			return "", fmt.Errorf("the state folder: %w", err)
 		}

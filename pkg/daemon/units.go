@@ -15,6 +15,8 @@ type Units interface {
 	// Start and Stop wait until it is done, and verify it.
 	Start(ctx context.Context, name string) error
 	Stop(ctx context.Context, name string) error
+	// Launch starts a service without a file, which Stop ends.
+	Launch(ctx context.Context, name string, t unit.Transient) error
 	Freeze(ctx context.Context, name string) error
 	Thaw(ctx context.Context, name string) error
 	// Guard has systemd ask `tandem guest may-start ID` before it starts the unit.

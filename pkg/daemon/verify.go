@@ -77,10 +77,11 @@ func (c *cluster) forget(s *ledger.State) {
 	}
 }
 
-// unread ends what is read of a guest's volumes on this node.
+// unread ends what is read, or tried, of a guest's volumes on this node.
 func (c *cluster) unread(id guest.ID) {
 	c.verification.verifier.EndGuest(id)
 	c.verification.server.EndGuest(id)
+	c.drills.EndGuest(context.Background(), id)
 }
 
 // verifyCalls are the calls of the target's side of a verification.

@@ -8,6 +8,8 @@ const (
 	DivergedFolder = "diverged"
 	// ReadingPrefix begins the names of clones that are being read.
 	ReadingPrefix = "tandem-reading-"
+	// DrillPrefix begins the names of clones on which replicas are tried.
+	DrillPrefix = "tandem-drill-"
 )
 
 // Reserved tells what Tandem itself keeps under the volume's name in a storage; empty where nothing.
@@ -17,6 +19,8 @@ func (v Volume) Reserved() string {
 		return "the folder for diverged data that is set aside"
 	case strings.HasPrefix(v.Name, ReadingPrefix):
 		return "what `tandem verify` reads"
+	case strings.HasPrefix(v.Name, DrillPrefix):
+		return "what `tandem guest drill` tries"
 	}
 	return ""
 }

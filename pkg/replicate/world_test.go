@@ -59,6 +59,7 @@ type node struct {
 	source *replicate.Source
 	target *replicate.Target
 	reader
+	driller
 	finder *leftover.Finder
 	keeper *aside.Keeper
 	// promoter and retirer change what it is to the guest.
@@ -177,6 +178,7 @@ func (n *node) restart() {
 	n.target, err = replicate.NewTarget(o)
 	must(n.w.t, err)
 	n.read(o)
+	n.drill(o)
 	n.keeper, err = aside.New(o)
 	must(n.w.t, err)
 	n.finder, err = leftover.New(o, n.target)
@@ -334,8 +336,10 @@ func (l link) Call(ctx context.Context, to guest.NodeID, path string, req, resp 
 	case replicate.PathCommit:
 		out, err = handle(ctx, l.from.id, req, n.target.Commit)
 	case replicate.PathAside:
+		n.drills.EndGuest(ctx, 100) // As the daemon does.
 		out, err = handle(ctx, l.from.id, req, n.target.Aside)
 	case replicate.PathRemove:
+		n.drills.EndGuest(ctx, 100)
 		out, err = handle(ctx, l.from.id, req, n.target.Remove)
 	default:
 		out, err = n.serve(ctx, l.from.id, path, req)

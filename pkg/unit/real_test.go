@@ -7,7 +7,9 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"testing"
+	"time"
 
 	"github.com/tandemd/tandem/pkg/unit"
 	"github.com/tandemd/tandem/pkg/unit/unittest/contract"
@@ -61,6 +63,46 @@ func TestRealSystemd_KeepsTheContract(t *testing.T) {
 		env.Allow(true)
 		return env
 	})
+}
+
+// TestRealSystemd_LaunchesWithoutANetwork starts a service without a file, and ends it.
+func TestRealSystemd_LaunchesWithoutANetwork(t *testing.T) {
+	dir := t.TempDir()
+	m := unit.New(unit.Options{Tandem: filepath.Join(dir, "tandem")})
+	t.Cleanup(m.Close)
+	script := "#!/bin/sh\ncat /proc/self/net/dev >\"$1.new\" && mv \"$1.new\" \"$1\"\nexec sleep infinity\n"
+	if err := os.WriteFile(filepath.Join(dir, "tandem"), []byte(script), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	name, seen := fmt.Sprintf("tandem-test-%d.service", os.Getpid()), filepath.Join(dir, "seen")
+	launch := unit.Transient{Description: "Test", Args: []string{seen}, Isolated: true, Lifetime: 5 * time.Minute}
+	if err := m.Launch(t.Context(), name, launch); err != nil {
+		t.Fatal(err)
+	}
+	if s, err := m.State(t.Context(), name); err != nil || !s.Running() {
+		t.Errorf("%+v, %v", s, err)
+	}
+	late := time.After(time.Minute)
+	for {
+		list, err := os.ReadFile(seen)
+		if err == nil {
+			if n := strings.Count(string(list), ":"); n != 1 || !strings.Contains(string(list), "lo:") {
+				t.Errorf("its network is\n%s", list)
+			}
+			break
+		}
+		select {
+		case <-time.After(100 * time.Millisecond):
+		case <-late:
+			t.Fatal(err)
+		}
+	}
+	if err := m.Stop(t.Context(), name); err != nil {
+		t.Error(err)
+	}
+	if s, err := m.State(t.Context(), name); err != nil || s.Running() {
+		t.Errorf("when it was stopped: %+v, %v", s, err)
+	}
 }
 
 // unitFile is a service that behaves as the contract wants it.

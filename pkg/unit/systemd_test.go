@@ -46,6 +46,8 @@ type bus struct {
 	mu   sync.Mutex
 	job  uint32
 	jobs map[string]uint32
+	// given are the properties of the last transient service.
+	given map[string]dbus.Variant
 	// starts are counted for the limit.
 	starts map[string]int
 }
@@ -180,6 +182,31 @@ func (m manager) StartUnit(name, _ string) (dbus.ObjectPath, *dbus.Error) {
 
 func (m manager) StopUnit(name, _ string) (dbus.ObjectPath, *dbus.Error) {
 	return m.begin(name, func() error { return m.units.Stop(context.Background(), name) })
+}
+
+type givenProperty struct {
+	Name  string
+	Value dbus.Variant
+}
+
+type givenUnit struct {
+	Name       string
+	Properties []givenProperty
+}
+
+// StartTransientUnit makes a service; one that is called bad does not start.
+func (m manager) StartTransientUnit(name, _ string, properties []givenProperty, _ []givenUnit) (dbus.ObjectPath, *dbus.Error) {
+	if s, _ := m.units.State(context.Background(), name); s.Load == "loaded" {
+		return "", dbus.NewError(busName+".UnitExists", []any{"Unit " + name + " was already loaded or has a fragment file."})
+	}
+	m.mu.Lock()
+	m.given = map[string]dbus.Variant{}
+	for _, p := range properties {
+		m.given[p.Name] = p.Value
+	}
+	m.mu.Unlock()
+	m.units.Add(name, unittest.Spec{Fails: strings.HasPrefix(name, "bad")})
+	return m.StartUnit(name, "")
 }
 
 func (m manager) ResetFailedUnit(name string) *dbus.Error {

@@ -153,34 +153,40 @@ func (z *ZFS) DropContents(ctx context.Context, spec ContentsSpec) error {
 		return err
 	}
 	if spec.Type == TypeFilesystem {
-		if err := z.dropMount(ctx, spec); err != nil {
+		if err := z.dropMount(ctx, spec.Clone, spec.mountpoint()); err != nil {
 			return err
 		}
 	}
+	return z.dropClone(ctx, DestroySpec{Dataset: spec.Clone, Guest: spec.Guest, Role: RoleReading})
+}
+
+// dropClone destroys a clone by its marks, whichever GUID it has; its name was used once. What is gone is no error.
+func (z *ZFS) dropClone(ctx context.Context, spec DestroySpec) error {
 	for try := 1; ; try++ {
-		list, err := z.List(ctx, spec.Clone)
+		list, err := z.List(ctx, spec.Dataset)
 		if err != nil {
 			return err
 		}
 		if ClassOf(list[0].Err) == ClassGone {
 			return nil
 		}
-		err = z.DestroyDataset(ctx, DestroySpec{Dataset: spec.Clone, GUID: list[0].GUID, Guest: spec.Guest, Role: RoleReading})
+		spec.GUID = list[0].GUID
+		err = z.DestroyDataset(ctx, spec)
 		if ClassOf(err) != ClassBusy || try == busyTries || !pause(ctx, 500*time.Millisecond) {
 			return err
 		}
 	}
 }
 
-func (z *ZFS) dropMount(ctx context.Context, spec ContentsSpec) error {
-	dir := spec.mountpoint()
+// dropMount unmounts a clone from a folder of its own, and removes that.
+func (z *ZFS) dropMount(ctx context.Context, clone, dir string) error {
 	if _, err := os.Lstat(dir); errors.Is(err, os.ErrNotExist) {
 		return nil
 	}
 	// One that is not mounted is told by the folder's removal.
-	failed := z.run(ctx, call{op: "unmount", bin: "umount", names: []string{spec.Clone}, args: []string{dir}, timeout: z.opt.ChangeTimeout})
+	failed := z.run(ctx, call{op: "unmount", bin: "umount", names: []string{clone}, args: []string{dir}, timeout: z.opt.ChangeTimeout})
 	if err := os.Remove(dir); err != nil {
-		return errors.Join(failed, refuse("unmount", spec.Clone, err))
+		return errors.Join(failed, refuse("unmount", clone, err))
 	}
 	return nil
 }

@@ -32,7 +32,7 @@ one node, its owner, whose data is the truth; jobs replicate it to others.`,
 		RunE: frame.Help,
 	}
 	cmd.AddCommand(a.addCmd(), a.listCmd(), a.showCmd(), a.setCmd(), a.removeCmd(), a.discoverCmd())
-	cmd.AddCommand(a.migrateCmd(), a.recoverCmd())
+	cmd.AddCommand(a.migrateCmd(), a.recoverCmd(), a.drillCmd())
 	cmd.AddCommand(a.statusCmd(), a.startCmd(), a.stopCmd(), a.mayStartCmd())
 	cmd.AddCommand(a.launchCmds()...)
 	return cmd

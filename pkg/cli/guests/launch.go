@@ -22,7 +22,7 @@ import (
 
 // launchCmds are what the units tandem-vm@.service and tandem-ct@.service call.
 func (a verbs) launchCmds() []*cobra.Command {
-	return []*cobra.Command{a.execCmd(guest.VM), a.execCmd(guest.CT), a.powerDownCmd()}
+	return []*cobra.Command{a.execCmd(guest.VM), a.execCmd(guest.CT), a.powerDownCmd(), a.execDrillCmd()}
 }
 
 // execCmd becomes the program that runs the guest.
@@ -44,24 +44,33 @@ volumes and what its configuration file says.`,
 				return err
 			}
 			if show {
-				for _, word := range argv {
-					if _, err := fmt.Fprintln(a.Stdout, word); err != nil {
-						return err
-					}
-				}
-				return nil
+				return a.showLine(argv)
 			}
-			program, err := exec.LookPath(argv[0])
-			if err != nil {
-				return fmt.Errorf("guest %s: %w: install it", id, err)
-			}
-			return fmt.Errorf("guest %s: become %s: %w", id, program, syscall.Exec(program, argv, os.Environ()))
+			return become(id, argv)
 		},
 		ValidArgsFunction: a.CompleteGuests,
 	}
 	cmd.Flags().StringVar(&path, "config", config.Path, "tandemd's configuration `file`")
 	cmd.Flags().BoolVar(&show, "show", false, "print the command line, a word on each line, and do nothing")
 	return cmd
+}
+
+func (a verbs) showLine(argv []string) error {
+	for _, word := range argv {
+		if _, err := fmt.Fprintln(a.Stdout, word); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// become makes this process the program that runs the guest. It returns only where it cannot.
+func become(id guest.ID, argv []string) error {
+	program, err := exec.LookPath(argv[0])
+	if err != nil {
+		return fmt.Errorf("guest %s: %w: install it", id, err)
+	}
+	return fmt.Errorf("guest %s: become %s: %w", id, program, syscall.Exec(program, argv, os.Environ()))
 }
 
 // launchLine is the command line that runs the guest.

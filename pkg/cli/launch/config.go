@@ -27,8 +27,9 @@ type VM struct {
 	// Memory is in MiB.
 	Memory int `toml:"memory"`
 	Cores  int `toml:"cores"`
-	// Args are further arguments of QEMU.
-	Args []string `toml:"args"`
+	// Args are further arguments of QEMU; DrillArgs stand in their place in a drill.
+	Args      []string `toml:"args"`
+	DrillArgs []string `toml:"drill_args"`
 }
 
 // CT is the configuration file of a container.
@@ -40,8 +41,9 @@ type CT struct {
 	KillSignal string `toml:"kill_signal"`
 	// Mounts are places in the container for the volumes after the first, which is the root.
 	Mounts map[guest.Volume]string `toml:"mounts"`
-	// Args are further arguments of systemd-nspawn.
-	Args []string `toml:"args"`
+	// Args are further arguments of systemd-nspawn; DrillArgs stand in their place in a drill.
+	Args      []string `toml:"args"`
+	DrillArgs []string `toml:"drill_args"`
 }
 
 // The limits of a VM.
@@ -62,7 +64,7 @@ func ParseVM(text []byte) (VM, error) {
 	if c.Cores < 1 || c.Cores > maxCores {
 		return c, fmt.Errorf("cores = %d: must be from 1 to %d", c.Cores, maxCores)
 	}
-	return c, checkArgs(c.Args)
+	return c, errors.Join(checkArgs(c.Args), checkArgs(c.DrillArgs))
 }
 
 // ParseCT reads and checks the file of a container. An empty one is good.
@@ -82,7 +84,7 @@ func ParseCT(text []byte) (CT, error) {
 			return c, fmt.Errorf("mounts: %s = %q: must be an absolute path in the container other than /", v, at)
 		}
 	}
-	return c, errors.Join(checkArgs(c.Args), checkArgs(c.Command))
+	return c, errors.Join(checkArgs(c.Args), checkArgs(c.DrillArgs), checkArgs(c.Command))
 }
 
 func notInSignal(r rune) bool {

@@ -31,6 +31,10 @@ type Env struct {
 	Arch string
 	// Wait is how long the volumes may take to appear; default 30 s.
 	Wait time.Duration
+	// Drill says that it is a replica that is tried, beside the guest: it has another
+	// name, no network, and of the file's arguments only those for drills. The others may
+	// name the network, or things of the machine that only the guest itself may use.
+	Drill bool
 }
 
 func (e Env) withDefaults() Env {
@@ -73,8 +77,12 @@ func (e Env) Machine(ctx context.Context, id guest.ID, disks []Disk) ([]string, 
 		return nil, err
 	}
 	dir := path.Join(e.Sockets, id.String())
+	further := conf.Args
+	if e.Drill {
+		further = conf.DrillArgs
+	}
 	argv := []string{
-		program, "-name", "tandem-" + id.String(), "-machine", machine + ",accel=kvm:tcg", "-cpu", "max",
+		program, "-name", e.name(id), "-machine", machine + ",accel=kvm:tcg", "-cpu", "max",
 		"-m", strconv.Itoa(conf.Memory), "-smp", strconv.Itoa(conf.Cores),
 		"-nodefaults", "-no-user-config", "-display", "none", "-serial", "stdio",
 		"-chardev", "socket,id=qmp,server=on,wait=off,path=" + path.Join(dir, "qmp"), "-mon", "chardev=qmp,mode=control",
@@ -96,7 +104,15 @@ func (e Env) Machine(ctx context.Context, id guest.ID, disks []Disk) ([]string, 
 		argv = append(argv, "-blockdev", string(block),
 			"-device", fmt.Sprintf("virtio-blk-pci,drive=%s,serial=%s,bootindex=%d", node, node, i))
 	}
-	return append(argv, conf.Args...), nil
+	return append(argv, further...), nil
+}
+
+// name is the guest's for those who look at the machine.
+func (e Env) name(id guest.ID) string {
+	if e.Drill {
+		return "tandem-drill-" + id.String()
+	}
+	return "tandem-" + id.String()
 }
 
 // emulator is QEMU's program and board for an architecture.
@@ -147,7 +163,11 @@ func (e Env) Container(id guest.ID, disks []Disk) ([]string, error) {
 	}
 	argv := []string{
 		"systemd-nspawn", "--quiet", "--keep-unit", "--register=no", "--link-journal=no",
-		"--machine=tandem-" + id.String(),
+		"--machine=" + e.name(id),
+	}
+	further := conf.Args
+	if e.Drill {
+		further = append([]string{"--private-network"}, conf.DrillArgs...)
 	}
 	for i, d := range disks {
 		at, err := e.mountpoint(d.Dataset)
@@ -166,7 +186,7 @@ func (e Env) Container(id guest.ID, disks []Disk) ([]string, error) {
 			argv = append(argv, "--bind="+strings.ReplaceAll(at, ":", `\:`)+":"+inside)
 		}
 	}
-	argv = append(argv, conf.Args...)
+	argv = append(argv, further...)
 	if conf.KillSignal != "" {
 		argv = append(argv, "--kill-signal="+conf.KillSignal)
 	}

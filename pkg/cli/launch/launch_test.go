@@ -86,6 +86,12 @@ func TestMachine_CommandLine(t *testing.T) {
 			t.Errorf("%q is not in %s", want, line)
 		}
 	}
+	trial := e
+	trial.Drill = true
+	got, err = trial.Machine(t.Context(), 100, []launch.Disk{disk("vm-100-disk-0")})
+	if line := strings.Join(got, " "); err != nil || !strings.Contains(line, " -name tandem-drill-100 ") || strings.Contains(line, "-nic") {
+		t.Errorf("in a drill: %s, %v", line, err)
+	}
 	if _, err := e.Machine(t.Context(), 100, []launch.Disk{disk("vm-100-disk-9")}); err == nil || !strings.Contains(err.Error(), "vm-100-disk-9") {
 		t.Errorf("without its zvol: %v", err)
 	}

@@ -75,6 +75,7 @@ func (p Printer) details(s api.Status, j api.JobStatus) [][]string {
 	}
 	add("on "+string(j.Target), p.replica(s, j))
 	add("verified", p.verified(s, j))
+	add("drilled", p.drilled(s, j))
 	add("error", j.Error)
 	add("hint", j.Hint)
 	add("waiting", strings.TrimPrefix(j.Waiting, "waiting "))

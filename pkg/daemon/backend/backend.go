@@ -23,6 +23,7 @@ import (
 	"github.com/tandemd/tandem/pkg/history"
 	"github.com/tandemd/tandem/pkg/ledger"
 	"github.com/tandemd/tandem/pkg/member"
+	"github.com/tandemd/tandem/pkg/move/drill"
 	"github.com/tandemd/tandem/pkg/move/migrate"
 	"github.com/tandemd/tandem/pkg/node"
 	"github.com/tandemd/tandem/pkg/replicate"
@@ -89,6 +90,8 @@ type Cluster struct {
 	// Mover moves guests away from this node, Recoverer tells what it has of others'.
 	Mover     *migrate.Mover
 	Recoverer Recoverer
+	// Drills try replicas on this node.
+	Drills *drill.Drills
 	// Propose carries a command to the ledger and has the book learn of it.
 	Propose func(ctx context.Context, by string, op ledger.Op) error
 	// History is the ledger's last changes, oldest first.

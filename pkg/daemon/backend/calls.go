@@ -67,6 +67,7 @@ func (b *Backend) Handle(mux *http.ServeMux) {
 	b.handleForesee(mux)
 	b.handleVerify(mux)
 	b.handleMove(mux)
+	b.handleDrills(mux)
 	b.handleKeeper(mux)
 	b.handleWhereabouts(mux)
 	b.handleMoves(mux)

@@ -62,6 +62,8 @@ type Overview struct {
 	Troubles func() []string
 	// Verified is what comparing a job's replica with its source has found.
 	Verified func(j guest.Job) *api.Verified
+	// Drilled is what is known of the drills of replicas on this node.
+	Drilled func() map[guest.ID]api.Drilled
 }
 
 // Storages are the storages of a node's configuration.
@@ -84,6 +86,8 @@ type Report struct {
 	Migrations []api.Migration `json:"migrations,omitempty"`
 	// Kept are its replicas to which no job points.
 	Kept []api.KeptCopy `json:"kept,omitempty"`
+	// Drills are what is known of those of its replicas.
+	Drills map[guest.ID]api.Drilled `json:"drills,omitempty"`
 }
 
 // Copy is how a target fares with a guest.
@@ -141,6 +145,8 @@ func (o *Overview) Report(ctx context.Context) Report {
 	}
 	r.Migrations = o.Moving()
 	r.Warnings = append(r.Warnings, inDoubt(r.Migrations)...)
+	r.Drills = o.Drilled()
+	r.Warnings = append(r.Warnings, o.failedDrills(r.Drills)...)
 	r.Warnings = append(r.Warnings, <-apart...)
 	for _, t := range o.Troubles() {
 		r.Warnings = append(r.Warnings, fmt.Sprintf("node %s: %s", o.Name, t))
@@ -342,6 +348,9 @@ func (o *Overview) merge(s *ledger.State, j guest.Job, all map[guest.NodeID]*Rep
 	}
 	if cp, ok := r.Copies[j.ID.Guest]; ok {
 		js.Point, js.Consistency, js.Lag = cp.Point, cp.Consistency, cp.Lag
+	}
+	if d, ok := r.Drills[j.ID.Guest]; ok {
+		js.Drilled = &d
 	}
 	if sched, err := calendar.Parse(j.Schedule); err == nil && js.Lag != nil && js.Enabled {
 		lag := time.Duration(*js.Lag * float64(time.Second))

@@ -20,6 +20,8 @@ type Pins struct {
 type pin struct {
 	guest guest.ID
 	guids map[guest.Volume][]uint64
+	// all: every snapshot of the guest on this node.
+	all bool
 }
 
 // NewPins makes an empty set.
@@ -28,7 +30,26 @@ func NewPins() *Pins { return &Pins{pins: map[*pin]struct{}{}, kept: map[guest.I
 // Pin keeps snapshots of a guest, by GUID, until it is released. Who pins has the
 // guest's lock, or a pin that covers these.
 func (p *Pins) Pin(id guest.ID, guids map[guest.Volume][]uint64) (release func()) {
-	x := &pin{guest: id, guids: guids}
+	return p.add(&pin{guest: id, guids: guids})
+}
+
+// PinAll keeps all snapshots of a guest that this node has, until it is released:
+// for the moment in which one of them is chosen.
+func (p *Pins) PinAll(id guest.ID) (release func()) { return p.add(&pin{guest: id, all: true}) }
+
+// All says that all snapshots of a guest are pinned now.
+func (p *Pins) All(id guest.ID) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for x := range p.pins {
+		if x.guest == id && x.all {
+			return true
+		}
+	}
+	return false
+}
+
+func (p *Pins) add(x *pin) (release func()) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.pins[x] = struct{}{}

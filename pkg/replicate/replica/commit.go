@@ -51,7 +51,7 @@ func (t *Target) Commit(ctx context.Context, from guest.NodeID, req wire.CommitR
 		return wire.CommitReply{}, err
 	}
 	defer t.forgetSights(volumes)
-	c := commit{t: t, req: req, guest: g, cluster: view.Cluster, list: list}
+	c := commit{t: t, req: req, guest: g, cluster: view.Cluster, list: list, pinned: t.o.Pins.Of(g.ID), pinnedAll: t.o.Pins.All(g.ID)}
 	if err := c.verify(ctx); err != nil {
 		return wire.CommitReply{}, err
 	}
@@ -83,6 +83,10 @@ type commit struct {
 	guest   guest.Guest
 	cluster string
 	list    []found // in the order of the request's volumes
+	// pinned are snapshots that are being tried on this node: they go with a later commit,
+	// as all do while one is chosen.
+	pinned    map[guest.Volume][]uint64
+	pinnedAll bool
 
 	warnings []string
 }
@@ -181,7 +185,7 @@ func (c *commit) volume(v wire.CommitVolume, l found, arrived string) zfs.Volume
 		mark(map[string]string{zfs.PropPoint: c.req.Property, zfs.PropComplete: c.req.Term.String(), zfs.PropArrived: arrived}, out.Need)
 	}
 	for _, ref := range v.Delete {
-		if ref.GUID != v.GUID {
+		if ref.GUID != v.GUID && !c.pinnedAll && !slices.Contains(c.pinned[v.Volume], ref.GUID) {
 			if s, ok := local.Spare(l.data, ref, slices.Contains(v.Bookmark, ref.GUID)); ok {
 				out.Destroy = append(out.Destroy, s)
 			}

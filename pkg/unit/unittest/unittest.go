@@ -50,6 +50,9 @@ type Manager struct {
 	// Trouble fails what it returns an error for, by the method's name and the unit;
 	// nil: nothing. It is set before the Manager is used.
 	Trouble func(method, unit string) error
+	// Transients says how a service behaves that Launch starts, by its name and its
+	// words; nil: they all run. It is set before the Manager is used.
+	Transients func(unit string, args []string) Spec
 
 	mu    sync.Mutex
 	units map[string]*service

@@ -48,6 +48,8 @@ type Backend interface {
 	Device(ctx context.Context, dataset string) (string, error)
 	Users(ctx context.Context, datasets ...string) ([]zfs.User, error)
 	DropContents(ctx context.Context, spec zfs.ContentsSpec) error
+	Try(ctx context.Context, spec zfs.TrialSpec) (path string, err error)
+	DropTrial(ctx context.Context, spec zfs.TrialSpec) error
 	Counters() zfs.Counters
 }
 

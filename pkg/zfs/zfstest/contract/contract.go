@@ -81,6 +81,7 @@ func Run(t *testing.T, newEnv func(t *testing.T) Env) {
 		"ReadsAVolumeThatGoesOn":             (*suite).readVolume,
 		"ReadsAFilesystemUnmounted":          (*suite).readFilesystem,
 		"DropsWhatAReadingLeft":              (*suite).dropContents,
+		"TriesAReplicaThatGoesOn":            (*suite).trials,
 	}) {
 		t.Run(name, func(t *testing.T) {
 			s := &suite{T: t, env: newEnv(t), ctx: t.Context()}
