@@ -186,7 +186,7 @@ soak-moves:
 .PHONY: soak-e2e
 soak-e2e:
 	go test -tags lab -count=1 -timeout 8h -v ./deploy/lab/e2e -args -contract '^TestZFS_' -power-cuts 20 -kills 60 -sync-cuts 10 -damages 1000 \
-		-migrations 10 -move-kills 33 -pause 10m
+		-migrations 10 -move-kills 33 -pause 10m -own-units
 
 .PHONY: labctl
 labctl:

@@ -178,7 +178,7 @@ func migrateCT(t *testing.T) {
 	says(t, "n2", "command begins at")
 	acknowledged(t, "n2", last+3)
 	came := 0
-	for i, starts := 0, records(t, "n2"); i < len(starts) && starts[i] == starts[0]; i++ {
+	for i, starts := 0, ctRecords(t, "n2"); i < len(starts) && starts[i] == starts[0]; i++ {
 		came++
 	}
 	if came < last {
@@ -190,7 +190,7 @@ func migrateCT(t *testing.T) {
 	wellEnded(t, "n2", ctUnit)
 	n("n3").sh(t, "tandem guest set %[1]s --config '' && tandem guest start %[1]s", ctID)
 	says(t, "n2", "init begins at")
-	acknowledged(t, "n2", len(records(t, "n2"))+3)
+	acknowledged(t, "n2", len(ctRecords(t, "n2"))+3)
 }
 
 // loseGuests takes the power of their node away and gives both to the other one. It returns how many records that one has for certain.
@@ -236,7 +236,7 @@ func recoverCT(t *testing.T, replicated int) {
 	onlyOn(t, ctUnit, "n1", "n2")
 	says(t, "n1", "init begins at")
 	eventually(t, "the container goes on", time.Minute, time.Second, func() (bool, string) {
-		have := len(records(t, "n1"))
+		have := len(ctRecords(t, "n1"))
 		return have >= replicated+3, strconv.Itoa(have)
 	})
 	n("n3").sh(t, "tandem guest stop %s", ctID)
@@ -284,9 +284,9 @@ func acknowledged(t *testing.T, where string, least int) int {
 	return last
 }
 
-// records reads the container's records, numbered without a gap, none there twice, none damaged. It returns in which start of the
+// ctRecords reads the container's records, numbered without a gap, none there twice, none damaged. It returns in which start of the
 // container each was written.
-func records(t *testing.T, where string) (starts []string) {
+func ctRecords(t *testing.T, where string) (starts []string) {
 	t.Helper()
 	for line := range strings.Lines(n(where).sh(t, "cat %s/data/log", ctRoot)) {
 		var number int

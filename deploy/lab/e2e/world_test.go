@@ -30,6 +30,7 @@ var (
 	syncCuts  = flag.Int("sync-cuts", 2, "how often the power of a machine is cut in the middle of syncs")
 	moveKills = flag.Int("move-kills", 6, "how often a migration is ended in its middle; 33: in every phase, on either side, by process and by power")
 	movesBack = flag.Int("migrations", 1, "how often a guest is migrated there and back")
+	ownUnits  = flag.Bool("own-units", false, "have a virtual machine and a container run under the units that Tandem ships, and move")
 	pauseFor  = flag.Duration("pause", 90*time.Second, "for how long the owner of a guest stands still")
 	contract  = flag.String("contract", "^TestZFS_AChangedByteIsNoReplica$", "which of pkg/zfs's tests run on real ZFS")
 	damages   = flag.Int("damages", 50, "at how many offsets a byte of a stream is changed")
