@@ -161,7 +161,6 @@ e2e:
 .PHONY: sim-bugs
 sim-bugs:
 	go test -count=1 -timeout 3h -parallel 2 -v -run '^TestBugs' ./pkg/sim -args -sim.bugs
-	go test -count=1 -timeout 1h -parallel 2 -v -run '^TestBugs' ./pkg/move/movesim -args -movesim.bugs
 
 .PHONY: soak-gossip
 soak-gossip:
@@ -178,6 +177,10 @@ soak-calendar:
 .PHONY: soak-kills
 soak-kills:
 	go test -race -count=1 -timeout 2h -v -run '^TestKill_' ./pkg/replicate -args -kill-points 0
+
+.PHONY: moves-bugs
+moves-bugs: ## Build each recorded mistake of moves into the simulated moves, and require that it is found
+	go test -count=1 -timeout 1h -parallel 2 -v -run '^TestBugs' ./pkg/move/movesim -args -movesim.bugs
 
 .PHONY: soak-moves
 soak-moves:

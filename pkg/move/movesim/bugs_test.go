@@ -67,7 +67,7 @@ func found(t *testing.T, binary string, seed uint64) string {
 // take turns.
 func TestBugs_AreFound(t *testing.T) {
 	if !*bugs {
-		t.Skip("run by make sim-bugs: it builds the tree once for each bug")
+		t.Skip("run by make moves-bugs: it builds the tree once for each bug")
 	}
 	for _, b := range recorded(t) {
 		t.Run(b.Name, func(t *testing.T) {
