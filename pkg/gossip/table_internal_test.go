@@ -226,16 +226,16 @@ func FuzzDecode(f *testing.F) {
 
 func TestClassify(t *testing.T) {
 	for line, want := range map[string]zapcore.Level{
-		"2026/01/02 03:04:05 [DEBUG] memberlist: Stream connection from=127.0.0.1:1":                  zapcore.DebugLevel,
-		"2026/01/02 03:04:05 [INFO] memberlist: Suspect x has failed, no acks received":               zapcore.InfoLevel,
-		"2026/01/02 03:04:05 [WARN] memberlist: Refuting a suspect message (from: x)":                 zapcore.InfoLevel,
-		"2026/01/02 03:04:05 [WARN] memberlist: Was able to connect to x over TCP but UDP failed":     zapcore.WarnLevel,
-		"2026/01/02 03:04:05 [ERR] memberlist: Decrypt packet failed: no keys from=127.0.0.1:1":       zapcore.WarnLevel,
-		"2026/01/02 03:04:05 [ERR] memberlist: Push/Pull with x failed: connection refused":           zapcore.DebugLevel,
-		"2026/01/02 03:04:05 [ERR] memberlist: Failed to send gossip to 127.0.0.1:1: network is down": zapcore.DebugLevel,
-		"2026/01/02 03:04:05 [ERR] memberlist: Encryption of message failed: no key":                  zapcore.ErrorLevel,
-		"2026/01/02 03:04:05 [WARN] memberlist: ignoring alive message for 'x': not a member":         zapcore.DebugLevel,
-		"2026/01/02 03:04:05 [ERR] Failed to shutdown transport: x":                                   zapcore.ErrorLevel,
+		"2026/01/02 03:04:05 [DEBUG] memberlist: Stream connection from=127.0.0.1:1":                           zapcore.DebugLevel,
+		"2026/01/02 03:04:05 [INFO] memberlist: Suspect x has failed, no acks received":                        zapcore.InfoLevel,
+		"2026/01/02 03:04:05 [WARN] memberlist: Refuting a suspect message (from: x)":                          zapcore.InfoLevel,
+		"2026/01/02 03:04:05 [WARN] memberlist: Was able to connect to x over TCP but UDP failed":              zapcore.WarnLevel,
+		"2026/01/02 03:04:05 [ERR] memberlist: Decrypt packet failed: no keys from=127.0.0.1:1":                zapcore.WarnLevel,
+		"2026/01/02 03:04:05 [ERR] memberlist: Push/Pull with x failed: connection refused":                    zapcore.DebugLevel,
+		"2026/01/02 03:04:05 [ERR] memberlist: Failed to send gossip to 127.0.0.1:1: network is down":          zapcore.DebugLevel,
+		"2026/01/02 03:04:05 [ERR] memberlist: Encryption of message failed: no key":                           zapcore.ErrorLevel,
+		"2026/01/02 03:04:05 [WARN] memberlist: ignoring alive message for 'x': not a member":                  zapcore.DebugLevel,
+		"2026/01/02 03:04:05 [ERR] Failed to shutdown transport: x":                                            zapcore.ErrorLevel,
 		`2026/01/02 03:04:05 [ERR] memberlist: discarding stream with unacceptable label "": from=127.0.0.1:1`: zapcore.DebugLevel,
 		"something else": zapcore.InfoLevel,
 	} {
