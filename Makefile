@@ -152,7 +152,7 @@ units:
 	deploy/checks/units.sh
 
 # LONG are the end-to-end tests that only `make soak` runs.
-LONG := TestTandem/kills/again|TestTandem/move/daemon|TestTandem/move/without|TestTandem/example
+LONG := TestTandem/kills/again|TestTandem/worker|TestTandem/example
 
 .PHONY: e2e
 e2e:
@@ -189,7 +189,7 @@ soak-moves:
 .PHONY: soak-e2e
 soak-e2e:
 	go test -tags lab -count=1 -timeout 8h -v ./deploy/lab/e2e -args -contract '^TestZFS_' -power-cuts 20 -kills 60 -sync-cuts 10 -damages 1000 \
-		-migrations 10 -move-kills 33 -pause 10m -own-units
+		-boot-guests -migrations 10 -move-kills 33 -pause 10m -own-units
 
 .PHONY: labctl
 labctl:

@@ -67,6 +67,10 @@ func TestTandem(t *testing.T) {
 	if t.Failed() {
 		return
 	}
+	t.Run("worker", moveWorker)
+	if t.Failed() {
+		return
+	}
 	if *ownUnits {
 		t.Run("guests", runGuests)
 	}

@@ -42,7 +42,7 @@ func (w worker) datasets() []string {
 const workerText = `[Unit]
 Description=Writes records as guest %i
 [Service]
-ExecStart=/usr/local/bin/records %i
+ExecStart=/usr/local/bin/number-records %i
 `
 
 // workerScript says of each start in which boot it was, and when. What an end left half is written again first, as a journal would.
@@ -71,8 +71,8 @@ func installWorkers(t *testing.T) {
 	t.Helper()
 	for _, name := range all {
 		n(name).write(t, "/etc/systemd/system/records@.service", workerText)
-		n(name).write(t, "/usr/local/bin/records", workerScript)
-		n(name).sh(t, "chmod +x /usr/local/bin/records; systemctl daemon-reload")
+		n(name).write(t, "/usr/local/bin/number-records", workerScript)
+		n(name).sh(t, "chmod +x /usr/local/bin/number-records; systemctl daemon-reload")
 	}
 }
 
@@ -96,8 +96,8 @@ func (w worker) add(t *testing.T, owner, options string) {
 	n(owner).sh(t, "tandem guest add %s --type %s --name worker-%[1]s%[3]s --unit %[4]s %[5]s", w.id, kind, volumes, w.unit(), options)
 }
 
-// records are who wrote each of the records in a text. A last line that is torn is no record.
-func records(text string) (by []string, err error) {
+// readRecords tells who wrote each of the records in a text. A last line that is torn is no record.
+func readRecords(text string) (by []string, err error) {
 	for line := range strings.Lines(text) {
 		f := strings.Fields(line)
 		if len(f) == 0 || !strings.HasSuffix(line, "\n") {
@@ -150,7 +150,7 @@ func (w worker) look(t *testing.T, name string) []string {
 
 func (w worker) good(t *testing.T, where, text string) []string {
 	t.Helper()
-	by, err := records(text)
+	by, err := readRecords(text)
 	if err != nil {
 		t.Fatalf("guest %s on %s: %v", w.id, where, err)
 	}

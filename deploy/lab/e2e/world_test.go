@@ -25,17 +25,18 @@ import (
 var (
 	keep = flag.Bool("keep", false, "leave the machines of the lab e2e up; labctl --name e2e down ends them")
 	// These make it longer.
-	powerCuts = flag.Int("power-cuts", 3, "how often the power of all machines is cut")
-	kills     = flag.Int("kills", 8, "how often a daemon is killed in the middle of syncs")
-	syncCuts  = flag.Int("sync-cuts", 2, "how often the power of a machine is cut in the middle of syncs")
-	moveKills = flag.Int("move-kills", 6, "how often a migration is ended in its middle; 33: in every phase, on either side, by process and by power")
-	movesBack = flag.Int("migrations", 1, "how often a guest is migrated there and back")
-	ownUnits  = flag.Bool("own-units", false, "have a virtual machine and a container run under the units that Tandem ships, and move")
-	pauseFor  = flag.Duration("pause", 90*time.Second, "for how long the owner of a guest stands still")
-	contract  = flag.String("contract", "^TestZFS_AChangedByteIsNoReplica$", "which of pkg/zfs's tests run on real ZFS")
-	damages   = flag.Int("damages", 50, "at how many offsets a byte of a stream is changed")
-	seed      = flag.Uint64("seed", uint64(time.Now().UnixNano()), "what steers the faults") //nolint:gosec // any number will do
-	in        = flag.String("in", "", "use the machines of this lab, which is up and fresh, and leave them up")
+	powerCuts  = flag.Int("power-cuts", 3, "how often the power of all machines is cut")
+	kills      = flag.Int("kills", 8, "how often a daemon is killed in the middle of syncs")
+	syncCuts   = flag.Int("sync-cuts", 2, "how often the power of a machine is cut in the middle of syncs")
+	moveKills  = flag.Int("move-kills", 6, "how often a migration is ended in its middle; 33: in every phase, on either side, by process and by power")
+	movesBack  = flag.Int("migrations", 1, "how often a guest is migrated there and back")
+	bootGuests = flag.Bool("boot-guests", false, "guests that start at boot are there when the power of all machines is cut")
+	ownUnits   = flag.Bool("own-units", false, "have a virtual machine and a container run under the units that Tandem ships, and move")
+	pauseFor   = flag.Duration("pause", 90*time.Second, "for how long the owner of a guest stands still")
+	contract   = flag.String("contract", "^TestZFS_AChangedByteIsNoReplica$", "which of pkg/zfs's tests run on real ZFS")
+	damages    = flag.Int("damages", 50, "at how many offsets a byte of a stream is changed")
+	seed       = flag.Uint64("seed", uint64(time.Now().UnixNano()), "what steers the faults") //nolint:gosec // any number will do
+	in         = flag.String("in", "", "use the machines of this lab, which is up and fresh, and leave them up")
 )
 
 // world is the lab with its cluster; TestMain makes it.
