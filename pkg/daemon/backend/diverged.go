@@ -91,8 +91,15 @@ type copyRequest struct {
 	Dataset string `json:"dataset"`
 }
 
-// there has the node answer that a request names, itself or by a call.
-func there[Q, A any](ctx context.Context, b *Backend, name guest.NodeName, path string, q Q, here func(context.Context, Q) (A, error)) (out A, err error) {
+// errand is a question that one node answers, this one itself and another by a call.
+type errand[Q, A any] struct {
+	path string
+	ask  Q
+	here func(ctx context.Context, ask Q) (A, error)
+}
+
+// at has the node answer that a client named.
+func (e errand[Q, A]) at(ctx context.Context, b *Backend, name guest.NodeName) (out A, err error) {
 	if _, err := b.cluster(); err != nil {
 		return out, err
 	}
@@ -101,9 +108,9 @@ func there[Q, A any](ctx context.Context, b *Backend, name guest.NodeName, path 
 		return out, err
 	}
 	if m.ID == b.Self {
-		out, err = here(ctx, q)
+		out, err = e.here(ctx, e.ask)
 	} else {
-		err = b.Peers.Call(ctx, m.ID, path, q, &out)
+		err = b.Peers.Call(ctx, m.ID, e.path, e.ask, &out)
 	}
 	if err != nil {
 		var none A
@@ -125,5 +132,5 @@ func (b *Backend) discardHere(ctx context.Context, r copyRequest) (api.DivergedC
 func (b *Backend) DiscardDiverged(ctx context.Context, r api.CopyRequest) (api.DivergedCopy, error) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), releaseTimeout)
 	defer cancel()
-	return there(ctx, b, r.Node, pathDiscard, copyRequest{r.Dataset}, b.discardHere)
+	return errand[copyRequest, api.DivergedCopy]{pathDiscard, copyRequest{r.Dataset}, b.discardHere}.at(ctx, b, r.Node)
 }

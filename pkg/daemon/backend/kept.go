@@ -77,7 +77,7 @@ func (b *Backend) discardOrphan(ctx context.Context, m ledger.Member, out *api.K
 	if len(q.Volumes) == 0 {
 		return nil
 	}
-	results, err := there(ctx, b, m.Name, pathRelease, q, b.releaseHere)
+	results, err := errand[release.Request, []release.Result]{pathRelease, q, b.releaseHere}.at(ctx, b, m.Name)
 	if err != nil {
 		return err
 	}

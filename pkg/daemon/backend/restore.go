@@ -60,7 +60,7 @@ func (b *Backend) showHere(ctx context.Context, r copyRequest) (api.DivergedDeta
 func (b *Backend) ShowDiverged(ctx context.Context, r api.CopyRequest) (api.DivergedDetail, error) {
 	ctx, cancel := context.WithTimeout(ctx, showTimeout)
 	defer cancel()
-	return there(ctx, b, r.Node, pathShow, copyRequest{r.Dataset}, b.showHere)
+	return errand[copyRequest, api.DivergedDetail]{pathShow, copyRequest{r.Dataset}, b.showHere}.at(ctx, b, r.Node)
 }
 
 func (b *Backend) mountHere(ctx context.Context, r copyRequest) (api.DivergedMount, error) {
@@ -76,7 +76,7 @@ func (b *Backend) mountHere(ctx context.Context, r copyRequest) (api.DivergedMou
 func (b *Backend) MountDiverged(ctx context.Context, r api.CopyRequest) (api.DivergedMount, error) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), releaseTimeout)
 	defer cancel()
-	return there(ctx, b, r.Node, pathMount, copyRequest{r.Dataset}, b.mountHere)
+	return errand[copyRequest, api.DivergedMount]{pathMount, copyRequest{r.Dataset}, b.mountHere}.at(ctx, b, r.Node)
 }
 
 func (b *Backend) unmountHere(ctx context.Context, r copyRequest) (api.DivergedCopy, error) {
@@ -92,7 +92,7 @@ func (b *Backend) unmountHere(ctx context.Context, r copyRequest) (api.DivergedC
 func (b *Backend) UnmountDiverged(ctx context.Context, r api.CopyRequest) (api.DivergedCopy, error) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), releaseTimeout)
 	defer cancel()
-	return there(ctx, b, r.Node, pathUnmount, copyRequest{r.Dataset}, b.unmountHere)
+	return errand[copyRequest, api.DivergedCopy]{pathUnmount, copyRequest{r.Dataset}, b.unmountHere}.at(ctx, b, r.Node)
 }
 
 // restoreRequest asks the node that has the copies.
@@ -108,7 +108,7 @@ func (b *Backend) RestoreDiverged(ctx context.Context, r api.RestoreRequest) (ap
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), releaseTimeout)
 	defer cancel()
 	q := restoreRequest{RestoreRequest: r, By: b.caller(ctx), Index: b.Book.Current().Index}
-	return there(ctx, b, r.Node, pathRestore, q, b.restoreHere)
+	return errand[restoreRequest, api.Restored]{pathRestore, q, b.restoreHere}.at(ctx, b, r.Node)
 }
 
 // restoreHere makes the clones, then the guest on the ledger, then its volumes ready. Cut anywhere it is gone on with when it is
