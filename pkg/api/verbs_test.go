@@ -121,15 +121,18 @@ func divergedMethods() []method {
 	return []method{
 		{
 			"ShowDiverged", func(ctx context.Context, b api.Backend) (any, error) { return b.ShowDiverged(ctx, discard) },
-			[]any{discard}, detail,
+			[]any{discard},
+			detail,
 		},
 		{
 			"MountDiverged", func(ctx context.Context, b api.Backend) (any, error) { return b.MountDiverged(ctx, discard) },
-			[]any{discard}, api.DivergedMount{Version: 1, Node: "n2", Dataset: one.Dataset, At: "/dev/x", Device: true},
+			[]any{discard},
+			api.DivergedMount{Version: 1, Node: "n2", Dataset: one.Dataset, At: "/dev/x", Device: true},
 		},
 		{
 			"UnmountDiverged", func(ctx context.Context, b api.Backend) (any, error) { return b.UnmountDiverged(ctx, discard) },
-			[]any{discard}, one,
+			[]any{discard},
+			one,
 		},
 		{
 			"RestoreDiverged", func(ctx context.Context, b api.Backend) (any, error) { return b.RestoreDiverged(ctx, restore) },
@@ -141,7 +144,8 @@ func divergedMethods() []method {
 		},
 		{
 			"DiscardKept", func(ctx context.Context, b api.Backend) (any, error) { return b.DiscardKept(ctx, gone) },
-			[]any{gone}, api.KeptRemoval{Version: 1, Node: "n1", Guest: 100, Destroyed: []string{"a"}, Left: []string{"b"}},
+			[]any{gone},
+			api.KeptRemoval{Version: 1, Node: "n1", Guest: 100, Destroyed: []string{"a"}, Left: []string{"b"}},
 		},
 		{
 			"Diverged", func(ctx context.Context, b api.Backend) (any, error) { return b.Diverged(ctx, list) },

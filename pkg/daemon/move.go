@@ -286,7 +286,7 @@ func (c *cluster) landing(ctx context.Context, r landingRequest) (migrate.Landin
 	wait, cancel := context.WithTimeout(ctx, landingWait)
 	defer cancel()
 	if err := (view{c}).WaitApplied(wait, r.Index); err != nil {
-		return migrate.Landing{Trouble: "its ledger is behind"}, nil //nolint:nilerr // it is asked again
+		return migrate.Landing{Trouble: "its ledger is behind"}, nil
 	}
 	g, ok := c.d.book.Current().Guests[r.Guest]
 	if !ok || g.Owner != c.d.id.Node {

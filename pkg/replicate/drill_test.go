@@ -198,7 +198,7 @@ func TestDrill_TriesTheNewestCompletePoint(t *testing.T) {
 					dataset = value
 				}
 			}
-			d := n2.dataset(dataset)
+			d := n2.dataset(dataset) //nolint:contextcheck // the test's
 			equal(t, []any{d.ReadOnly, d.Props[zfs.PropRole], d.Props[zfs.PropGuest]}, []any{false, zfs.RoleDrill, "100"})
 			want, err := n1.pool.Read("tank/g/" + v.Name + "@" + point)
 			must(t, err)

@@ -48,6 +48,7 @@ func endOnce(t *testing.T, guests []*slow, victim string, power bool, rnd *rand.
 	t.Helper()
 	blocks, at := 16+rnd.IntN(48), rnd.IntN(192) // of 64 KiB
 	eachGuest(t, guests, func(t *testing.T, s *slow) {
+		t.Helper()
 		n(s.source).sh(t, "dd if=/dev/urandom of=%s bs=64K count=%d seek=%d conv=notrunc,fsync status=none",
 			n(s.source).device(t, s.dataset), blocks, at)
 		s.since = n(s.source).clock(t)
@@ -70,6 +71,7 @@ func endOnce(t *testing.T, guests []*slow, victim string, power bool, rnd *rand.
 		n(victim).killDaemon(t)
 	}
 	eachGuest(t, guests, func(t *testing.T, s *slow) {
+		t.Helper()
 		// Only so that nobody has to wait for the calendar; it may run already.
 		eventually(t, s.job+" is to run", time.Minute, time.Second, func() (bool, string) {
 			r := n(s.source).run(t, "tandem schedule-now %s", s.job)

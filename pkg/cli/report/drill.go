@@ -16,10 +16,10 @@ func Drilled(d api.Drill) []string {
 	if d.Check != "" {
 		what = OneLine(d.Check) + " is content"
 	}
-	switch {
-	case r.Outcome == api.DrillPassed:
+	switch r.Outcome {
+	case api.DrillPassed:
 		head += "passed: " + what
-	case r.Outcome == api.DrillFailed:
+	case api.DrillFailed:
 		head += "FAILED: " + OneLine(r.Error)
 	default:
 		head += "cannot tell: " + OneLine(r.Error)

@@ -188,7 +188,7 @@ func (b *Backend) asShown(s *ledger.State, g guest.Guest, r api.RecoverRequest) 
 }
 
 // change proposes the owner change. Of two operators one wins, and the other is told who.
-func (b *Backend) change(ctx context.Context, p recovery.Plan, noStart bool) error { //nolint:revive // flag-parameter: the operator's wish
+func (b *Backend) change(ctx context.Context, p recovery.Plan, noStart bool) error {
 	op := p.Change()
 	op.Beginning.Stopped = noStart
 	err := b.edit(ctx, op)

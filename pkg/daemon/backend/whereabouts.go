@@ -73,6 +73,11 @@ func (b *Backend) guestRuns(ctx context.Context, c *Cluster, id guest.ID) map[gu
 		Path: pathUnits, Ask: unitsRequest{Guest: id, Index: s.Index}, Here: b.unitsHere, Patience: overview.ReportTimeout,
 	})
 	heard := c.Heard()
+	for from, a := range answers {
+		if a.Err == nil {
+			heard[from] = a.Said
+		}
+	}
 	out := map[guest.ID]api.GuestRun{}
 	for _, g := range s.GuestList() {
 		if g.Unit == "" || id != 0 && g.ID != id {
@@ -86,11 +91,7 @@ func (b *Backend) guestRuns(ctx context.Context, c *Cluster, id guest.ID) map[gu
 			}
 		}
 		for _, m := range s.MemberList() {
-			words := heard[m.ID]
-			if a, asked := answers[m.ID]; asked && a.Err == nil {
-				words = a.Said
-			}
-			if words[g.ID].State == api.GuestRunning {
+			if heard[m.ID][g.ID].State == api.GuestRunning {
 				run.On = append(run.On, m.Name)
 			}
 		}

@@ -307,16 +307,8 @@ func (o *Overview) Status(ctx context.Context, f api.Filter) api.Status {
 			continue
 		}
 		out.Warnings = append(out.Warnings, r.Warnings...)
-		for _, k := range r.Kept {
-			if (f.Guest == 0 || k.Guest == f.Guest) && (f.Node == "" || k.Node == f.Node) {
-				out.Kept = append(out.Kept, k)
-			}
-		}
-		for _, x := range r.Migrations {
-			if f.Guest == 0 || x.Guest == f.Guest {
-				out.Migrations = append(out.Migrations, x)
-			}
-		}
+		kept, migrations := r.wanted(f)
+		out.Kept, out.Migrations = append(out.Kept, kept...), append(out.Migrations, migrations...)
 	}
 	for _, j := range s.JobList() {
 		js := o.merge(s, j, all)
@@ -330,6 +322,21 @@ func (o *Overview) Status(ctx context.Context, f api.Filter) api.Status {
 		out.Warnings = append(out.Warnings, out.Cluster.Alarms...)
 	}
 	return out
+}
+
+// wanted are what of the report is not of jobs, and was asked for.
+func (r *Report) wanted(f api.Filter) (kept []api.KeptCopy, migrations []api.Migration) {
+	for _, k := range r.Kept {
+		if (f.Guest == 0 || k.Guest == f.Guest) && (f.Node == "" || k.Node == f.Node) {
+			kept = append(kept, k)
+		}
+	}
+	for _, x := range r.Migrations {
+		if f.Guest == 0 || x.Guest == f.Guest {
+			migrations = append(migrations, x)
+		}
+	}
+	return kept, migrations
 }
 
 // merge joins what the owner and the target tell of a job.

@@ -196,14 +196,14 @@ type moveFiles struct{ m *machine }
 
 // Read reads one.
 func (f moveFiles) Read(id guest.ID) (r migrate.Record, err error) {
-	err = store{f.m}.Read("move-"+id.String(), &r)
+	err = store(f).Read("move-"+id.String(), &r)
 	return r, err
 }
 
 // Write replaces one.
 func (f moveFiles) Write(r migrate.Record) error {
 	f.m.w.say("%s: guest %s: migration to %s: %s %s %s", f.m.name, r.Guest, f.m.w.machine(r.To).name, r.Phase, r.Trouble, r.Reason)
-	return store{f.m}.write(fmt.Sprintf("move-%s %s", r.Guest, r.Phase), "move-"+r.Guest.String(), r)
+	return store(f).write(fmt.Sprintf("move-%s %s", r.Guest, r.Phase), "move-"+r.Guest.String(), r)
 }
 
 // All are the guests that have one.
@@ -256,7 +256,7 @@ func (u units) Stop(ctx context.Context, name string) error {
 	return u.job(ctx, "stop "+name, name, u.m.units.Stop)
 }
 
-func (u units) job(ctx context.Context, what, name string, do func(context.Context, string) error) error {
+func (u units) job(ctx context.Context, what, name string, do func(context.Context, string) error) error { //nolint:contextcheck // what systemd has begun it ends
 	if err := u.touch(what); err != nil {
 		return err
 	}
@@ -309,7 +309,7 @@ func (g moveGuests) Pause(ctx context.Context, id guest.ID) (func(), error) {
 
 // Running asks systemd, and the keeper.
 func (g moveGuests) Running(ctx context.Context, x guest.Guest) (bool, error) {
-	s, err := units{g.process}.State(ctx, x.Unit)
+	s, err := units(g).State(ctx, x.Unit)
 	if err != nil || s.Running {
 		return s.Running, err
 	}
@@ -318,7 +318,7 @@ func (g moveGuests) Running(ctx context.Context, x guest.Guest) (bool, error) {
 
 // Stop stops the unit.
 func (g moveGuests) Stop(ctx context.Context, x guest.Guest) error {
-	return units{g.process}.Stop(ctx, x.Unit)
+	return units(g).Stop(ctx, x.Unit)
 }
 
 // Start is the keeper's.

@@ -86,7 +86,7 @@ func nodeID(n int) guest.NodeID { return guest.NodeID(fmt.Sprintf("%032x", n)) }
 func newWorld(tb testing.TB, seed uint64, nodes int) *world {
 	tb.Helper()
 	w := &world{t: tb, seed: seed, begun: time.Now(), counts: map[string]uint64{}, cut: map[[2]int]int{}, lags: map[int]time.Time{}}
-	w.life, w.end = context.WithCancel(context.Background()) //nolint:usetesting // it ends before the test does
+	w.life, w.end = context.WithCancel(context.Background())
 	w.judge = newJudge(w)
 	w.agreed = newAgreed(w)
 	for n := 1; n <= nodes; n++ {
