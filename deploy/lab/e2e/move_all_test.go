@@ -15,13 +15,10 @@ func moveWorker(t *testing.T) {
 	installWorkers(t)
 	w := worker{id: "830", tree: true, disk: true}
 	w.add(t, "n1", "")
-	since := n("n1").clock(t)
 	for i, target := range []string{"n2", "n3"} {
 		n("n1").sh(t, "tandem create-local-job 830-%d %s --schedule 'sat 03:00' && tandem schedule-now 830-%[1]d", i, target)
 	}
-	for _, job := range []string{"830-0", "830-1"} {
-		n("n1").synced(t, job, since)
-	}
+	replicated(t, "n1", "830-0", "830-1")
 	n("n1").sh(t, "tandem guest start %s", w.id)
 	w.writes(t, "n1", 5)
 	for _, move := range []struct {

@@ -256,6 +256,23 @@ func (w worker) job(t *testing.T, owner, target string) string {
 	return ""
 }
 
+// replicated waits until each of the owner's jobs has made its replica, and asks for another try where one failed.
+func replicated(t *testing.T, owner string, jobs ...string) {
+	t.Helper()
+	for _, job := range jobs {
+		eventually(t, job+" has made its replica", 6*time.Minute, 2*time.Second, func() (bool, string) {
+			runs := n(owner).runs(t, job)
+			if len(runs) == 0 || runs[len(runs)-1].End.IsZero() {
+				return false, "it runs"
+			}
+			if runs[len(runs)-1].Error == "" {
+				return true, ""
+			}
+			return false, runs[len(runs)-1].Error + n(owner).run(t, "tandem schedule-now %s", job).Stderr
+		})
+	}
+}
+
 // few is more than what a worker writes between two syncs: an increment has less.
 const few = 4 * mib
 
