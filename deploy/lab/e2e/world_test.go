@@ -272,8 +272,8 @@ func (o node) synced(t *testing.T, id string, after time.Time) api.Run {
 		for i, run := range runs {
 			if run.Start.After(after) && !run.End.IsZero() && run.Error == "" {
 				found = run
-				if found.Kind == "nothing" && i > 0 && runs[i-1].End.After(after) {
-					found = runs[i-1] // It had begun before, and took its snapshot after.
+				if i > 0 && runs[i-1].Error == "" && runs[i-1].End.After(after) {
+					found = together(runs[i-1], run) // It had begun before, and may have taken its snapshot after.
 				}
 				return true, ""
 			}
@@ -285,6 +285,15 @@ func (o node) synced(t *testing.T, id string, after time.Time) api.Run {
 		return false, string(last)
 	})
 	return found
+}
+
+// together is what two runs, one after the other, have brought.
+func together(first, second api.Run) api.Run {
+	second.Start, second.Bytes = first.Start, first.Bytes+second.Bytes
+	if first.Kind != "nothing" {
+		second.Kind = first.Kind
+	}
+	return second
 }
 
 // onFailure shows what every node thinks, once the test has failed.
