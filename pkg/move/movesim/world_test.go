@@ -367,6 +367,8 @@ func (w *world) close() {
 		}
 	}
 	w.wg.Wait()
+	// Whoever gathers calls waits a moment for more of them, also where the last caller has left.
+	pause(w.t.Context(), time.Second)
 }
 
 func must(tb testing.TB, err error) {
