@@ -166,10 +166,10 @@ func cluster(t *testing.T, n int, changes ...func(*config.Config)) []*machine {
 	return all
 }
 
-// until asks a question whose answer takes real time to become true.
+// until asks a question whose answer takes real time to become true: much of it where the machine is busy.
 func until(tb testing.TB, what string, ok func() bool) {
 	tb.Helper()
-	deadline := time.NewTimer(time.Minute)
+	deadline := time.NewTimer(3 * time.Minute)
 	defer deadline.Stop()
 	tick := time.NewTicker(20 * time.Millisecond)
 	defer tick.Stop()
@@ -177,7 +177,7 @@ func until(tb testing.TB, what string, ok func() bool) {
 		select {
 		case <-tick.C:
 		case <-deadline.C:
-			tb.Fatalf("after a minute still not: %s", what)
+			tb.Fatalf("after three minutes still not: %s", what)
 		}
 	}
 }
