@@ -84,7 +84,7 @@ bench-plan: ## Measure planning with many snapshots, with ZFS in memory; the rep
 sim: ## Run simulated clusters with faults for ten minutes; the report is a page for docs/evidence (SIM_SEED=, SIM_FOR=)
 	@mkdir -p bin
 	go test -c -o bin/sim.test ./pkg/sim
-	cd pkg/sim && GOGC=400 ../../bin/sim.test -test.run '^TestClusters$$' -test.timeout 24h -sim.for $(SIM_FOR) -sim.seed $(SIM_SEED) \
+	cd pkg/sim && GOGC=400 GOTRACEBACK=all ../../bin/sim.test -test.run '^TestClusters$$' -test.timeout 24h -sim.for $(SIM_FOR) -sim.seed $(SIM_SEED) \
 		-sim.length 10m -sim.commit '$(VERSION)' -sim.running ../../bin/sim.running
 
 .PHONY: demo
