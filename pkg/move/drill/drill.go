@@ -23,6 +23,7 @@ import (
 	"github.com/tandemd/tandem/pkg/ledger"
 	"github.com/tandemd/tandem/pkg/replicate/fault"
 	"github.com/tandemd/tandem/pkg/replicate/local"
+	"github.com/tandemd/tandem/pkg/replicate/watched"
 	"github.com/tandemd/tandem/pkg/zfs"
 )
 
@@ -194,23 +195,17 @@ func New(o Options) *Drills {
 	return &Drills{o: o, drills: map[guest.ID]*drill{}, open: map[string]bool{}, records: map[guest.ID]*Record{}}
 }
 
-// Lease is how long a drill goes on that nobody watches.
-const Lease = 30 * time.Second
-
-// Why drills are ended.
+// Why drills are ended, besides what all watched work is ended for.
 var (
-	errUnwatched = errors.New("nobody watched it any more")
-	errCancelled = errors.New("it was ended by whoever began it")
-	errStopped   = errors.New("the daemon ended")
-	errOwner     = errors.New("the guest has another owner")
-	errReplica   = errors.New("the replica is being replaced or removed")
-	errRoom      = errors.New("it wrote more than half of what was free in the storage")
-	errTime      = errors.New("its time was over")
+	errOwner   = errors.New("the guest has another owner")
+	errReplica = errors.New("the replica is being replaced or removed")
+	errRoom    = errors.New("it wrote more than half of what was free in the storage")
+	errTime    = errors.New("its time was over")
 )
 
 // Start begins a drill and tells its number. It goes on as long as somebody watches.
 func (d *Drills) Start(r Request) (number uint64, err error) {
-	x := &drill{d: d, check: r.Check, timeout: r.Timeout, by: r.By, done: make(chan struct{})}
+	x := &drill{d: d, check: r.Check, timeout: r.Timeout, by: r.By}
 	if err := x.admit(r); err != nil {
 		return 0, err
 	}
@@ -228,13 +223,12 @@ func (d *Drills) Start(r Request) (number uint64, err error) {
 	}
 	d.number++
 	x.state = State{Number: d.number, Guest: r.Guest, Check: r.Check, Started: d.o.Now(), Phase: Cloning}
-	ctx, cancel := context.WithCancelCause(context.Background())
-	x.cancel = cancel
-	x.lease = time.AfterFunc(Lease, func() { cancel(errUnwatched) })
+	var ctx context.Context
+	ctx, x.Work = watched.Begin()
 	d.drills[r.Guest], d.open[x.name] = x, true
 	d.wg.Go(func() {
-		defer cancel(nil)
 		x.run(ctx)
+		x.Done()
 	})
 	return d.number, nil
 }
@@ -274,52 +268,36 @@ func startable(g guest.Guest) bool {
 	return g.Unit == fmt.Sprintf("tandem-%s@%s.service", g.Type, g.ID)
 }
 
-// watchWait is how long Watch waits for the end.
-const watchWait = time.Second
-
 // Watch tells how a drill fares, and keeps it going.
 func (d *Drills) Watch(ctx context.Context, id guest.ID, number uint64) (State, error) {
-	d.mu.Lock()
-	x := d.drills[id]
-	d.mu.Unlock()
+	x := d.drill(id)
 	if x == nil || x.now().Number != number {
 		return State{}, fault.Never("see `tandem guest drill --list` for what the last one found", "guest %s: node %s knows no drill %d of it", id, d.o.Name, number)
 	}
-	x.lease.Reset(Lease)
-	enough := time.NewTimer(watchWait)
-	defer enough.Stop()
-	select {
-	case <-x.done:
-		x.lease.Stop()
-	case <-enough.C:
-	case <-ctx.Done():
-	}
+	x.Watch(ctx)
 	return x.now(), nil
+}
+
+// drill is the last one of a guest; nil: there was none.
+func (d *Drills) drill(id guest.ID) *drill {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.drills[id]
 }
 
 // Cancel ends a drill; one that has ended is no error.
 func (d *Drills) Cancel(id guest.ID, number uint64) {
-	d.mu.Lock()
-	x := d.drills[id]
-	d.mu.Unlock()
-	if x != nil && x.now().Number == number {
-		x.cancel(errCancelled)
+	if x := d.drill(id); x != nil && x.now().Number == number {
+		x.End(watched.ErrCancelled)
 	}
 }
 
 // EndGuest ends the drill of a guest whose replicas are about to go, and waits until
 // its clones are gone, or ctx ends.
 func (d *Drills) EndGuest(ctx context.Context, id guest.ID) {
-	d.mu.Lock()
-	x := d.drills[id]
-	d.mu.Unlock()
-	if x == nil {
-		return
-	}
-	x.cancel(errReplica)
-	select {
-	case <-x.done:
-	case <-ctx.Done():
+	if x := d.drill(id); x != nil {
+		x.End(errReplica)
+		x.Wait(ctx)
 	}
 }
 
@@ -330,7 +308,7 @@ func (d *Drills) Learn(s *ledger.State) {
 	defer d.mu.Unlock()
 	for id, x := range d.drills {
 		if g, ok := s.Guests[id]; !ok || g.Term != x.guest.Term {
-			x.cancel(errOwner)
+			x.End(errOwner)
 		}
 	}
 }
@@ -340,7 +318,7 @@ func (d *Drills) Close() {
 	d.mu.Lock()
 	d.closed = true
 	for _, x := range d.drills {
-		x.cancel(errStopped)
+		x.End(watched.ErrStopped)
 	}
 	d.mu.Unlock()
 	d.wg.Wait()
@@ -348,8 +326,6 @@ func (d *Drills) Close() {
 
 // Running says that a guest is being drilled now.
 func (d *Drills) Running(id guest.ID) bool {
-	d.mu.Lock()
-	x := d.drills[id]
-	d.mu.Unlock()
+	x := d.drill(id)
 	return x != nil && x.goesOn()
 }

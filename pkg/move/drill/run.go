@@ -16,11 +16,14 @@ import (
 	"github.com/tandemd/tandem/pkg/guest"
 	"github.com/tandemd/tandem/pkg/ledger"
 	"github.com/tandemd/tandem/pkg/replicate/fault"
+	"github.com/tandemd/tandem/pkg/replicate/watched"
 	"github.com/tandemd/tandem/pkg/zfs"
 )
 
 // drill is one drill.
 type drill struct {
+	*watched.Work
+
 	d       *Drills
 	name    string
 	view    *ledger.State
@@ -28,10 +31,6 @@ type drill struct {
 	check   string
 	timeout time.Duration
 	by      string
-
-	cancel context.CancelCauseFunc
-	lease  *time.Timer
-	done   chan struct{}
 
 	// The rest belongs to run.
 	point  point
@@ -62,15 +61,13 @@ func (x *drill) goesOn() bool { return x.now().Result == nil }
 // errNotThere says that the point was replaced while it was cloned.
 var errNotThere = errors.New("the point is gone")
 
-// run does all of it; done is closed when nothing of it is there any more, or it is
-// left to Sweep.
+// run does all of it: in the end nothing of it is there any more, or it is left to
+// Sweep.
 func (x *drill) run(ctx context.Context) {
-	defer close(x.done)
 	timed, cancel := context.WithTimeoutCause(ctx, x.timeout, errTime)
 	err := x.try(timed)
 	cause := context.Cause(timed)
 	cancel()
-	x.lease.Stop()
 	r := x.result(err, cause)
 	x.phase(Cleaning)
 	if left := x.clean(ctx); left != nil {
@@ -312,7 +309,7 @@ func (x *drill) watchRoom(ctx context.Context) {
 			root := x.d.o.Storages[x.disks[i].Volume.Storage]
 			used[root] += clone.Used
 			if used[root] > free[root]/2 && used[root] > minRoom {
-				x.cancel(errRoom)
+				x.End(errRoom)
 				return
 			}
 		}

@@ -10,7 +10,6 @@ package verify
 
 import (
 	"context"
-	"errors"
 	"sync"
 	"time"
 
@@ -23,6 +22,7 @@ import (
 	"github.com/tandemd/tandem/pkg/replicate/local"
 	"github.com/tandemd/tandem/pkg/replicate/verify/content"
 	"github.com/tandemd/tandem/pkg/replicate/verify/reading"
+	"github.com/tandemd/tandem/pkg/replicate/watched"
 )
 
 // Link asks other nodes.
@@ -104,22 +104,13 @@ func New(o local.Options, link Link, r *reading.Reader, log *zap.Logger) *Verifi
 	return &Verifier{o: o, link: link, reader: r, log: log, checks: map[guest.JobID]*check{}, records: map[guest.JobID]*Record{}}
 }
 
-// Lease is how long a verification goes on that nobody watches.
-const Lease = 30 * time.Second
-
-var (
-	errUnwatched = errors.New("nobody watched it any more")
-	errEnded     = errors.New("it was ended by whoever began it")
-	errStopped   = errors.New("the daemon ended")
-)
-
 // Start begins to verify a job's replica at so many MB/s (0: no limit) and tells
 // the verification's number. It goes on as long as somebody watches.
 func (v *Verifier) Start(id guest.JobID, mbs float64) (number uint64, err error) {
 	if !(mbs >= 0 && mbs <= maxRate) {
 		return 0, fault.Never("", "rate %v: must be from 0 to %v MB/s", mbs, maxRate)
 	}
-	c := &check{v: v, mbs: mbs, done: make(chan struct{})}
+	c := &check{v: v, mbs: mbs}
 	if err := c.admit(id); err != nil {
 		return 0, err
 	}
@@ -127,25 +118,21 @@ func (v *Verifier) Start(id guest.JobID, mbs float64) (number uint64, err error)
 	if err != nil {
 		return 0, err
 	}
-	ctx, cancel := context.WithCancelCause(context.Background())
-	c.cancel = cancel
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	if v.closed {
-		cancel(errStopped)
 		release()
 		return 0, fault.Retry("", "the daemon ends")
 	}
+	var ctx context.Context
+	ctx, c.Work = watched.Begin()
 	v.number++
 	c.state = State{Job: id, Number: v.number, Started: v.o.Now()}
-	c.lease = time.AfterFunc(Lease, func() { cancel(errUnwatched) })
 	v.checks[id] = c
 	v.wg.Go(func() {
-		defer cancel(nil)
 		c.run(ctx)
 		release()
-		c.lease.Stop()
-		close(c.done)
+		c.Done()
 	})
 	return v.number, nil
 }
@@ -171,36 +158,30 @@ func (c *check) admit(id guest.JobID) error {
 	return nil
 }
 
-// watchWait is how long Watch waits for the end.
-const watchWait = time.Second
-
 // Watch tells how a verification fares, and keeps it going.
 func (v *Verifier) Watch(ctx context.Context, id guest.JobID, number uint64) (State, error) {
-	v.mu.Lock()
-	c := v.checks[id]
-	v.mu.Unlock()
-	if c == nil || c.now().Number != number {
+	c := v.check(id, number)
+	if c == nil {
 		return State{}, fault.Never("see `tandem status --details` for what the last one found", "job %s: this node knows no verification %d of it", id, number)
 	}
-	c.lease.Reset(Lease)
-	enough := time.NewTimer(watchWait)
-	defer enough.Stop()
-	select {
-	case <-c.done:
-		c.lease.Stop()
-	case <-enough.C:
-	case <-ctx.Done():
-	}
+	c.Watch(ctx)
 	return c.now(), nil
+}
+
+// check is the one with that number; nil: there is none.
+func (v *Verifier) check(id guest.JobID, number uint64) *check {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if c := v.checks[id]; c != nil && c.now().Number == number {
+		return c
+	}
+	return nil
 }
 
 // Cancel ends a verification; one that has ended is no error.
 func (v *Verifier) Cancel(id guest.JobID, number uint64) {
-	v.mu.Lock()
-	c := v.checks[id]
-	v.mu.Unlock()
-	if c != nil && c.now().Number == number {
-		c.cancel(errEnded)
+	if c := v.check(id, number); c != nil {
+		c.End(watched.ErrCancelled)
 	}
 }
 
@@ -215,8 +196,8 @@ func (v *Verifier) EndGuest(id guest.ID) {
 	}
 	v.mu.Unlock()
 	for _, c := range ending {
-		c.cancel(errEnded)
-		<-c.done
+		c.End(watched.ErrCancelled)
+		c.Wait(context.Background())
 	}
 }
 
@@ -225,7 +206,7 @@ func (v *Verifier) Close() {
 	v.mu.Lock()
 	v.closed = true
 	for _, c := range v.checks {
-		c.cancel(errStopped)
+		c.End(watched.ErrStopped)
 	}
 	v.mu.Unlock()
 	v.wg.Wait()
@@ -233,6 +214,8 @@ func (v *Verifier) Close() {
 
 // check is one verification.
 type check struct {
+	*watched.Work
+
 	v      *Verifier
 	mbs    float64
 	view   *ledger.State
@@ -243,10 +226,6 @@ type check struct {
 	// session and begun are what was agreed with the target.
 	session string
 	begun   BeginReply
-
-	cancel context.CancelCauseFunc
-	lease  *time.Timer
-	done   chan struct{}
 
 	mu    sync.Mutex
 	state State
