@@ -107,21 +107,9 @@ type Drilled struct {
 }
 
 func drillRoutes(s server, mux *http.ServeMux, b DrillBackend) {
-	mux.Handle("POST /v1/guests/{id}/drill", endpoint(s, readDrill, b.StartDrill))
+	mux.Handle("POST /v1/guests/{id}/drill", endpoint(s, readAbout("guest", readGuestID, func(q DrillRequest) guest.ID { return q.Guest }), b.StartDrill))
 	mux.Handle("GET /v1/guests/{id}/drill/{number}", endpoint(s, readDrillID, b.WatchDrill))
 	mux.Handle("DELETE /v1/guests/{id}/drill/{number}", endpoint(s, readDrillID, doing(b.CancelDrill)))
-}
-
-func readDrill(r *http.Request) (DrillRequest, error) {
-	id, err := readGuestID(r)
-	if err != nil {
-		return DrillRequest{}, err
-	}
-	q, err := readBody[DrillRequest](r)
-	if err == nil && q.Guest != id {
-		err = fmt.Errorf("the path names guest %s, the body guest %s", id, q.Guest)
-	}
-	return q, err
 }
 
 func readDrillID(r *http.Request) (q DrillID, err error) {

@@ -126,7 +126,7 @@ type Discovered struct {
 
 func guestRoutes(s server, mux *http.ServeMux, b Backend) {
 	mux.Handle("GET /v1/guests/{id}", endpoint(s, readGuestID, b.Guest))
-	mux.Handle("PATCH /v1/guests/{id}", endpoint(s, readSetGuest, b.SetGuest))
+	mux.Handle("PATCH /v1/guests/{id}", endpoint(s, readAbout("guest", readGuestID, func(q SetGuestRequest) guest.ID { return q.ID }), b.SetGuest))
 	mux.Handle("DELETE /v1/guests/{id}", endpoint(s, readRemoveGuest, b.RemoveGuest))
 	mux.Handle("GET /v1/discover", endpoint(s, readDiscover, b.Discover))
 	keeperRoutes(s, mux, b)
@@ -137,18 +137,6 @@ func readGuestID(r *http.Request) (guest.ID, error) {
 		return 0, err
 	}
 	return guest.ParseID(r.PathValue("id"))
-}
-
-func readSetGuest(r *http.Request) (SetGuestRequest, error) {
-	id, err := readGuestID(r)
-	if err != nil {
-		return SetGuestRequest{}, err
-	}
-	q, err := readBody[SetGuestRequest](r)
-	if err == nil && q.ID != id {
-		err = fmt.Errorf("the path names guest %s, the body guest %s", id, q.ID)
-	}
-	return q, err
 }
 
 func readRemoveGuest(r *http.Request) (q RemoveGuestRequest, err error) {

@@ -37,7 +37,7 @@ func NewHandler(b Backend, log *zap.Logger) http.Handler {
 	mux.Handle("GET /v1/jobs", endpoint(s, readNothing, asking(b.Jobs)))
 	mux.Handle("POST /v1/jobs", endpoint(s, readBody[CreateJobRequest], b.CreateJob))
 	mux.Handle("GET /v1/jobs/{id}", endpoint(s, readJobID, b.Job))
-	mux.Handle("PATCH /v1/jobs/{id}", endpoint(s, readUpdate, b.UpdateJob))
+	mux.Handle("PATCH /v1/jobs/{id}", endpoint(s, readAbout("job", readJobID, func(q UpdateJobRequest) guest.JobID { return q.ID }), b.UpdateJob))
 	mux.Handle("DELETE /v1/jobs/{id}", endpoint(s, readDelete, b.DeleteJob))
 	mux.Handle("POST /v1/jobs/{id}/schedule-now", endpoint(s, readJobID, doing(b.ScheduleNow)))
 	mux.Handle("GET /v1/jobs/{id}/runs", endpoint(s, readRuns,
@@ -166,6 +166,24 @@ func (c Code) status() int {
 
 func readNothing(r *http.Request) (nothing, error) { return nothing{}, onlyParams(r.URL.Query()) }
 
+// readAbout reads a body about the one that the path names; id is the body's own word.
+func readAbout[Q any, ID interface {
+	comparable
+	fmt.Stringer
+}](what string, parse func(*http.Request) (ID, error), id func(Q) ID) func(*http.Request) (Q, error) {
+	return func(r *http.Request) (q Q, err error) {
+		named, err := parse(r)
+		if err != nil {
+			return q, err
+		}
+		q, err = readBody[Q](r)
+		if err == nil && id(q) != named {
+			err = fmt.Errorf("the path names %[1]s %[2]s, the body %[1]s %[3]s", what, named, id(q))
+		}
+		return q, err
+	}
+}
+
 func readBody[Q any](r *http.Request) (Q, error) {
 	var q Q
 	if err := onlyParams(r.URL.Query()); err != nil {
@@ -215,18 +233,6 @@ func readJobID(r *http.Request) (guest.JobID, error) {
 		return guest.JobID{}, err
 	}
 	return guest.ParseJobID(r.PathValue("id"))
-}
-
-func readUpdate(r *http.Request) (UpdateJobRequest, error) {
-	id, err := readJobID(r)
-	if err != nil {
-		return UpdateJobRequest{}, err
-	}
-	q, err := readBody[UpdateJobRequest](r)
-	if err == nil && q.ID != id {
-		err = fmt.Errorf("the path names job %s, the body job %s", id, q.ID)
-	}
-	return q, err
 }
 
 func readDelete(r *http.Request) (q DeleteJobRequest, err error) {

@@ -206,35 +206,11 @@ type NodeRecovery struct {
 }
 
 func moveRoutes(s server, mux *http.ServeMux, b Backend) {
-	mux.Handle("POST /v1/guests/{id}/migrate", endpoint(s, readMigrate, b.Migrate))
+	mux.Handle("POST /v1/guests/{id}/migrate", endpoint(s, readAbout("guest", readGuestID, func(q MigrateRequest) guest.ID { return q.ID }), b.Migrate))
 	mux.Handle("GET /v1/guests/{id}/migration", endpoint(s, readWatchMigration, b.WatchMigration))
 	mux.Handle("DELETE /v1/guests/{id}/migration", endpoint(s, readGuestID, b.CancelMigration))
-	mux.Handle("POST /v1/guests/{id}/recover", endpoint(s, readRecover, b.RecoverGuest))
+	mux.Handle("POST /v1/guests/{id}/recover", endpoint(s, readAbout("guest", readGuestID, func(q RecoverRequest) guest.ID { return q.ID }), b.RecoverGuest))
 	mux.Handle("POST /v1/nodes/recover", endpoint(s, readBody[RecoverNodeRequest], b.RecoverNode))
-}
-
-func readMigrate(r *http.Request) (MigrateRequest, error) {
-	id, err := readGuestID(r)
-	if err != nil {
-		return MigrateRequest{}, err
-	}
-	q, err := readBody[MigrateRequest](r)
-	if err == nil && q.ID != id {
-		err = fmt.Errorf("the path names guest %s, the body guest %s", id, q.ID)
-	}
-	return q, err
-}
-
-func readRecover(r *http.Request) (RecoverRequest, error) {
-	id, err := readGuestID(r)
-	if err != nil {
-		return RecoverRequest{}, err
-	}
-	q, err := readBody[RecoverRequest](r)
-	if err == nil && q.ID != id {
-		err = fmt.Errorf("the path names guest %s, the body guest %s", id, q.ID)
-	}
-	return q, err
 }
 
 func readWatchMigration(r *http.Request) (q WatchMigrationRequest, err error) {

@@ -122,22 +122,10 @@ type Verified struct {
 }
 
 func verifyRoutes(s server, mux *http.ServeMux, b VerifyBackend) {
-	mux.Handle("POST /v1/jobs/{id}/verify", endpoint(s, readVerify, b.StartVerify))
+	mux.Handle("POST /v1/jobs/{id}/verify", endpoint(s, readAbout("job", readJobID, func(q VerifyRequest) guest.JobID { return q.Job }), b.StartVerify))
 	mux.Handle("GET /v1/jobs/{id}/verify/{number}", endpoint(s, readVerifyID, b.WatchVerify))
 	mux.Handle("DELETE /v1/jobs/{id}/verify/{number}", endpoint(s, readVerifyID, doing(b.CancelVerify)))
 	mux.Handle("POST /v1/jobs/{id}/verify/acknowledge", endpoint(s, readJobID, doing(b.AcknowledgeVerify)))
-}
-
-func readVerify(r *http.Request) (VerifyRequest, error) {
-	id, err := readJobID(r)
-	if err != nil {
-		return VerifyRequest{}, err
-	}
-	q, err := readBody[VerifyRequest](r)
-	if err == nil && q.Job != id {
-		err = fmt.Errorf("the path names job %s, the body job %s", id, q.Job)
-	}
-	return q, err
 }
 
 func readVerifyID(r *http.Request) (q VerifyID, err error) {
