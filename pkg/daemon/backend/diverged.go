@@ -91,7 +91,7 @@ type copyRequest struct {
 	Dataset string `json:"dataset"`
 }
 
-// errand is a question that one node answers, this one itself and another by a call.
+// errand is a question about a copy, for the node that is to have it.
 type errand[Q, A any] struct {
 	path string
 	ask  Q
@@ -99,24 +99,8 @@ type errand[Q, A any] struct {
 }
 
 // at has the node answer that a client named.
-func (e errand[Q, A]) at(ctx context.Context, b *Backend, name guest.NodeName) (out A, err error) {
-	if _, err := b.cluster(); err != nil {
-		return out, err
-	}
-	m, err := b.member(name)
-	if err != nil {
-		return out, err
-	}
-	if m.ID == b.Self {
-		out, err = e.here(ctx, e.ask)
-	} else {
-		err = b.Peers.Call(ctx, m.ID, e.path, e.ask, &out)
-	}
-	if err != nil {
-		var none A
-		return none, b.failure(err)
-	}
-	return out, nil
+func (e errand[Q, A]) at(ctx context.Context, b *Backend, name guest.NodeName) (A, error) {
+	return atNode(ctx, b, named{name, "which is to have the copy"}, question{e.path, e.ask}, func() (A, error) { return e.here(ctx, e.ask) })
 }
 
 func (b *Backend) discardHere(ctx context.Context, r copyRequest) (api.DivergedCopy, error) {

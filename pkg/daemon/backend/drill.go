@@ -35,17 +35,9 @@ func (b *Backend) handleDrills(mux *http.ServeMux) {
 	peer.Handle(mux, pathDrillCancel, func(_ context.Context, r api.DrillID) (struct{}, error) { return struct{}{}, b.cancelDrill(r) })
 }
 
-// onTarget asks the node that is to have the replica, which may be this one.
-func onTarget[A any](ctx context.Context, b *Backend, name guest.NodeName, q question, here func() (A, error)) (out A, err error) {
-	if _, err := b.cluster(); err != nil {
-		return out, err
-	}
-	m, err := b.member(name)
-	if err != nil {
-		return out, err
-	}
-	o := owner{node: m.ID, whose: "which is to have the replica", hint: "see with `tandem cluster status` whether it is alive", changes: true}
-	return askOwner(ctx, b, o, q, here)
+// onTarget asks the node that is to have the replica.
+func onTarget[A any](ctx context.Context, b *Backend, name guest.NodeName, q question, here func() (A, error)) (A, error) {
+	return atNode(ctx, b, named{name, "which is to have the replica"}, q, here)
 }
 
 // StartDrill begins to try a replica, on the node that has it.

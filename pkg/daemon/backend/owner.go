@@ -62,3 +62,24 @@ func ofJob[A any](ctx context.Context, b *Backend, id guest.JobID, q question, h
 	}
 	return askOwner(ctx, b, o, q, here)
 }
+
+// named is a node that a client named.
+type named struct {
+	name guest.NodeName
+	// whose is what it has to do with the question.
+	whose string
+}
+
+// atNode has the node answer that a client named, which may be this one. What it was asked to change may be done although no
+// answer came.
+func atNode[A any](ctx context.Context, b *Backend, n named, q question, here func() (A, error)) (out A, err error) {
+	if _, err := b.cluster(); err != nil {
+		return out, err
+	}
+	m, err := b.member(n.name)
+	if err != nil {
+		return out, err
+	}
+	o := owner{node: m.ID, whose: n.whose, hint: "see with `tandem cluster status` whether it is alive", changes: true}
+	return askOwner(ctx, b, o, q, here)
+}
