@@ -296,3 +296,61 @@ func TestStore_Refuses(t *testing.T) {
 		t.Errorf("closed: %v", err)
 	}
 }
+
+// Runs that begin and end at the same moment are all there, each with a number of its own, and what is wrong with one is its own.
+func TestStore_ChangesOfTheSameMoment(t *testing.T) {
+	file := path(t)
+	s := open(t, file, 100)
+	const jobs, runs = 20, 5
+	errs := make(chan error, 2*jobs)
+	for n := range jobs {
+		go func() {
+			errs <- func() error {
+				for minute := range runs {
+					r := run(n, minute, history.Running)
+					var err error
+					if r.ID, err = s.Append(r); err != nil {
+						return err
+					}
+					if want := uint64(minute + 1); r.ID != want {
+						return fmt.Errorf("run %d of job %d has the number %d", want, n, r.ID)
+					}
+					r.Outcome = history.OK
+					if err := s.Update(r); err != nil {
+						return err
+					}
+				}
+				return nil
+			}()
+		}()
+		go func() {
+			unknown := run(n, 1, history.OK)
+			unknown.ID = 99
+			if err := s.Update(unknown); err == nil || !strings.Contains(err.Error(), "has no run 99") {
+				errs <- fmt.Errorf("an update of a run that there is not: %v", err)
+				return
+			}
+			errs <- nil
+		}()
+	}
+	for range 2 * jobs {
+		if err := <-errs; err != nil {
+			t.Error(err)
+		}
+	}
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	s = open(t, file, 100)
+	for n := range jobs {
+		got, err := s.Runs(jobID(n), 0)
+		if err != nil || len(got) != runs {
+			t.Fatalf("job %d: %d runs, %v", n, len(got), err)
+		}
+		for _, r := range got {
+			if r.Outcome != history.OK {
+				t.Errorf("run %d of job %d: %s", r.ID, n, r.Outcome)
+			}
+		}
+	}
+}

@@ -65,6 +65,8 @@ type Store struct {
 	mu     sync.Mutex
 	db     *bolt.DB // nil: closed, or it could not be opened
 	closed bool
+
+	writes writes
 }
 
 const format = "1"
@@ -248,12 +250,6 @@ func (s *Store) update(f func(runs *bolt.Bucket) error) error { return s.updateI
 
 func (s *Store) view(f func(runs *bolt.Bucket) error) error { return s.viewIn(runsBucket(), f) }
 
-func (s *Store) updateIn(bucket []byte, f func(*bolt.Bucket) error) error {
-	return s.do(func(db *bolt.DB) error {
-		return db.Update(func(tx *bolt.Tx) error { return f(tx.Bucket(bucket)) })
-	})
-}
-
 func (s *Store) viewIn(bucket []byte, f func(*bolt.Bucket) error) error {
 	return s.do(func(db *bolt.DB) error {
 		return db.View(func(tx *bolt.Tx) error { return f(tx.Bucket(bucket)) })
@@ -263,6 +259,11 @@ func (s *Store) viewIn(bucket []byte, f func(*bolt.Bucket) error) error {
 func (s *Store) do(f func(*bolt.DB) error) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	return s.use(f)
+}
+
+// use is do for who has the lock.
+func (s *Store) use(f func(*bolt.DB) error) error {
 	if _, err := s.ready(); err != nil {
 		s.opts.Report(err)
 		return err
