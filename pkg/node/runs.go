@@ -104,10 +104,9 @@ func (n *Node) ended(e *entry, r *run, rec history.Run, ev job.Event, now time.T
 
 // carryOut does a run and keeps its record.
 func (n *Node) carryOut(ctx context.Context, r *run, rec *history.Run, log *zap.Logger, do work) job.Event {
-	n.begin(r, rec, log)
-	saved := n.keep(r, *rec, log)
+	recorded := n.begin(r, *rec, log)
 	err := do(ctx, r, rec, log)
-	saved()
+	rec.ID = recorded()
 	return n.end(ctx, r, rec, log, err)
 }
 
@@ -154,23 +153,21 @@ func (n *Node) task(r *run, id guest.JobID) replicate.Task {
 	}
 }
 
-func (n *Node) begin(r *run, rec *history.Run, log *zap.Logger) {
-	id, err := n.o.History.Append(*rec)
-	if err != nil {
-		log.Warn("the run cannot be recorded", zap.Error(err))
-	}
-	rec.ID = id
-	r.record.Store(id)
-}
-
-// keep brings the record of a run up to date as long as it goes on; stop ends that.
-func (n *Node) keep(r *run, rec history.Run, log *zap.Logger) (stop func()) {
-	if rec.ID == 0 {
-		return func() {}
-	}
+// begin records that a run has begun, beside it: runs that are due together begin at
+// the same moment, and not one after the other as the disk takes their records. It
+// keeps the record up to date until recorded is called, which gives its ID; 0 where
+// there is none.
+func (n *Node) begin(r *run, rec history.Run, log *zap.Logger) (recorded func() uint64) {
 	quit := make(chan struct{})
 	var wg sync.WaitGroup
 	wg.Go(func() {
+		id, err := n.o.History.Append(rec)
+		if err != nil {
+			log.Warn("the run cannot be recorded", zap.Error(err))
+			return
+		}
+		rec.ID = id
+		r.record.Store(id)
 		tick := time.NewTicker(saveEvery)
 		defer tick.Stop()
 		for {
@@ -188,9 +185,10 @@ func (n *Node) keep(r *run, rec history.Run, log *zap.Logger) (stop func()) {
 			}
 		}
 	})
-	return func() {
+	return func() uint64 {
 		close(quit)
 		wg.Wait()
+		return r.record.Load()
 	}
 }
 
