@@ -165,7 +165,7 @@ func New(opts Options) (*Peer, error) {
 	p.idle = newIdlePool(opts.Timing.Idle)
 	p.calls = &http.Transport{
 		DialContext:         p.dialCall,
-		MaxIdleConnsPerHost: 16, // as many commands of one node wait for the leader at a time
+		MaxIdleConnsPerHost: maxIdle,
 		IdleConnTimeout:     opts.Timing.Idle,
 		DisableCompression:  true,
 	}

@@ -7,8 +7,8 @@ import (
 	"github.com/tandemd/tandem/pkg/guest"
 )
 
-// maxIdle is how many unused data connections are kept to one node: as many as a node has streams at the same time (max_jobs), for what
-// is due together is due together again.
+// maxIdle is how many unused connections of a kind are kept to one node, for data and for calls: as many as a node has syncs at the
+// same time (max_jobs), for what is due together is due together again.
 const maxIdle = 32
 
 // idlePool keeps data connections between streams, so that a small sync needs no
