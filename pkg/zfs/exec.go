@@ -15,6 +15,7 @@ import (
 
 	"github.com/tandemd/tandem/pkg/zfs/child"
 	"github.com/tandemd/tandem/pkg/zfs/zerr"
+	"github.com/tandemd/tandem/pkg/zfs/zname"
 )
 
 // call is one process to run.
@@ -33,6 +34,16 @@ func (c call) fail(class Class, err error) *Error {
 		e.Dataset = c.names[0]
 	}
 	return e
+}
+
+// ofEachPool is the first name of each pool that the call is about.
+func (c call) ofEachPool() (names []string) {
+	for _, name := range c.names {
+		if !slices.ContainsFunc(names, func(n string) bool { return zname.PoolOf(n) == zname.PoolOf(name) }) {
+			names = append(names, name)
+		}
+	}
+	return names
 }
 
 // run runs a process to its end.
@@ -67,7 +78,7 @@ func (z *ZFS) start(ctx context.Context, c call, stdin *os.File, stdout io.Write
 	if err := context.Cause(ctx); err != nil {
 		return nil, c.fail(ClassCanceled, err)
 	}
-	for _, name := range c.names {
+	for _, name := range c.ofEachPool() {
 		if err := z.poolReady(c.op, name); err != nil {
 			return nil, err
 		}

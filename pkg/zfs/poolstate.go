@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 	"time"
 
@@ -59,12 +58,7 @@ func (z *ZFS) poolReady(op, name string) error {
 func (z *ZFS) watched(ctx context.Context, c call) (context.Context, context.CancelFunc) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	stop := func() { cancel(nil) }
-	var names []string
-	for _, name := range c.names {
-		if !slices.ContainsFunc(names, func(n string) bool { return zname.PoolOf(n) == zname.PoolOf(name) }) {
-			names = append(names, name)
-		}
-	}
+	names := c.ofEachPool()
 	if len(names) == 0 {
 		return ctx, stop
 	}

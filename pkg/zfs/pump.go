@@ -12,6 +12,8 @@ const (
 	// pumpPieces bounds what a stream has in memory: 4 MiB, and only while zfs receive is behind. It reads in bursts, and not at
 	// all while its pool writes a transaction group; what the network brings meanwhile is decrypted already when it goes on.
 	pumpPieces = 16
+	// pumpSmall is how many of them are no larger than pumpLeast: most streams bring little, and many run side by side.
+	pumpSmall = 3
 )
 
 // pump carries a stream into a pipe, reading ahead by up to its pieces. Each end goes at its own pace.
@@ -75,6 +77,9 @@ func (p *pump) piece() ([]byte, bool) {
 	}
 	if p.made < pumpPieces {
 		p.made++
+		if p.made <= pumpSmall {
+			return make([]byte, pumpLeast), true
+		}
 		return make([]byte, pumpPiece), true
 	}
 	select {
@@ -92,6 +97,6 @@ func (p *pump) write(w io.Writer) {
 		if _, err := w.Write(piece); err != nil {
 			return
 		}
-		p.free <- piece[:pumpPiece]
+		p.free <- piece[:cap(piece)]
 	}
 }
