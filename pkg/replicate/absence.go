@@ -47,9 +47,17 @@ func (b *bases) away(k *known, node guest.NodeID) bool {
 // never answers would keep everything for ever.
 func (b *bases) meet(g guest.Guest, nodes []guest.NodeID, pairs []plan.Pair) error {
 	b.mu.Lock()
-	defer b.mu.Unlock()
 	k := b.of(g)
-	met := false
+	met := b.greet(k, nodes, pairs)
+	b.mu.Unlock()
+	if !met {
+		return nil
+	}
+	return b.write(g.ID, k)
+}
+
+// greet is meet in memory; it says whether there were any. The caller holds the lock.
+func (b *bases) greet(k *known, nodes []guest.NodeID, pairs []plan.Pair) (met bool) {
 	for _, n := range nodes {
 		if _, ok := k.Targets[n]; ok {
 			continue
@@ -64,10 +72,7 @@ func (b *bases) meet(g guest.Guest, nodes []guest.NodeID, pairs []plan.Pair) err
 		b.see(k, n)
 		met = true
 	}
-	if !met {
-		return nil
-	}
-	return b.write(g.ID, k)
+	return met
 }
 
 // mayHave are the GUIDs of all points and of all of Tandem's bookmarks.

@@ -55,6 +55,8 @@ type known struct {
 	// broken is why the file could not be read. It is then left as it is, and what
 	// is learnt stays in memory.
 	broken error
+	// file is held by who writes it. Those of other guests are written at the same time.
+	file sync.Mutex
 }
 
 func newBases(o local.Options) *bases {
@@ -98,14 +100,26 @@ func (b *bases) targets(g guest.Guest, nodes []guest.NodeID) []plan.Holding {
 // put replaces what is known of one target, on disk before it returns.
 func (b *bases) put(g guest.Guest, node guest.NodeID, h holdings) error {
 	b.mu.Lock()
-	defer b.mu.Unlock()
 	k := b.of(g)
 	fresh := b.see(k, node)
-	if old, ok := k.Targets[node]; ok && maps.EqualFunc(old, h, sameHeld) && fresh {
+	old, ok := k.Targets[node]
+	same := ok && maps.EqualFunc(old, h, sameHeld) && fresh
+	k.Targets[node] = h
+	b.mu.Unlock()
+	if same {
 		return nil
 	}
-	k.Targets[node] = h
 	return b.write(g.ID, k)
+}
+
+// arrived replaces what is known of one target by the end of a sync, of which put has
+// written what was about to be sent. On disk that stays until the next one: a daemon
+// that is killed then takes the sync for one that was cut before its end was known
+// here, and keeps what either state needs.
+func (b *bases) arrived(g guest.Guest, node guest.NodeID, h holdings) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.of(g).Targets[node] = h
 }
 
 func sameHeld(a, b plan.Held) bool { return slices.Equal(a.Has, b.Has) && slices.Equal(a.Pins, b.Pins) }
@@ -113,18 +127,26 @@ func sameHeld(a, b plan.Held) bool { return slices.Equal(a.Has, b.Has) && slices
 // forget drops a target that is none any more.
 func (b *bases) forget(g guest.Guest, node guest.NodeID) error {
 	b.mu.Lock()
-	defer b.mu.Unlock()
 	k := b.of(g)
 	delete(k.Targets, node)
 	delete(k.Sent, node)
 	delete(k.Seen, node)
+	b.mu.Unlock()
 	return b.write(g.ID, k)
 }
 
+// write writes what is known of a guest, as it is once it is its turn. The caller does
+// not hold the lock: only the guest's own syncs wait for the disk.
 func (b *bases) write(id guest.ID, k *known) error {
+	k.file.Lock()
+	defer k.file.Unlock()
+	b.mu.Lock()
+	broken := k.broken
+	now := known{Term: k.Term, Targets: maps.Clone(k.Targets), Seen: maps.Clone(k.Seen), Sent: maps.Clone(k.Sent)}
+	b.mu.Unlock()
 	var err error
-	if k.broken == nil {
-		err = b.store.Write(basesFile(id), k)
+	if broken == nil {
+		err = b.store.Write(basesFile(id), &now)
 	}
 	return fault.Wrap(err, "remember what the targets of guest %s hold", id)
 }
