@@ -146,7 +146,6 @@ func (h *Handover) Sync(ctx context.Context, t Transfer) (Result, error) {
 	if err != nil {
 		return Result{}, fault.Final(ctx, err)
 	}
-	defer h.s.o.Together.Enter()()
 	err = r.rounds(ctx)
 	h.s.doubt(r.job.ID, err)
 	return r.finish(), fault.Final(ctx, err)
@@ -156,6 +155,9 @@ func (h *Handover) Sync(ctx context.Context, t Transfer) (Result, error) {
 func (r *run) lockGuest(ctx context.Context) (release func(), err error) {
 	if r.hand != nil && r.hand.locked {
 		return func() {}, nil
+	}
+	if len(r.s.locks.Turn(local.GuestLock(r.guest.ID))) > 0 {
+		r.near.Rest() // Who has the lock would wait for it in vain.
 	}
 	return r.s.lockGuest(ctx, r.guest.ID)
 }

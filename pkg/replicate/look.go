@@ -21,6 +21,7 @@ func (r *run) look(ctx context.Context) error {
 		asked <- r.s.call(ctx, r.job.Target, wire.PathInventory, question, &r.inv)
 	}()
 	listed := r.list(ctx)
+	r.near.Next(local.StepTake)
 	if err := <-asked; err != nil {
 		return fault.Wrap(err, "ask %s what it has", r.target)
 	}
@@ -69,7 +70,7 @@ func (r *run) ready() error {
 
 // list reads this node's volumes, with those of others that are due.
 func (r *run) list(ctx context.Context) error {
-	own, err := r.s.o.Together.List(ctx, r.names...)
+	own, err := r.near.List(ctx, r.s.o.Together, r.names...)
 	if err != nil {
 		return fault.Wrap(err, "list the volumes of guest %s", r.guest.ID)
 	}

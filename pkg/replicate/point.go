@@ -9,6 +9,7 @@ import (
 	"github.com/tandemd/tandem/pkg/guest"
 	"github.com/tandemd/tandem/pkg/plan"
 	"github.com/tandemd/tandem/pkg/replicate/fault"
+	"github.com/tandemd/tandem/pkg/replicate/local"
 	"github.com/tandemd/tandem/pkg/zfs"
 )
 
@@ -42,7 +43,7 @@ func (r *run) take(ctx context.Context) (string, error) {
 	name := next.String()
 	change := r.destroying(r.spare())
 	change.Take, change.Props = name, map[string]string{zfs.PropPoint: property}
-	carryOut := r.s.o.Together.Change
+	carryOut := r.takeNear
 	if r.guest.Quiesce != "" && r.s.o.Quiescer != nil {
 		carryOut = r.quiet
 	}
@@ -57,6 +58,11 @@ func (r *run) take(ctx context.Context) (string, error) {
 		return name, nil
 	}
 	return name, r.list(ctx)
+}
+
+// takeNear takes it with those of others that are due.
+func (r *run) takeNear(ctx context.Context, change zfs.Change) (zfs.Changed, error) {
+	return r.near.Change(ctx, r.s.o.Together, local.StepTake, change)
 }
 
 // taken adds the new snapshots to what this run has read. It is false where somebody
@@ -104,6 +110,9 @@ func (r *run) snapshot(ctx context.Context) (plan.Plan, string, error) {
 	}
 	defer release()
 	name, err := r.newest(ctx)
+	if name != "" {
+		r.near.Rest()
+	}
 	if err == nil && name == "" {
 		name, err = r.take(ctx)
 	}

@@ -18,6 +18,7 @@ import (
 // the daemon dies, and a snapshot that was under way may be taken all the same.
 func (r *run) quiet(ctx context.Context, change zfs.Change) (done zfs.Changed, err error) {
 	begun := time.Now()
+	r.near.Rest()
 	how, thaw, warning := r.s.o.Quiescer.Quiesce(ctx, r.guest)
 	if warning != "" {
 		r.warn("%s", warning)

@@ -151,7 +151,8 @@ func (s *Source) Run(ctx context.Context, task Task) (Result, error) {
 		return Result{}, fault.Final(ctx, err)
 	}
 	defer release()
-	defer s.o.Together.Enter()()
+	r.near = s.o.Together.Near(local.StepList, r.names...)
+	defer r.near.Leave()
 	err = r.rounds(ctx)
 	s.doubt(task.Job, err)
 	if w := s.bases.warning(r.guest); w != "" {
@@ -209,6 +210,8 @@ type run struct {
 	ahead bool
 	// hand is set where the sync is a part of a move.
 	hand *handing
+	// near is set where others may wait for it, and it for them.
+	near *local.Near
 
 	own []zfs.Dataset
 	// unwritten: the point is an older one, and nothing was written since.
@@ -279,15 +282,18 @@ func (r *run) round(ctx context.Context) (again bool, err error) {
 		return false, err
 	}
 	if p.Again() {
+		r.near.Rest()
 		p = p.First()
 		r.phase(PhaseResume, p.Bytes())
 		return true, r.perform(ctx, p)
 	}
 	if shared, marked, ok := plan.Shared(r.pairs); ok && !marked {
+		r.near.Rest()
 		r.log("%s has all of %s, which was not marked complete", r.target, shared.Name)
 		return true, r.finishPoint(ctx, shared.Name)
 	}
 	if name, ok := plan.Current(r.pairs); ok {
+		r.near.Rest()
 		return false, r.nothing(ctx, name)
 	}
 	r.warnings(p)

@@ -5,7 +5,7 @@
 //
 // The calls of one line are served in lots: those that come while a lot is being
 // served make the next one. The first of a lot waits a little for those that were
-// fired with it.
+// fired with it, and longer for those of which it knows that they are near.
 package gather
 
 import (
@@ -27,19 +27,25 @@ type Group[In, Out any] struct {
 	Most   int
 	// Apart says that after this error of a lot its calls are tried one by one.
 	Apart func(error) bool
-	// Company is how many calls may be about to come: a lot that has them all waits for no more.
-	Company func() int
 
 	mu    sync.Mutex
 	lines map[string]*line[In, Out]
 }
 
+// Wait says for whom a call waits; the zero value: for nobody.
+type Wait struct {
+	// Most is how long at most. It may be a quarter of the time that the last lot took, if that is more: what is late for
+	// one lot waits for it to end.
+	Most time.Duration
+	// Near says whether others are about to come that are not there yet; see [Group.Look]. It must not call the group.
+	Near func() bool
+}
+
 const (
-	// LeastWait is what the first call of a lot waits for others where none are known of.
+	// LeastWait is what each call waits for others where none are known of.
 	LeastWait = 3 * time.Millisecond
-	// mostWait bounds how long a lot waits for those who may come: a quarter of the time
-	// that the last lot took, since what is late for one lot waits for it to end.
-	mostWait = 300 * time.Millisecond
+	// mostQuarter bounds the quarter of the last lot's time.
+	mostQuarter = 300 * time.Millisecond
 	// patience is how long a lot may take before the next one is served beside it: one
 	// call may be about ten thousand snapshots.
 	patience = 3 * time.Second
@@ -53,12 +59,14 @@ type line[In, Out any] struct {
 	waiting []*call[In, Out]
 	// serving says that a lot is being gathered or served and not overdue.
 	serving bool
-	came    chan struct{} // has a value when somebody came
+	news    chan struct{} // has a value when somebody came, or may not come any more
 	took    time.Duration // by the last lot
 }
 
 type call[In, Out any] struct {
 	in   In
+	wait Wait
+	came time.Time
 	out  Out
 	err  error
 	lot  *lot // nil while it waits
@@ -73,15 +81,16 @@ type lot struct {
 
 // Call waits until a lot with this call was served. A caller whose context ends
 // leaves; the lot goes on for the others. Calls with different keys never meet.
-func (g *Group[In, Out]) Call(ctx context.Context, key string, in In) (Out, error) {
-	c := &call[In, Out]{in: in, done: make(chan struct{})}
+// A lot is served once one of its calls waits no longer.
+func (g *Group[In, Out]) Call(ctx context.Context, key string, in In, wait Wait) (Out, error) {
+	c := &call[In, Out]{in: in, wait: wait, came: time.Now(), done: make(chan struct{})}
 	g.mu.Lock()
 	if g.lines == nil {
 		g.lines = map[string]*line[In, Out]{}
 	}
 	l := g.lines[key]
 	if l == nil {
-		l = &line[In, Out]{came: make(chan struct{}, 1)}
+		l = &line[In, Out]{news: make(chan struct{}, 1)}
 		g.lines[key] = l
 	}
 	l.waiting = append(l.waiting, c)
@@ -89,10 +98,7 @@ func (g *Group[In, Out]) Call(ctx context.Context, key string, in In) (Out, erro
 		l.serving = true
 		go g.serve(context.WithoutCancel(ctx), l)
 	}
-	select {
-	case l.came <- struct{}{}:
-	default:
-	}
+	l.tell()
 	g.mu.Unlock()
 	select {
 	case <-c.done:
@@ -100,6 +106,22 @@ func (g *Group[In, Out]) Call(ctx context.Context, key string, in In) (Out, erro
 	case <-ctx.Done():
 		var none Out
 		return none, g.leave(ctx, l, c)
+	}
+}
+
+func (l *line[In, Out]) tell() {
+	select {
+	case l.news <- struct{}{}:
+	default:
+	}
+}
+
+// Look has a lot that waits ask again who is near.
+func (g *Group[In, Out]) Look(key string) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if l := g.lines[key]; l != nil {
+		l.tell()
 	}
 }
 
@@ -122,8 +144,8 @@ func (g *Group[In, Out]) leave(ctx context.Context, l *line[In, Out], c *call[In
 
 // serve serves lots until nobody waits, or somebody else does it.
 func (g *Group[In, Out]) serve(ctx context.Context, l *line[In, Out]) {
-	g.gather(l)
 	for {
+		g.gather(l)
 		calls, run := g.next(ctx, l)
 		if calls == nil {
 			return
@@ -154,28 +176,41 @@ func (g *Group[In, Out]) overtake(ctx context.Context, l *line[In, Out]) bool {
 	return true
 }
 
-// gather waits for those who may be about to come.
+// gather waits until one of those that wait waits no longer, or none is left.
 func (g *Group[In, Out]) gather(l *line[In, Out]) {
-	g.mu.Lock()
-	wait := min(max(LeastWait, l.took/4), mostWait)
-	g.mu.Unlock()
-	least, most := time.NewTimer(LeastWait), time.NewTimer(wait)
-	defer least.Stop()
-	defer most.Stop()
-	<-least.C
+	timer := time.NewTimer(0)
+	defer timer.Stop()
 	for {
-		g.mu.Lock()
-		all := len(l.waiting) >= g.Company()
-		g.mu.Unlock()
-		if all {
+		left := g.left(l, time.Now())
+		if left <= 0 {
 			return
 		}
+		timer.Reset(left)
 		select {
-		case <-most.C:
-			return
-		case <-l.came:
+		case <-timer.C:
+		case <-l.news:
 		}
 	}
+}
+
+// left is how long the next lot still waits. One that is full does not, nor one that nobody waits for.
+func (g *Group[In, Out]) left(l *line[In, Out], now time.Time) time.Duration {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	least, weight := time.Duration(0), 0
+	for i, c := range l.waiting {
+		wait := LeastWait
+		if c.wait.Near != nil && c.wait.Near() {
+			wait = max(wait, c.wait.Most, min(l.took/4, mostQuarter))
+		}
+		if left := c.came.Add(wait).Sub(now); i == 0 || left < least {
+			least = left
+		}
+		if weight += max(1, g.Weight(c.in)); weight >= g.Most {
+			return 0
+		}
+	}
+	return least
 }
 
 // next takes the next lot off the line; nil where nobody waits.

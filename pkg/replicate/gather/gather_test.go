@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -17,6 +18,8 @@ import (
 // desk serves numbers: each lot takes a second, and 13 spoils a lot.
 type desk struct {
 	gather.Group[int, string]
+	// near is how many are about to come.
+	near atomic.Int64
 	mu   sync.Mutex
 	lots [][]int
 	hang chan struct{}
@@ -24,12 +27,11 @@ type desk struct {
 
 var errSpoilt = errors.New("spoilt")
 
-func newDesk(company int) *desk {
+func newDesk() *desk {
 	d := &desk{}
 	d.Weight = func(n int) int { return n / 100 }
 	d.Most = 4
 	d.Apart = func(err error) bool { return errors.Is(err, errSpoilt) }
-	d.Company = func() int { return company }
 	d.Serve = func(ctx context.Context, lot []int) ([]string, error) {
 		d.mu.Lock()
 		d.lots = append(d.lots, lot)
@@ -61,7 +63,7 @@ func (d *desk) all(ctx context.Context, key string, numbers ...int) map[int]stri
 	got := map[int]string{}
 	for _, n := range numbers {
 		wg.Go(func() {
-			out, err := d.Call(ctx, key, n)
+			out, err := d.Call(ctx, key, n, gather.Wait{})
 			mu.Lock()
 			defer mu.Unlock()
 			if got[n] = out; err != nil {
@@ -91,7 +93,7 @@ func equal(t *testing.T, got, want any) {
 
 func TestGroup_ServesTogetherWhatComesTogether(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		d := newDesk(0)
+		d := newDesk()
 		equal(t, d.all(t.Context(), "tank", 1, 2, 3), map[int]string{1: "#1", 2: "#2", 3: "#3"})
 		equal(t, d.sizes(), []int{3})
 		d.all(t.Context(), "tank", 1, 2, 3, 4, 5, 6)
@@ -103,7 +105,7 @@ func TestGroup_ServesTogetherWhatComesTogether(t *testing.T) {
 
 func TestGroup_WhatComesLateIsServedNextAndKeysNeverMeet(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		d := newDesk(0)
+		d := newDesk()
 		var wg sync.WaitGroup
 		wg.Go(func() { d.all(t.Context(), "tank", 1) })
 		time.Sleep(100 * time.Millisecond)
@@ -114,41 +116,118 @@ func TestGroup_WhatComesLateIsServedNextAndKeysNeverMeet(t *testing.T) {
 	})
 }
 
-func TestGroup_WaitsForThoseWhoAreAboutToCome(t *testing.T) {
+// comes calls after a while with patience for those that are near.
+func (d *desk) comes(t *testing.T, after, patience time.Duration, n int) (took time.Duration) {
+	t.Helper()
+	time.Sleep(after)
+	d.near.Add(-1)
+	d.Look("tank")
+	began := time.Now()
+	if _, err := d.Call(t.Context(), "tank", n, gather.Wait{Most: patience, Near: func() bool { return d.near.Load() > 0 }}); err != nil {
+		t.Error(err)
+	}
+	return time.Since(began)
+}
+
+func TestGroup_WaitsForThoseWhoAreNear(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		d := newDesk(3)
-		d.all(t.Context(), "tank", 1, 2, 3) // It now knows what a lot takes.
+		d := newDesk()
+		d.near.Store(3)
 		var wg sync.WaitGroup
 		for n := range 3 {
 			wg.Go(func() {
-				time.Sleep(time.Duration(n) * 50 * time.Millisecond)
-				began := time.Now()
-				d.all(t.Context(), "tank", n)
-				if took := time.Since(began); took > 1200*time.Millisecond {
+				if took := d.comes(t, time.Duration(n)*700*time.Millisecond, 2*time.Second, n); took > 2500*time.Millisecond {
 					t.Errorf("%d took %s", n, took)
 				}
 			})
 		}
 		wg.Wait()
-		equal(t, d.sizes(), []int{3, 3})
-		began := time.Now()
-		d.all(t.Context(), "tank", 1) // Nobody comes.
-		if took := time.Since(began); took > 1300*time.Millisecond {
-			t.Errorf("a single call took %s", took)
+		equal(t, d.sizes(), []int{3})
+		if took := d.comes(t, 0, 2*time.Second, 1); took != time.Second+gather.LeastWait {
+			t.Errorf("a call that nobody is near took %s", took)
 		}
+	})
+}
+
+func TestGroup_WaitsNoLongerThanItsPatience(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := newDesk()
+		d.near.Store(2)
+		if took := d.comes(t, 0, 500*time.Millisecond, 1); took != 1500*time.Millisecond {
+			t.Errorf("a call with patience for 0.5 s took %s", took)
+		}
+		// The second waits for a quarter of what that took: who comes too late waits for a whole lot.
+		d.near.Store(2)
+		if took := d.comes(t, 0, 0, 1); took != 1250*time.Millisecond {
+			t.Errorf("a call without patience took %s", took)
+		}
+	})
+}
+
+// One that waits for nobody takes those with it that would have waited.
+func TestGroup_TheLeastPatientDecides(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := newDesk()
+		d.near.Store(2)
+		var wg sync.WaitGroup
+		wg.Go(func() { d.comes(t, 0, 2*time.Second, 1) })
+		time.Sleep(300 * time.Millisecond)
+		began := time.Now()
+		equal(t, d.all(t.Context(), "tank", 2), map[int]string{2: "#2"})
+		if took := time.Since(began); took != time.Second+gather.LeastWait {
+			t.Errorf("the call in a hurry took %s", took)
+		}
+		wg.Wait()
+		equal(t, d.sizes(), []int{2})
+	})
+}
+
+// Who was waited for and does not come is waited for no longer once that is known.
+func TestGroup_AsksAgainWhoIsNear(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := newDesk()
+		d.near.Store(2)
+		var wg sync.WaitGroup
+		wg.Go(func() {
+			if took := d.comes(t, 0, 2*time.Second, 1); took != 1100*time.Millisecond {
+				t.Errorf("it took %s", took)
+			}
+		})
+		time.Sleep(100 * time.Millisecond)
+		d.near.Add(-1)
+		d.Look("tank")
+		wg.Wait()
+	})
+}
+
+// A lot that is full waits for nobody.
+func TestGroup_AFullLotGoes(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := newDesk()
+		d.near.Store(5)
+		var wg sync.WaitGroup
+		for n := range 4 {
+			wg.Go(func() {
+				if took := d.comes(t, 0, 2*time.Second, n); took != time.Second {
+					t.Errorf("%d took %s", n, took)
+				}
+			})
+		}
+		wg.Wait()
+		equal(t, d.sizes(), []int{4})
 	})
 }
 
 func TestGroup_OneCallsErrorIsItsOwn(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		d := newDesk(0)
+		d := newDesk()
 		equal(t, d.all(t.Context(), "tank", 1, 13, 3), map[int]string{1: "#1", 13: "spoilt", 3: "#3"})
 	})
 }
 
 func TestGroup_ACallerThatGivesUpLeaves(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		d := newDesk(0)
+		d := newDesk()
 		d.hang = make(chan struct{})
 		gone, cancel := context.WithCancelCause(t.Context())
 		var wg sync.WaitGroup
@@ -180,7 +259,7 @@ func TestGroup_ACallerThatGivesUpLeaves(t *testing.T) {
 
 func TestGroup_ALotThatTakesLongHoldsUpNobody(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		d := newDesk(0)
+		d := newDesk()
 		d.hang = make(chan struct{})
 		var wg sync.WaitGroup
 		wg.Go(func() { d.all(t.Context(), "tank", 7) })

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"slices"
 	"sync"
-	"sync/atomic"
 
 	"github.com/tandemd/tandem/pkg/replicate/gather"
 	"github.com/tandemd/tandem/pkg/zfs"
@@ -15,17 +14,17 @@ import (
 
 // Together lists and changes the datasets of many syncs at once: what is due
 // together is listed, snapshotted, marked and cleaned in one process for each
-// pool. The syncs do not know of each other. The sides of one node share it.
+// pool. The syncs know of each other only that they are [Near]. The sides of one node share it.
 type Together struct {
 	zfs     ZFS
 	lists   gather.Group[[]string, []zfs.Dataset]
 	changes gather.Group[zfs.Change, zfs.Changed]
-	// syncs is how many are going on at this node, in either role.
-	syncs atomic.Int64
 
 	mu sync.Mutex
 	// heavy are datasets with so many snapshots that nobody should wait for their list.
 	heavy map[string]bool
+	// near are the syncs that go on at this node, in either role.
+	near map[*Near]struct{}
 }
 
 const (
@@ -38,23 +37,15 @@ const (
 
 // NewTogether makes that of a node.
 func NewTogether(z ZFS) *Together {
-	t := &Together{zfs: z, heavy: map[string]bool{}}
-	company := func() int { return int(t.syncs.Load()) }
+	t := &Together{zfs: z, heavy: map[string]bool{}, near: map[*Near]struct{}{}}
 	t.lists = gather.Group[[]string, []zfs.Dataset]{
-		Serve: t.list, Weight: func(names []string) int { return len(names) }, Most: mostNames, Apart: apart, Company: company,
+		Serve: t.list, Weight: func(names []string) int { return len(names) }, Most: mostNames, Apart: apart,
 	}
 	t.changes = gather.Group[zfs.Change, zfs.Changed]{
 		Serve:  func(ctx context.Context, lot []zfs.Change) ([]zfs.Changed, error) { return z.Change(ctx, lot...) },
-		Weight: weight, Most: mostChanges, Apart: apart, Company: company,
+		Weight: weight, Most: mostChanges, Apart: apart,
 	}
 	return t
-}
-
-// Enter says that a sync is going on until leave is called: others wait a moment
-// for what it is about to ask.
-func (t *Together) Enter() (leave func()) {
-	t.syncs.Add(1)
-	return sync.OnceFunc(func() { t.syncs.Add(-1) })
 }
 
 // apart: a lot that failed for what only one of its calls is about is tried call by
@@ -65,6 +56,11 @@ func apart(err error) bool {
 
 // List reads the datasets, as [zfs.ZFS.List] does: one process for each of their pools, or a part of one.
 func (t *Together) List(ctx context.Context, names ...string) ([]zfs.Dataset, error) {
+	return t.listed(ctx, names, func(string) gather.Wait { return gather.Wait{} })
+}
+
+// listed lists; wait is for whom the part of a pool waits.
+func (t *Together) listed(ctx context.Context, names []string, wait func(line string) gather.Wait) ([]zfs.Dataset, error) {
 	lines := map[string][]string{}
 	for _, name := range names {
 		lines[t.line(name)] = append(lines[t.line(name)], name)
@@ -77,7 +73,7 @@ func (t *Together) List(ctx context.Context, names ...string) ([]zfs.Dataset, er
 	)
 	for key, part := range lines {
 		wg.Go(func() {
-			list, err := t.lists.Call(ctx, key, part)
+			list, err := t.lists.Call(ctx, key, part, wait(key))
 			mu.Lock()
 			defer mu.Unlock()
 			errs = append(errs, canceled("list", part[0], ctx, err))
@@ -148,12 +144,20 @@ func (t *Together) weigh(list []zfs.Dataset) {
 // snapshots is made in pieces, in this order: what it checks and takes, all marks,
 // what it destroys.
 func (t *Together) Change(ctx context.Context, c zfs.Change) (zfs.Changed, error) {
+	return t.changed(ctx, c, func(string) gather.Wait { return gather.Wait{} })
+}
+
+// changed makes a change; wait is for whom it waits in a pool's line.
+func (t *Together) changed(ctx context.Context, c zfs.Change, wait func(pool string) gather.Wait) (zfs.Changed, error) {
 	if err := zfs.CheckChanges([]zfs.Change{c}); err != nil {
 		return zfs.Changed{}, err
 	}
 	var out zfs.Changed
+	pool := zname.PoolOf(c.Volumes[0].Dataset)
+	first := wait(pool)
 	for i, piece := range pieces(c) {
-		done, err := t.changes.Call(ctx, zname.PoolOf(c.Volumes[0].Dataset), piece)
+		done, err := t.changes.Call(ctx, pool, piece, first)
+		first = gather.Wait{}
 		if err = canceled("change", c.Volumes[0].Dataset, ctx, err); err != nil || done.Err != nil {
 			return zfs.Changed{Err: done.Err}, err
 		}

@@ -45,13 +45,14 @@ func (t *Target) Commit(ctx context.Context, from guest.NodeID, req wire.CommitR
 	if req.Idle() {
 		return wire.CommitReply{}, t.noteCurrent(g.ID, req)
 	}
-	defer t.o.Together.Enter()()
+	near := t.arrived(g.ID)
+	defer near.Leave()
 	list, err := t.seen(ctx, volumes)
 	if err != nil {
 		return wire.CommitReply{}, err
 	}
 	defer t.forgetSights(volumes)
-	c := commit{t: t, req: req, guest: g, cluster: view.Cluster, list: list, pinned: t.o.Pins.Of(g.ID), pinnedAll: t.o.Pins.All(g.ID)}
+	c := commit{t: t, req: req, near: near, guest: g, cluster: view.Cluster, list: list, pinned: t.o.Pins.Of(g.ID), pinnedAll: t.o.Pins.All(g.ID)}
 	if err := c.verify(ctx); err != nil {
 		return wire.CommitReply{}, err
 	}
@@ -87,6 +88,8 @@ type commit struct {
 	// as all do while one is chosen.
 	pinned    map[guest.Volume][]uint64
 	pinnedAll bool
+	// near is nil where nothing was received for it: it waits for nobody.
+	near *local.Near
 
 	warnings []string
 }
@@ -200,7 +203,8 @@ func (c *commit) make(ctx context.Context, change zfs.Change) error {
 	if !slices.ContainsFunc(change.Volumes, func(v zfs.VolumeChange) bool { return len(v.Mark)+len(v.Destroy) > 0 }) {
 		return nil
 	}
-	done, err := c.t.o.Together.Change(ctx, change)
+	done, err := c.near.Change(ctx, c.t.o.Together, local.StepCommit, change)
+	c.near = nil // It has waited once.
 	if z, ok := errors.AsType[*zfs.Error](cmp.Or(err, done.Err)); ok && errors.Is(z, zfs.ErrWritable) {
 		if err := c.protect(ctx, z.Dataset); err != nil {
 			return err

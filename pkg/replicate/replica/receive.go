@@ -30,7 +30,6 @@ func (t *Target) Receive(ctx context.Context, from guest.NodeID, h wire.ReceiveH
 		return wire.ReceiveReply{}, err
 	}
 	defer release()
-	defer t.o.Together.Enter()()
 	list, err := t.seen(ctx, []guest.Volume{h.Volume})
 	if err != nil {
 		return wire.ReceiveReply{}, err
@@ -52,6 +51,9 @@ func (t *Target) Receive(ctx context.Context, from guest.NodeID, h wire.ReceiveH
 	}
 	ctx, done := t.running(ctx, from, g)
 	defer done()
+	well := false
+	came := t.arrives(h, l.name)
+	defer func() { came(well) }()
 	got, err := t.o.ZFS.Receive(ctx, zfs.ReceiveSpec{
 		Dataset: l.name, Type: zfs.Type(h.Kind), Props: props, Origin: origin,
 	}, r)
@@ -72,6 +74,7 @@ func (t *Target) Receive(ctx context.Context, from guest.NodeID, h wire.ReceiveH
 	if _, err := t.owned(t.o.Ledger.View(), from, h.Request); err != nil {
 		return wire.ReceiveReply{}, err
 	}
+	well = true
 	return wire.ReceiveReply{Bytes: got.Bytes, Newest: newest, Warning: warning}, nil
 }
 

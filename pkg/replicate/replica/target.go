@@ -37,6 +37,8 @@ type Target struct {
 	notes    map[guest.ID]*notes
 	// sights are what was last seen of volumes that a sync is about.
 	sights map[guest.Volume]sight
+	// arriving are the guests whose points are being received.
+	arriving map[guest.ID]*arrival
 }
 
 type receiving struct {
@@ -84,6 +86,7 @@ func New(o local.Options) (*Target, error) {
 	}
 	return &Target{
 		o: o, locks: o.Locks, aside: keeper, receives: map[*receiving]struct{}{}, notes: map[guest.ID]*notes{}, sights: map[guest.Volume]sight{},
+		arriving: map[guest.ID]*arrival{},
 	}, nil
 }
 
@@ -149,7 +152,6 @@ func (t *Target) Inventory(ctx context.Context, from guest.NodeID, req wire.Inve
 	if err != nil {
 		return wire.Inventory{}, err
 	}
-	defer t.o.Together.Enter()()
 	out := wire.Inventory{Version: wire.Version}
 	if out.ZFS, err = t.version.Get(ctx, t.o.ZFS); err != nil {
 		return wire.Inventory{}, err
