@@ -327,7 +327,7 @@ func TestStore_ChangesOfTheSameMoment(t *testing.T) {
 			unknown := run(n, 1, history.OK)
 			unknown.ID = 99
 			if err := s.Update(unknown); err == nil || !strings.Contains(err.Error(), "has no run 99") {
-				errs <- fmt.Errorf("an update of a run that there is not: %v", err)
+				errs <- fmt.Errorf("an update of a run that there is not: %w", err)
 				return
 			}
 			errs <- nil

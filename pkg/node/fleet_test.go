@@ -34,6 +34,8 @@ type fleet struct {
 	// now is the loop's clock; nil is that of the bubble.
 	now     func() time.Time
 	volumes []guest.Volume
+	// disk is how long the beginning of a run takes to be written.
+	disk time.Duration
 
 	mu      sync.Mutex
 	started map[guest.JobID][]time.Time
@@ -174,7 +176,7 @@ func (f *fleet) sail(t *testing.T, limits sched.Limits, script func(t *testing.T
 		if f.file != "" {
 			kept := store(t, f.file)
 			defer kept.Close()
-			s = kept
+			s = slowDisk{kept, f.disk}
 		}
 		if f.now == nil {
 			f.now = time.Now
@@ -195,6 +197,17 @@ func (f *fleet) sail(t *testing.T, limits sched.Limits, script func(t *testing.T
 		cancel()
 		<-done
 	})
+}
+
+// slowDisk takes its time with the beginning of a run.
+type slowDisk struct {
+	node.History
+	takes time.Duration
+}
+
+func (d slowDisk) Append(r history.Run) (uint64, error) {
+	time.Sleep(d.takes)
+	return d.History.Append(r)
 }
 
 // atomicDuration is how far the clock was set.

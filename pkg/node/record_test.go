@@ -91,6 +91,26 @@ func TestNode_AJobOfTheSameIDHasNoPast(t *testing.T) {
 	})
 }
 
+// Runs that are due together begin together, whatever the disk does with their records.
+func TestNode_ARunDoesNotWaitForItsRecord(t *testing.T) {
+	f := newFleet(each(100, 0, 2, nil), each(101, 0, 2, nil))
+	f.file, f.disk = historyFile(t), 10*time.Second
+	f.sail(t, sched.DefaultLimits(), func(t *testing.T, _ context.Context, _ *node.Node) {
+		t.Helper()
+		pass(time.Minute)
+		for _, id := range []guest.JobID{jobID(100, 0), jobID(101, 0)} {
+			for _, at := range f.starts(id) {
+				if !at.Equal(at.Truncate(time.Minute).Add(sched.Offset(nodeID(1), sched.DefaultLimits().Spread))) {
+					t.Errorf("job %s began at %s", id, at)
+				}
+			}
+		}
+	})
+	if got := outcomes(t, f.file, jobID(100, 0)); len(got) < 2 || got[0] != "1 ok" || got[1] != "2 ok" {
+		t.Errorf("the history is %q", got)
+	}
+}
+
 // What a run has done so far is on disk every minute: a daemon that is killed in
 // the middle of a long sync leaves a record that says how far it was.
 func TestNode_AKilledRunLeavesItsRecord(t *testing.T) {

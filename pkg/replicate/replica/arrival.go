@@ -3,7 +3,6 @@ package replica
 import (
 	"time"
 
-	"github.com/tandemd/tandem/pkg/guest"
 	"github.com/tandemd/tandem/pkg/replicate/local"
 	"github.com/tandemd/tandem/pkg/replicate/wire"
 )
@@ -50,7 +49,7 @@ func (t *Target) arrives(h wire.ReceiveHeader, dataset string) (came func(well b
 }
 
 // came notes that a stream has ended.
-func (t *Target) came(a *arrival, well bool) { //nolint:revive // flag-parameter: it is how the stream ended
+func (t *Target) came(a *arrival, well bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	a.running--
@@ -65,14 +64,14 @@ func (t *Target) came(a *arrival, well bool) { //nolint:revive // flag-parameter
 }
 
 // arrived hands over what is noted of a guest's point that is about to be committed;
-// nil where nothing is.
-func (t *Target) arrived(id guest.ID) *local.Near {
+// nil where nothing is, and for a move.
+func (t *Target) arrived(req wire.Request) *local.Near {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	a := t.arriving[id]
-	if a == nil {
+	a := t.arriving[req.Job.Guest]
+	if a == nil || req.Move {
 		return nil
 	}
-	delete(t.arriving, id)
+	delete(t.arriving, req.Job.Guest)
 	return a.near
 }

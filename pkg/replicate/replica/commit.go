@@ -45,7 +45,7 @@ func (t *Target) Commit(ctx context.Context, from guest.NodeID, req wire.CommitR
 	if req.Idle() {
 		return wire.CommitReply{}, t.noteCurrent(g.ID, req)
 	}
-	near := t.arrived(g.ID)
+	near := t.arrived(req.Request)
 	defer near.Leave()
 	list, err := t.seen(ctx, volumes)
 	if err != nil {
