@@ -70,8 +70,8 @@ func TestCost_CommitsOfReceivesThatEndOneAfterAnother(t *testing.T) {
 						}
 						mu.Lock()
 						defer mu.Unlock()
-						// Two seconds for others, the rest of a change that is under way, and its own.
-						if late := time.Since(ended[i]); late > 2*time.Second+2*300*time.Millisecond+50*time.Millisecond {
+						// Three seconds for others, the rest of a change that is under way, and its own.
+						if late := time.Since(ended[i]); late > 3*time.Second+2*300*time.Millisecond+50*time.Millisecond {
 							t.Errorf("job %s ended %s after its receive", j, late)
 						}
 					})

@@ -14,7 +14,8 @@ import (
 // for those that began about when it did and are about to ask for the same as it
 // asks for, and they for it: syncs that are due together end one after another, and
 // each process costs more than their data. How long it waits is in proportion to
-// what it has taken anyway: at most as long again.
+// what it has taken anyway: a commit at most as long again as its receives, a
+// snapshot twice as long as what came before it, which is the smaller part of a sync.
 //
 // A nil Near waits for nobody, nor anybody for it. All its methods may be called by
 // several goroutines.
@@ -41,7 +42,7 @@ const (
 const (
 	// mostPatience is how long one waits for others at most, and how much earlier or
 	// later than it they may have begun.
-	mostPatience = 2 * time.Second
+	mostPatience = 3 * time.Second
 	// longSync is how long those take for which nobody waits: one process more is
 	// nothing to them, and when they end nobody knows.
 	longSync = 30 * time.Second
@@ -135,7 +136,11 @@ func (n *Near) come(step Step) {
 
 // wait is for whom it waits in a pool's line, and how long.
 func (n *Near) wait(step Step, pool string) gather.Wait {
-	most := min(time.Since(n.began), mostPatience)
+	most := time.Since(n.began)
+	if step == StepTake {
+		most *= 2
+	}
+	most = min(most, mostPatience)
 	about := most
 	if step == StepList { // It is the first thing that all of them do.
 		about = mostPatience
