@@ -39,6 +39,9 @@ type Wait struct {
 	Most time.Duration
 	// Near says whether others are about to come that are not there yet; see [Group.Look]. It must not call the group.
 	Near func() bool
+	// Came is called once the call is in its line, so that nobody goes because the last one who was near has come
+	// and is not there yet. It may call Look. May be nil.
+	Came func()
 }
 
 const (
@@ -100,6 +103,9 @@ func (g *Group[In, Out]) Call(ctx context.Context, key string, in In, wait Wait)
 	}
 	l.tell()
 	g.mu.Unlock()
+	if wait.Came != nil {
+		wait.Came()
+	}
 	select {
 	case <-c.done:
 		return c.out, c.err

@@ -120,10 +120,9 @@ func TestGroup_WhatComesLateIsServedNextAndKeysNeverMeet(t *testing.T) {
 func (d *desk) comes(t *testing.T, after, patience time.Duration, n int) (took time.Duration) {
 	t.Helper()
 	time.Sleep(after)
-	d.near.Add(-1)
-	d.Look("tank")
 	began := time.Now()
-	if _, err := d.Call(t.Context(), "tank", n, gather.Wait{Most: patience, Near: func() bool { return d.near.Load() > 0 }}); err != nil {
+	wait := gather.Wait{Most: patience, Near: func() bool { return d.near.Load() > 0 }, Came: func() { d.near.Add(-1); d.Look("tank") }}
+	if _, err := d.Call(t.Context(), "tank", n, wait); err != nil {
 		t.Error(err)
 	}
 	return time.Since(began)
@@ -143,6 +142,7 @@ func TestGroup_WaitsForThoseWhoAreNear(t *testing.T) {
 		}
 		wg.Wait()
 		equal(t, d.sizes(), []int{3})
+		d.near.Store(1)
 		if took := d.comes(t, 0, 2*time.Second, 1); took != time.Second+gather.LeastWait {
 			t.Errorf("a call that nobody is near took %s", took)
 		}

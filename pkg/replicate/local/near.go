@@ -111,7 +111,6 @@ func (n *Near) List(ctx context.Context, t *Together, names ...string) ([]zfs.Da
 	if n == nil {
 		return t.List(ctx, names...)
 	}
-	n.come(StepList)
 	return t.listed(ctx, names, func(line string) gather.Wait { return n.wait(StepList, line) })
 }
 
@@ -120,7 +119,6 @@ func (n *Near) Change(ctx context.Context, t *Together, step Step, c zfs.Change)
 	if n == nil {
 		return t.Change(ctx, c)
 	}
-	n.come(step)
 	return t.changed(ctx, c, func(pool string) gather.Wait { return n.wait(step, pool) })
 }
 
@@ -145,7 +143,9 @@ func (n *Near) wait(step Step, pool string) gather.Wait {
 	if step == StepList { // It is the first thing that all of them do.
 		about = mostPatience
 	}
-	return gather.Wait{Most: most, Near: func() bool { return n.t.awaits(n, step, pool, about) }}
+	return gather.Wait{
+		Most: most, Near: func() bool { return n.t.awaits(n, step, pool, about) }, Came: func() { n.come(step) },
+	}
 }
 
 // awaits says whether others that began about when it did are about to ask for a step in a pool.
