@@ -302,7 +302,7 @@ func (c *cluster) learnt(ctx context.Context, s *ledger.State) {
 	}
 	c.forgetMoves(s)
 	c.target.EndStale()
-	c.forget(s)
+	c.verificationsLearn(s)
 	c.drillsLearn(s)
 	c.keeper.Learn()
 	c.announce(s)

@@ -20,10 +20,12 @@ import (
 	"github.com/tandemd/tandem/pkg/ledger"
 	"github.com/tandemd/tandem/pkg/move/promote"
 	"github.com/tandemd/tandem/pkg/move/retire"
+	"github.com/tandemd/tandem/pkg/plan"
 	"github.com/tandemd/tandem/pkg/replicate"
 	"github.com/tandemd/tandem/pkg/replicate/aside"
 	"github.com/tandemd/tandem/pkg/replicate/leftover"
 	"github.com/tandemd/tandem/pkg/replicate/local"
+	"github.com/tandemd/tandem/pkg/replicate/verify"
 	"github.com/tandemd/tandem/pkg/zfs"
 	"github.com/tandemd/tandem/pkg/zfs/zfstest"
 )
@@ -337,6 +339,9 @@ func (l link) Call(ctx context.Context, to guest.NodeID, path string, req, resp 
 		out, err = handle(ctx, l.from.id, req, n.target.Commit)
 	case replicate.PathAside:
 		n.drills.EndGuest(ctx, 100) // As the daemon does.
+		if r, ok := req.(replicate.AsideRequest); ok && r.Verb == plan.SetAside {
+			n.server.EndGuest(ctx, 100, verify.Aside(r.Volume, r.Why))
+		}
 		out, err = handle(ctx, l.from.id, req, n.target.Aside)
 	case replicate.PathRemove:
 		n.drills.EndGuest(ctx, 100)

@@ -1,6 +1,7 @@
 package verify
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -16,6 +17,7 @@ import (
 	"github.com/tandemd/tandem/pkg/replicate/local"
 	"github.com/tandemd/tandem/pkg/replicate/verify/content"
 	"github.com/tandemd/tandem/pkg/replicate/verify/reading"
+	"github.com/tandemd/tandem/pkg/replicate/watched"
 	"github.com/tandemd/tandem/pkg/replicate/wire"
 	"github.com/tandemd/tandem/pkg/zfs"
 )
@@ -34,9 +36,12 @@ type Server struct {
 	// verifier keeps what was found.
 	verifier *Verifier
 
+	wg       sync.WaitGroup
 	mu       sync.Mutex
 	sessions map[sessionKey]*session
-	closed   bool
+	// over tells owners that ask again why their sessions were ended.
+	over   map[sessionKey]over
+	closed bool
 }
 
 type sessionKey struct {
@@ -44,9 +49,14 @@ type sessionKey struct {
 	name string
 }
 
+type over struct {
+	why error
+	at  time.Time
+}
+
 // NewServer makes that of a node.
 func NewServer(o local.Options, gate Gate, v *Verifier) *Server {
-	return &Server{o: o, gate: gate, reader: v.reader, verifier: v, sessions: map[sessionKey]*session{}}
+	return &Server{o: o, gate: gate, reader: v.reader, verifier: v, sessions: map[sessionKey]*session{}, over: map[sessionKey]over{}}
 }
 
 const (
@@ -64,7 +74,7 @@ type session struct {
 	kinds   map[guest.Volume]plan.Kind
 	limiter *rate.Limiter
 	lease   *time.Timer
-	// life ends with the session.
+	// life ends with the session, and says why.
 	life   context.Context //nolint:containedctx // see above
 	cancel context.CancelCauseFunc
 
@@ -76,7 +86,6 @@ type session struct {
 	last    []content.Entry // of the last answer
 	told    int             // entries of the volume up to its end
 	done    bool
-	ended   bool
 	release func() // the pools
 }
 
@@ -204,12 +213,28 @@ func unreadable(d zfs.Dataset, node guest.NodeName) (Problem, bool) {
 func (s *Server) session(from guest.NodeID, name string) (*session, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	x := s.sessions[sessionKey{from, name}]
+	key := sessionKey{from, name}
+	x := s.sessions[key]
 	if x == nil {
-		return nil, fault.Retry("begin it again", "the verification was ended on %s", s.o.Name)
+		return nil, s.ended(s.over[key].why)
 	}
 	x.lease.Reset(sessionLease)
 	return x, nil
+}
+
+// ended is what an owner is told whose session is none any more; why is nil where
+// nobody remembers.
+func (s *Server) ended(why error) error {
+	if why == nil {
+		why = errors.New("the daemon was restarted there, or it is long ago")
+	}
+	return fault.Retry("begin it again", "the verification was ended on %s: %s", s.o.Name, why)
+}
+
+// Attend says that the owner still wants its session, or why there is none any more.
+func (s *Server) Attend(_ context.Context, from guest.NodeID, req AttendRequest) (Attended, error) {
+	_, err := s.session(from, req.Session)
+	return Attended{}, err
 }
 
 // Read tells what comes next of a volume. It waits a little for it.
@@ -224,8 +249,17 @@ func (s *Server) Read(ctx context.Context, from guest.NodeID, req ReadRequest) (
 		return ReadReply{}, context.Cause(ctx)
 	}
 	defer func() { <-x.turn }()
-	if x.ended {
-		return ReadReply{}, fault.Retry("begin it again", "the verification was ended on %s", s.o.Name)
+	reply, err := s.next(ctx, x, req)
+	if why := context.Cause(x.life); why != nil {
+		return ReadReply{}, s.ended(why)
+	}
+	return reply, err
+}
+
+// next is Read for whoever has the session's turn.
+func (s *Server) next(ctx context.Context, x *session, req ReadRequest) (ReadReply, error) {
+	if err := context.Cause(x.life); err != nil {
+		return ReadReply{}, err
 	}
 	if err := x.turnTo(s.reader, req); err != nil {
 		return ReadReply{}, err
@@ -287,10 +321,25 @@ func (s *Server) end(key sessionKey, why error) {
 	s.mu.Lock()
 	x := s.sessions[key]
 	delete(s.sessions, key)
+	if x != nil {
+		s.remember(key, why)
+	}
 	s.mu.Unlock()
 	if x != nil {
 		x.close(why)
 	}
+}
+
+// remember keeps why a session was ended as long as its owner may ask. The caller
+// holds the lock.
+func (s *Server) remember(key sessionKey, why error) {
+	now := s.o.Now()
+	for k, o := range s.over {
+		if age := now.Sub(o.at); age < 0 || age > sessionLease {
+			delete(s.over, k)
+		}
+	}
+	s.over[key] = over{why: why, at: now}
 }
 
 func (x *session) close(why error) {
@@ -298,7 +347,6 @@ func (x *session) close(why error) {
 	x.cancel(why)
 	x.turn <- struct{}{}
 	defer func() { <-x.turn }()
-	x.ended = true
 	if x.reading != nil {
 		_ = x.reading.Close() // Sweep takes away what is left.
 		x.reading = nil
@@ -306,9 +354,30 @@ func (x *session) close(why error) {
 	x.release()
 }
 
-// EndGuest ends what is read of a guest's replicas here, before they go.
-func (s *Server) EndGuest(id guest.ID) {
-	s.endAll(func(x *session) bool { return x.guest.ID == id }, errors.New("the replicas are being removed"))
+// Aside is why what is read of a replica is ended that is set aside.
+func Aside(v guest.Volume, why string) error {
+	return fmt.Errorf("the replica of volume %s is set aside, because %s; the next sync makes it anew", v, cmp.Or(why, "it diverged"))
+}
+
+// EndGuest ends what is read of a guest's replicas here, because they go or another
+// takes their place, and waits until nothing reads them any more, or ctx ends.
+func (s *Server) EndGuest(ctx context.Context, id guest.ID, why error) {
+	select {
+	case <-s.endAll(func(x *session) bool { return x.guest.ID == id }, why):
+	case <-ctx.Done():
+	}
+}
+
+// Learn ends what is read of guests that have another owner by now: the replica may be
+// the guest's own volume. It does not wait.
+func (s *Server) Learn(view *ledger.State) {
+	s.endAll(func(x *session) bool { return moved(view, x.guest) }, errOwner)
+}
+
+// moved says that the ledger has another owner of the guest, or none.
+func moved(view *ledger.State, g guest.Guest) bool {
+	now, ok := view.Guests[g.ID]
+	return !ok || now.Term != g.Term
 }
 
 // Close ends all, and nothing begins any more.
@@ -316,21 +385,32 @@ func (s *Server) Close() {
 	s.mu.Lock()
 	s.closed = true
 	s.mu.Unlock()
-	s.endAll(func(*session) bool { return true }, errors.New("the daemon ends"))
+	<-s.endAll(func(*session) bool { return true }, watched.ErrStopped)
+	s.wg.Wait()
 }
 
-func (s *Server) endAll(which func(*session) bool, why error) {
+// endAll ends sessions at once, and tells when nothing is read for them any more.
+func (s *Server) endAll(which func(*session) bool, why error) (ended <-chan struct{}) {
+	done := make(chan struct{})
 	s.mu.Lock()
+	defer s.mu.Unlock()
 	var keys []sessionKey
 	for key, x := range s.sessions {
 		if which(x) {
 			keys = append(keys, key)
 		}
 	}
-	s.mu.Unlock()
-	var wg sync.WaitGroup
-	for _, key := range keys {
-		wg.Go(func() { s.end(key, why) })
+	if len(keys) == 0 {
+		close(done)
+		return done
 	}
-	wg.Wait()
+	s.wg.Go(func() {
+		defer close(done)
+		var wg sync.WaitGroup
+		for _, key := range keys {
+			wg.Go(func() { s.end(key, why) })
+		}
+		wg.Wait()
+	})
+	return done
 }
