@@ -194,7 +194,8 @@ func (a verbs) removeCmd() *cobra.Command {
 		Long: `Takes a guest out of Tandem's care. It must have no jobs: delete them first. Its
 volumes keep their data and become ordinary datasets; replicas that jobs left
 with --keep stay where they are. --delete-data destroys both, unless somebody
-made snapshots of them or uses them; nothing is changed then.
+made snapshots of them or uses them; nothing is changed then. Filesystems of a
+guest whose unit is stopped are unmounted for it.
 
 ` + frame.ExitCodes,
 		Example: `  tandem guest remove 100

@@ -3,13 +3,16 @@
 // for. It works on the disks of its own node only; pkg/daemon asks it on each.
 //
 // It touches nothing but what carries the marks of that very guest and volume,
-// and only once the ledger no longer gives the volume to the guest.
+// and only once the ledger no longer gives the volume to the guest; before that it
+// unmounts, where it is asked to make sure that all can go, and mounts again.
 package release
 
 import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
+	"strings"
 
 	"github.com/tandemd/tandem/pkg/guest"
 	"github.com/tandemd/tandem/pkg/ledger"
@@ -26,6 +29,10 @@ type ZFS interface {
 	DestroySnapshots(ctx context.Context, dataset string, names []string) error
 	DestroyBookmark(ctx context.Context, bookmark string) error
 	DestroyDataset(ctx context.Context, spec zfs.DestroySpec) error
+	Mount(ctx context.Context, dataset string) error
+	Unmount(ctx context.Context, dataset string) error
+	// Users are who has datasets open or mounted.
+	Users(ctx context.Context, datasets ...string) ([]zfs.User, error)
 }
 
 // Releaser does it on one node.
@@ -54,7 +61,23 @@ type Request struct {
 	Delete bool `json:"delete,omitempty"`
 	// Check changes nothing: it tells what Delete would leave.
 	Check bool `json:"check,omitempty"`
+	// Mounts goes with Check: nothing is changed but that.
+	Mounts Mounts `json:"mounts,omitempty"`
+	// Unit is that which runs the guest; empty: there is none that Tandem knows.
+	Unit string `json:"unit,omitempty"`
+	// Idle says that it does not run on this node, which this node looks up itself.
+	Idle bool `json:"-"`
 }
+
+// Mounts is what is done to filesystems that Delete is to destroy.
+type Mounts string
+
+// Before the ledger lets go of the volumes it is made sure that all of them can go, and
+// undone where it does not let go.
+const (
+	Unmount Mounts = "unmount"
+	Remount Mounts = "mount"
+)
 
 // Validate refuses what could not come from another daemon.
 func (r Request) Validate() error {
@@ -66,7 +89,10 @@ func (r Request) Validate() error {
 			return err
 		}
 	}
-	return nil
+	if r.Mounts != "" && (!r.Check || !r.Delete || r.Mounts != Unmount && r.Mounts != Remount) {
+		return fmt.Errorf("mounts %q", r.Mounts)
+	}
+	return guest.ValidateUnit(r.Unit)
 }
 
 // Result is what became of one dataset of this node.
@@ -79,6 +105,9 @@ type Result struct {
 	// was asked. Left is why it could not be changed or destroyed.
 	Destroyed bool   `json:"destroyed,omitempty"`
 	Left      string `json:"left,omitempty"`
+	// Mounted: it has to be unmounted first, Unmounted: that was done now.
+	Mounted   bool `json:"mounted,omitempty"`
+	Unmounted bool `json:"unmounted,omitempty"`
 }
 
 // Release does what the request says with the volumes that this node has. What
@@ -92,22 +121,41 @@ func (r *Releaser) Release(ctx context.Context, req Request) ([]Result, error) {
 	if err != nil {
 		return nil, err
 	}
-	if !req.Check {
+	if !req.Check || req.Mounts != "" {
 		release, err := r.lock(ctx, req)
 		if err != nil {
 			return nil, err
 		}
 		defer release()
 	}
-	var out []Result
+	var list []*volume
 	for _, v := range req.Volumes {
-		res, found, err := r.one(ctx, view.Cluster, req, v)
+		x, err := r.look(ctx, view.Cluster, req.Guest, v)
 		if err != nil {
-			return out, err
+			return nil, err
 		}
-		if found {
-			out = append(out, res)
+		if x != nil {
+			list = append(list, x)
 		}
+	}
+	switch {
+	case req.Mounts == Remount:
+		for _, x := range list {
+			x.Unmounted = !x.Replica && x.data.Type == zfs.TypeFilesystem && !x.data.Mounted
+		}
+		r.remount(ctx, list)
+	case req.Delete:
+		r.remove(ctx, req, list)
+	case !req.Check:
+		for _, x := range list {
+			if !x.Replica { // A replica that is kept stays one: a new job can go on from it.
+				x.leave(r.unmark(ctx, x.data, x.side))
+			}
+		}
+	}
+	var out []Result
+	for _, x := range list {
+		out = append(out, x.Result)
 	}
 	return out, nil
 }
@@ -139,46 +187,129 @@ func (r *Releaser) lock(ctx context.Context, req Request) (release func(), err e
 	return r.locks.All(ctx, append([]string{local.GuestLock(req.Guest)}, local.VolumeLocks(req.Volumes)...)...)
 }
 
-// one does it with one volume; found is false where this node has none that is marked.
-func (r *Releaser) one(ctx context.Context, cluster string, req Request, v guest.Volume) (res Result, found bool, err error) {
+// volume is one that this node has, marked.
+type volume struct {
+	Result
+	data zfs.Dataset
+	side plan.Side
+}
+
+func (x *volume) leave(err error) {
+	if err != nil {
+		x.Left = err.Error()
+	}
+}
+
+// look reads a volume; nil where this node has none that is marked.
+func (r *Releaser) look(ctx context.Context, cluster string, id guest.ID, v guest.Volume) (*volume, error) {
 	name, err := r.o.Dataset(v)
 	if err != nil {
-		return res, false, nil //nolint:nilerr // a node without the storage has no such volume
+		return nil, nil //nolint:nilerr,nilnil // a node without the storage has no such volume
 	}
 	list, err := r.zfs.List(ctx, name)
 	if err != nil {
-		return res, false, fault.WrapVolume(v, err, "read it")
+		return nil, fault.WrapVolume(v, err, "read it")
 	}
 	d := list[0]
-	if d.Err != nil {
-		if zfs.ClassOf(d.Err) == zfs.ClassGone {
-			return res, false, nil
-		}
-		return res, false, fault.WrapVolume(v, d.Err, "read it")
+	if d.Err != nil && zfs.ClassOf(d.Err) != zfs.ClassGone {
+		return nil, fault.WrapVolume(v, d.Err, "read it")
 	}
 	side := local.Side(name, d)
-	if !marked(side.Marks, cluster, req.Guest, v) {
-		return res, false, nil
+	if d.Err != nil || !marked(side.Marks, cluster, id, v) {
+		return nil, nil //nolint:nilnil // there is none
 	}
-	res = Result{Volume: v, Dataset: name, Replica: side.Marks.Role == zfs.RoleReplica}
-	switch {
-	case req.Delete:
-		res.Left = obstacle(d, side)
-		if res.Left != "" || req.Check {
-			return res, true, nil
+	return &volume{Result: Result{Volume: v, Dataset: name, Replica: side.Marks.Role == zfs.RoleReplica}, data: d, side: side}, nil
+}
+
+// remove destroys the volumes, or tells what stands in the way. Where one of the owner's
+// cannot go, none of them does.
+func (r *Releaser) remove(ctx context.Context, req Request, list []*volume) {
+	blocked := ""
+	for _, x := range list {
+		x.Left, x.Mounted = obstacle(x.data, x.side, req), x.data.Mounted
+		if x.Left != "" && !x.Replica {
+			blocked = x.Dataset
 		}
-		err = r.destroy(ctx, req.Guest, d, side)
-		res.Destroyed = err == nil
-	case res.Replica || req.Check:
-		return res, true, nil // A replica that is kept stays one: a new job can go on from it.
-	default:
-		err = r.unmark(ctx, d, side)
+	}
+	if blocked == "" && (!req.Check || req.Mounts == Unmount) {
+		blocked = r.unmount(ctx, list)
+	}
+	if req.Check {
+		return
+	}
+	for _, x := range list {
+		switch {
+		case x.Left != "":
+		case blocked != "" && !x.Replica:
+			x.Left = blocked + " cannot be destroyed, so it stays too"
+		default:
+			err := r.destroy(ctx, req.Guest, x.data, x.side)
+			x.Destroyed = err == nil
+			x.leave(err)
+		}
+	}
+}
+
+// unmount unmounts what is mounted, without force, or nothing: then it is the dataset that
+// somebody uses.
+func (r *Releaser) unmount(ctx context.Context, list []*volume) (blocked string) {
+	for _, x := range list {
+		if !x.data.Mounted || x.Left != "" {
+			continue
+		}
+		err := r.zfs.Unmount(ctx, x.Dataset)
+		x.Unmounted = err == nil
+		users, failed := r.zfs.Users(ctx, x.Dataset)
+		if err == nil && len(users) == 0 && failed == nil {
+			continue
+		}
+		x.Left = inUse(users, errors.Join(err, failed))
+		r.remount(ctx, list)
+		return x.Dataset
+	}
+	return ""
+}
+
+// remount mounts again what was unmounted.
+func (r *Releaser) remount(ctx context.Context, list []*volume) {
+	for _, x := range list {
+		if !x.Unmounted {
+			continue
+		}
+		if err := r.zfs.Mount(ctx, x.Dataset); err != nil {
+			x.Left = strings.TrimPrefix(fmt.Sprintf("%s; it was unmounted and cannot be mounted again: %v", x.Left, err), "; ")
+			continue
+		}
+		x.Unmounted = false
+	}
+}
+
+// inUse names who uses a filesystem, as far as that is known; that it is mounted is no news
+// as long as somebody does more than that.
+func inUse(users []zfs.User, err error) string {
+	busy := slices.DeleteFunc(slices.Clone(users), func(u zfs.User) bool { return strings.HasPrefix(u.How, "has it mounted") })
+	if len(busy) == 0 {
+		busy = users
+	}
+	var all []string
+	for _, u := range busy[:min(len(busy), maxUsers)] {
+		all = append(all, u.String())
+	}
+	if more := len(busy) - len(all); more > 0 {
+		all = append(all, fmt.Sprintf("and %d more", more))
+	}
+	text := "it is mounted and in use"
+	if len(all) > 0 {
+		text += ": " + strings.Join(all, "; ")
 	}
 	if err != nil {
-		res.Left = err.Error()
+		text += fmt.Sprintf(" (%v)", err)
 	}
-	return res, true, nil
+	return text
 }
+
+// maxUsers is how many of them are named.
+const maxUsers = 4
 
 // marked says that a dataset carries the marks of the guest's volume.
 func marked(m plan.Marks, cluster string, g guest.ID, v guest.Volume) bool {
@@ -186,12 +317,17 @@ func marked(m plan.Marks, cluster string, g guest.ID, v guest.Volume) bool {
 		(m.Role == zfs.RoleOwner || m.Role == zfs.RoleReplica)
 }
 
-// obstacle is why a dataset is not destroyed, or empty.
-func obstacle(d zfs.Dataset, side plan.Side) string {
+// obstacle is why a dataset is not destroyed, or empty. That it is mounted is none where
+// it is for a guest that does not run.
+func obstacle(d zfs.Dataset, side plan.Side, req Request) string {
 	replica := side.Marks.Role == zfs.RoleReplica
 	switch {
-	case d.Mounted:
+	case d.Mounted && replica:
 		return "it is mounted"
+	case d.Mounted && req.Unit == "":
+		return "it is mounted, and the guest has no unit that would tell whether it is used: unmount it first"
+	case d.Mounted && !req.Idle:
+		return "it is mounted, and the guest's unit " + req.Unit + " is not known to be stopped: stop the guest first"
 	case replica && d.Written > 0 && !d.Removing():
 		return "it was written to since its newest snapshot"
 	case d.ResumeToken != "":

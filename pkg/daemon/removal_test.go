@@ -1,0 +1,55 @@
+package daemon_test
+
+import (
+	"testing"
+
+	"github.com/tandemd/tandem/pkg/api"
+	"github.com/tandemd/tandem/pkg/guest"
+	"github.com/tandemd/tandem/pkg/unit/unittest"
+)
+
+// A container's filesystem stays mounted when it is stopped. Its data goes all the same, without force, or nothing of it.
+func TestRemoveGuest_AContainerWhoseFilesystemIsMounted(t *testing.T) {
+	t.Parallel()
+	const name, dataset, service = "subvol-200-disk-0", "tank/guests/subvol-200-disk-0", "ct-200.service"
+	n := cluster(t, 2)
+	ctx := t.Context()
+	n[0].units.Add(service, unittest.Spec{})
+	if err := n[0].pool.Create(dataset, 0, nil); err != nil {
+		t.Fatal(err)
+	}
+	_, err := n[0].api.AddGuest(ctx, api.AddGuestRequest{
+		ID: 200, Type: guest.CT, Name: "mail", Volumes: []guest.Volume{{Storage: "local-zfs", Name: name}}, Unit: service,
+	})
+	if err == nil {
+		err = n[0].api.StartGuest(ctx, 200)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	until(t, "n2 knows the guest", func() bool {
+		_, err := n[1].api.Guest(ctx, 200)
+		return err == nil
+	})
+	refused := func(digest string, code api.Code, text string) {
+		t.Helper()
+		_, err := n[1].api.RemoveGuest(ctx, api.RemoveGuestRequest{ID: 200, DeleteData: true, Digest: digest})
+		wantError(t, err, code, text)
+		if d := n[0].dataset(name); !d.Mounted || len(d.Props) == 0 {
+			t.Errorf("after %v: mounted %v, marks %v", err, d.Mounted, d.Props)
+		}
+	}
+	refused("", api.CodeRefused, "unit "+service+" is not known to be stopped: stop the guest first")
+	if err := n[0].api.StopGuest(ctx, 200); err != nil {
+		t.Fatal(err)
+	}
+	n[0].pool.SetBusy(dataset, true)
+	refused("", api.CodeRefused, "it is mounted and in use: process 4711 (qemu) has it open")
+	n[0].pool.SetBusy(dataset, false)
+	refused("0123456789abcdef", api.CodeRefused, "digest") // It is mounted again.
+
+	gone, err := n[1].api.RemoveGuest(ctx, api.RemoveGuestRequest{ID: 200, DeleteData: true})
+	if err != nil || len(gone.Traces) != 1 || gone.Traces[0].Fate != api.FateDestroyed || n[0].dataset(name).Exists() {
+		t.Errorf("%+v, %v; it exists: %v", gone, err, n[0].dataset(name).Exists())
+	}
+}
