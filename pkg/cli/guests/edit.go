@@ -20,7 +20,11 @@ func (a verbs) showCmd() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "show ID",
 		Short: "Show a guest with its volumes, jobs and configuration",
-		Long:  "Shows a guest. --config prints only its configuration file, as it is.\n\n" + frame.ExitCodes,
+		Long: `Shows a guest, how the last drill of each of its replicas went, and what nodes
+keep of it beside that: diverged data and kept copies. --config prints only its
+configuration file, as it is.
+
+` + frame.ExitCodes,
 		Example: `  tandem guest show 100
   tandem guest show 100 --config > 100.conf`,
 		Args: frame.Arguments("ID"),
@@ -37,7 +41,14 @@ func (a verbs) showCmd() *cobra.Command {
 				_, err := io.WriteString(a.Stdout, g.Config)
 				return err
 			}
-			return a.Print(guestDoc{api.Version, g}, a.Text().Guest(g)...)
+			c, err := a.copies(cmd.Context(), id)
+			if err != nil {
+				return err
+			}
+			if err := a.Print(showDoc{guestDoc{api.Version, g}, docOf(c, g)}, a.Text().Guest(g, c)...); err != nil {
+				return err
+			}
+			return a.Warn(c.Diverged.Warnings)
 		},
 		ValidArgsFunction: a.CompleteGuests,
 	}
