@@ -168,7 +168,7 @@ func (n *node) restart() {
 	o := replicate.Options{
 		Node: n.id, Name: n.name, Storages: map[string]string{"local-zfs": "tank/g"}, ZFS: n.pool, Ledger: n.w,
 		Store: store{n}, LockDir: n.dir, Now: n.w.clock, LockWait: time.Second, Quorate: n.quorate, Streams: n.w.streams,
-		Locks: local.NewLocks(n.dir), Pins: local.NewPins(),
+		Locks: local.NewLocks(n.dir), Pins: local.NewPins(), Identities: local.NewIdentities(store{n}),
 	}
 	if n.ledger != nil {
 		o.Ledger = n.ledger

@@ -146,6 +146,12 @@ func (b *Backend) SetGuest(ctx context.Context, r api.SetGuestRequest) (api.Gues
 	if err != nil {
 		return api.Guest{}, err
 	}
+	if err := b.take(ctx, old, r.TakeVolumes); err != nil {
+		return api.Guest{}, err
+	}
+	if len(r.TakeVolumes) > 0 && r.Digest == "" && ledger.Digest(next) == ledger.Digest(old) {
+		return b.Guest(ctx, r.ID)
+	}
 	if err := b.checkUnit(ctx, s, old, next); err != nil {
 		return api.Guest{}, err
 	}
