@@ -45,6 +45,8 @@ type cluster struct {
 	target *replicate.Target
 	// finder looks for what former jobs have left.
 	finder *leftover.Finder
+	// pins tell which guests are being read, or were moved lately.
+	pins *local.Pins
 	// releaser takes Tandem off volumes that are a guest's no more.
 	releaser *release.Releaser
 	// verification compares replicas with their sources.
@@ -144,6 +146,7 @@ func (c *cluster) build(known *ledger.State) error {
 	if c.target, err = replicate.NewTarget(opts); err != nil {
 		return err
 	}
+	c.pins = opts.Pins
 	if c.finder, err = leftover.New(opts, c.target); err != nil {
 		return err
 	}

@@ -1,6 +1,7 @@
 package daemon_test
 
 import (
+	"strings"
 	"testing"
 
 	"github.com/tandemd/tandem/pkg/api"
@@ -51,5 +52,42 @@ func TestRemoveGuest_AContainerWhoseFilesystemIsMounted(t *testing.T) {
 	gone, err := n[1].api.RemoveGuest(ctx, api.RemoveGuestRequest{ID: 200, DeleteData: true})
 	if err != nil || len(gone.Traces) != 1 || gone.Traces[0].Fate != api.FateDestroyed || n[0].dataset(name).Exists() {
 		t.Errorf("%+v, %v; it exists: %v", gone, err, n[0].dataset(name).Exists())
+	}
+}
+
+// A dataset that was made anew is not the guest's until somebody says so, from any node.
+func TestSetGuest_TakesADatasetThatWasMadeAnew(t *testing.T) {
+	t.Parallel()
+	const dataset = "tank/guests/vm-100-disk-0"
+	n := cluster(t, 2)
+	ctx := t.Context()
+	n[0].disk("vm-100-disk-0", "first")
+	n[0].addGuest(100)
+	id := guest.JobID{Guest: 100}
+	if _, err := n[0].api.CreateJob(ctx, api.CreateJobRequest{ID: id, Target: "n2"}); err != nil {
+		t.Fatal(err)
+	}
+	n[0].syncNow(id)
+	n[1].knows(id)
+	n[0].pool.Destroy(dataset)
+	n[0].disk("vm-100-disk-0", "other")
+	if err := n[0].api.ScheduleNow(ctx, id); err != nil {
+		t.Fatal(err)
+	}
+	until(t, "the sync is refused", func() bool {
+		j := n[0].job(id)
+		return strings.Contains(j.Error, "is not the one that was the guest's volume here") && strings.Contains(j.Hint, "--take-volume")
+	})
+	if got := n[1].replica(100); got != "first" {
+		t.Errorf("the replica holds %q", got)
+	}
+	_, err := n[1].api.SetGuest(ctx, api.SetGuestRequest{ID: 100, TakeVolumes: []guest.Volume{{Storage: "local-zfs", Name: "other"}}})
+	wantError(t, err, api.CodeInvalid, "guest 100 has no volume local-zfs:other")
+	if _, err := n[1].api.SetGuest(ctx, api.SetGuestRequest{ID: 100, TakeVolumes: []guest.Volume{volume(100)}}); err != nil {
+		t.Fatal(err)
+	}
+	n[0].syncNow(id)
+	if got := n[1].replica(100); got != "other" {
+		t.Errorf("the replica holds %q", got)
 	}
 }
