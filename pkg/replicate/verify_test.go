@@ -321,8 +321,8 @@ func TestVerify_EndsForWhatTakesTheReplicasPlace(t *testing.T) {
 			w.run(job)
 			n1, n2 := w.node("1"), w.node("2")
 			reached := make(chan struct{}, 8)
-			n2.trapOn("Contents", func() { reached <- struct{}{} })
-			number, err := n1.verifier.Start(job, 0.02) // For half a minute.
+			n1.trapOn("Contents", func() { reached <- struct{}{} })
+			number, err := n1.verifier.Start(job, 0.02) // n1 alone reads for half a minute before it asks n2 anything.
 			must(t, err)
 			<-reached
 			began := time.Now()

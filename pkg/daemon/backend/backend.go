@@ -79,7 +79,7 @@ type Cluster struct {
 	Unread func(id guest.ID)
 	// Runs says whether a unit runs on this node.
 	Runs  func(ctx context.Context, unit string) (bool, error)
-	Aside  *aside.Keeper
+	Aside *aside.Keeper
 	// Mounts is the folder below which diverged data is mounted for operators.
 	Mounts string
 	Copies Copies

@@ -272,7 +272,7 @@ func (c *check) call(ctx context.Context, path string, req, reply any) error {
 }
 
 // attendEvery is how often the target hears, and says, that the session goes on.
-const attendEvery = 5 * time.Second
+const attendEvery = 2 * time.Second
 
 // attend keeps the session where this node's own disk is slow, and ends the
 // verification once the target has ended it, until stop is called.
