@@ -21,6 +21,8 @@ import (
 	"github.com/tandemd/tandem/pkg/replicate"
 	"github.com/tandemd/tandem/pkg/replicate/local"
 	"github.com/tandemd/tandem/pkg/zfs"
+	"github.com/tandemd/tandem/pkg/zfs/zfstest"
+	"github.com/tandemd/tandem/pkg/zfs/zfstest/fault"
 )
 
 // driller is the part of a node's daemon that tries replicas.
@@ -526,6 +528,29 @@ func TestDrill_KilledAnywhereLeavesNothing(t *testing.T) {
 			w.same("2")
 		}
 	}
+}
+
+// A storage whose pool is not there, or does not answer, keeps no drill from being tidied up in another one.
+func TestDrill_AnotherStorageThatIsAway(t *testing.T) {
+	w := newWorld(t)
+	w.more = map[string]string{"away": "absent/g", "broken": "tank/broken"}
+	n2 := w.node("2")
+	must(t, n2.pool.Create("tank/broken", 0, map[string]string{"canmount": "off"}))
+	n2.restart()
+	n2.pool.Inject(zfstest.Fault{Op: "Children", Name: "absent/g", Err: fault.Fail("list", "absent/g", "cannot open 'absent/g': no such pool\n")})
+	n2.pool.Inject(zfstest.Fault{Op: "Children", Name: "tank/broken", Err: fault.Fail("list", "tank/broken", "cannot open 'tank/broken': I/O error\n")})
+	w.run(job)
+	if r := w.drilled(w.startDrill(drill.Request{Check: checker})); r.Outcome != drill.Passed || r.Left != "" {
+		t.Errorf("a drill in a storage that is well: %+v", r)
+	}
+	equal(t, w.leftOfDrills(), []string(nil))
+	left := "tank/g/" + guest.DrillPrefix + "0123456789abcdef-1-0"
+	marks := map[string]string{zfs.PropRole: zfs.RoleDrill, zfs.PropGuest: "100", zfs.PropCluster: "c1"}
+	must(t, n2.pool.Clone(t.Context(), n2.newest(diskDS), left, marks))
+	if err := n2.drills.Sweep(t.Context()); err == nil || !strings.Contains(err.Error(), "storage broken") || strings.Contains(err.Error(), "storage away") {
+		t.Errorf("a sweep beside a storage that cannot be read, and one that is away: %v", err)
+	}
+	equal(t, w.leftOfDrills(), []string(nil))
 }
 
 // Only what is provably a drill's goes.

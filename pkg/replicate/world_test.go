@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"math/rand/v2"
 	"strings"
 	"sync"
@@ -48,6 +49,8 @@ type world struct {
 	reaper *reaper
 	// streams is the daemons' option; it counts from their next start.
 	streams int
+	// more are storages of all nodes besides local-zfs; they count from the next start, too.
+	more map[string]string
 }
 
 // node is one machine: its pool and files live on when its daemon is restarted.
@@ -173,6 +176,7 @@ func (n *node) restart() {
 	if n.ledger != nil {
 		o.Ledger = n.ledger
 	}
+	maps.Copy(o.Storages, n.w.more)
 	n.options = o
 	var err error
 	n.source, err = replicate.NewSource(o, link{n})

@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/tandemd/tandem/pkg/api"
 	"github.com/tandemd/tandem/pkg/guest"
 )
 
@@ -243,14 +244,28 @@ func recoverCT(t *testing.T, replicated int) {
 	wellEnded(t, "n1", ctUnit)
 }
 
-// returnLoser brings the node back that was lost, whose guests have gone on without it.
+// returnLoser brings the node back that was lost, whose guests have gone on without it: what the container did there alone is kept, and
+// both are replicas again.
 func returnLoser(t *testing.T) {
 	t.Parallel()
 	boot(t, "n2")
-	eventually(t, "n2 has no guest's truth", 3*time.Minute, 2*time.Second, func() (bool, string) {
-		roles := n("n2").run(t, "zfs get -H -o value tandem:role %s %s", vmDataset, ctDataset)
-		return roles.Stdout == "replica\nreplica\n", roles.Stdout + roles.Stderr
+	eventually(t, "what the container did alone is set aside", 3*time.Minute, 2*time.Second, func() (bool, string) {
+		var kept api.DivergedList
+		n("n1").ask(t, &kept, "diverged list --guest %s", ctID)
+		return len(kept.Copies) == 1 && kept.Copies[0].Node == "n2", fmt.Sprintf("%+v", kept)
 	})
+	since := n("n1").clock(t)
+	for _, id := range []string{vmID, ctID} {
+		n("n1").sh(t, "tandem schedule-now %s-0", id)
+	}
+	for _, id := range []string{vmID, ctID} {
+		if run := n("n1").synced(t, id+"-0", since); run.Kind == "full" {
+			t.Errorf("guest %s came to n2 again by %d bytes, all of it", id, run.Bytes)
+		}
+	}
+	if roles := n("n2").sh(t, "zfs get -H -o value tandem:role %s %s", vmDataset, ctDataset); roles != "replica\nreplica" {
+		t.Errorf("the roles of the volumes on n2 are %q", roles)
+	}
 }
 
 // booted waits until the virtual machine tells of its boot on the serial console.

@@ -26,6 +26,8 @@ func moveWorker(t *testing.T) {
 		do   func(t *testing.T, w worker)
 	}{
 		{"there and back", thereAndBack},
+		{"drill", tryReplica},
+		{"disk", addDisk},
 		{"power", estranged(byPower)},
 		{"cable", estranged(byCable)},
 		{"pause", estranged(byPause)},
@@ -105,5 +107,39 @@ func withoutReplica(t *testing.T, _ worker) {
 	w.remove(t, "n1")
 	if left := n("n1").sh(t, "zfs list -H -o name -r tank/guests | grep subvol-%s || true", w.id); left != "" {
 		t.Error(fmt.Sprint("with --delete-data n1 still has ", left))
+	}
+}
+
+// addDisk gives the guest a disk while it runs, and migrates it at once, before any sync knows of the disk. The disk comes along, the
+// others get it, and where it is taken away again nothing of it stays.
+func addDisk(t *testing.T, w worker) {
+	t.Helper()
+	from := w.owner(t, "n1")
+	to, third := others(from)
+	const dataset, size = "tank/guests/vm-830-disk-1", 8 * mib
+	n(from).sh(t, "zfs create -V %d %s", size, dataset)
+	data := random(43, size)
+	n(from).put(t, n(from).device(t, dataset), 0, data)
+	n("n3").sh(t, "tandem guest set %s --add-volume local-zfs:vm-830-disk-1", w.id)
+	before := w.writes(t, from, 0)
+	t.Logf("tandem guest migrate:\n%s", n("n3").sh(t, "tandem guest migrate %s %s", w.id, to))
+	w.runsOnlyOn(t, to)
+	w.writes(t, to, before+3)
+	w.keptAll(t, from, to)
+	since := n(to).clock(t)
+	for _, target := range []string{from, third} {
+		n(to).sh(t, "tandem schedule-now %s", w.job(t, to, target))
+	}
+	for _, target := range []string{from, third} {
+		n(to).synced(t, w.job(t, to, target), since)
+		if got := n(target).hashSnapshot(t, dataset, newestPoint); got != hash(data) {
+			t.Errorf("the disk that was added is not what it was on %s", target)
+		}
+	}
+	n("n3").sh(t, "tandem guest set %s --remove-volume local-zfs:vm-830-disk-1 --delete-data", w.id)
+	for _, name := range all {
+		if left := n(name).sh(t, "zfs list -H -o name -r tank | grep vm-830-disk-1 || true"); left != "" {
+			t.Errorf("--delete-data has left %s on %s", left, name)
+		}
 	}
 }

@@ -12,6 +12,7 @@ import (
 	"runtime"
 	"strconv"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/tandemd/tandem/pkg/guest"
@@ -277,10 +278,12 @@ func (e Env) powerDown(ctx context.Context, id guest.ID, patience time.Duration)
 	return ended(err)
 }
 
-// ended takes it for good that QEMU hangs up.
+// ended takes it for good that QEMU hangs up, also where it has not read all that it was told.
 func ended(err error) error {
-	if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
-		return nil
+	for _, end := range []error{io.EOF, io.ErrUnexpectedEOF, syscall.ECONNRESET, syscall.EPIPE} {
+		if errors.Is(err, end) {
+			return nil
+		}
 	}
 	return err
 }

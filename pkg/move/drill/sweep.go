@@ -26,14 +26,16 @@ func (x *drill) clean(ctx context.Context) error {
 	return x.drop(late, x.folder())
 }
 
-// drop takes the drill's service and clones away, wherever they were left, and then
-// these folders.
+// drop takes the drill's service and clones away, in all storages that it may have
+// used, and then these folders.
 func (x *drill) drop(ctx context.Context, folders ...string) error {
-	found, err := x.d.find(ctx, x.view.Cluster, func(name string) bool { return name == x.name })
-	if err != nil {
-		return err
+	var storages []string
+	for _, v := range x.point.volumes {
+		storages = append(storages, v.volume.Storage)
 	}
-	if err := x.d.clear(ctx, x.name, found[x.name]); err != nil {
+	slices.Sort(storages)
+	found, err := x.d.find(ctx, x.view.Cluster, slices.Compact(storages), func(name string) bool { return name == x.name })
+	if err := errors.Join(err, x.d.clear(ctx, x.name, found[x.name])); err != nil {
 		return err
 	}
 	for _, f := range folders {
@@ -55,20 +57,17 @@ func (d *Drills) Sweep(ctx context.Context) error {
 		defer d.mu.Unlock()
 		return !d.open[name]
 	}
-	found, err := d.find(ctx, d.o.Ledger.View().Cluster, abandoned)
-	if err != nil {
-		return err
-	}
+	found, unread := d.find(ctx, d.o.Ledger.View().Cluster, slices.Sorted(maps.Keys(d.o.Storages)), abandoned)
 	folders, err := os.ReadDir(d.o.Folder)
 	if err != nil {
-		return fmt.Errorf("look for what drills have left: %w", err)
+		return errors.Join(unread, fmt.Errorf("look for what drills have left: %w", err))
 	}
 	for _, f := range folders {
 		if _, known := found[f.Name()]; !known && isName(f.Name()) && abandoned(f.Name()) {
 			found[f.Name()] = nil
 		}
 	}
-	var errs []error
+	errs := []error{unread}
 	for _, name := range slices.Sorted(maps.Keys(found)) {
 		err := d.clear(ctx, name, found[name])
 		if err == nil {
@@ -79,16 +78,17 @@ func (d *Drills) Sweep(ctx context.Context) error {
 	return errors.Join(errs...)
 }
 
-// find lists the clones of drills by the drills' names. A storage whose dataset is
-// missing has none; one that cannot be read makes an error.
-func (d *Drills) find(ctx context.Context, cluster string, which func(name string) bool) (map[string][]zfs.Dataset, error) {
+// find lists the clones of drills in these storages by the drills' names. A storage
+// whose dataset or pool is missing has none, until it is there again; one that cannot
+// be read makes an error, and does not hide what is in the others.
+func (d *Drills) find(ctx context.Context, cluster string, storages []string, which func(name string) bool) (map[string][]zfs.Dataset, error) {
 	out := map[string][]zfs.Dataset{}
 	var errs []error
-	for _, storage := range slices.Sorted(maps.Keys(d.o.Storages)) {
+	for _, storage := range storages {
 		root := d.o.Storages[storage]
 		list, err := d.o.ZFS.Children(ctx, root)
 		if err != nil {
-			if zfs.ClassOf(err) != zfs.ClassGone || errors.Is(err, zfs.ClassPoolAbsent) {
+			if zfs.ClassOf(err) != zfs.ClassGone && !errors.Is(err, zfs.ClassPoolAbsent) {
 				errs = append(errs, fmt.Errorf("storage %s: %w", storage, err))
 			}
 			continue

@@ -69,7 +69,9 @@ func (l *Locks) Lock(ctx context.Context, name string) (release func(), err erro
 	l.uses[name]++
 	l.mu.Unlock()
 	return func() {
-		_ = f.Close() // Closing releases the lock; the file holds nothing.
+		// Closing alone would not do: a child that is just being started has a copy of the file until it becomes zfs.
+		_ = unix.Flock(int(f.Fd()), unix.LOCK_UN)
+		_ = f.Close()
 		<-turn
 	}, nil
 }
