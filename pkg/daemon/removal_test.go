@@ -47,7 +47,7 @@ func TestRemoveGuest_AContainerWhoseFilesystemIsMounted(t *testing.T) {
 	n[0].pool.SetBusy(dataset, true)
 	refused("", api.CodeRefused, "it is mounted and in use: process 4711 (qemu) has it open")
 	n[0].pool.SetBusy(dataset, false)
-	refused("0123456789abcdef", api.CodeRefused, "digest") // It is mounted again.
+	refused("0123456789abcdef", api.CodeRefused, "was changed meanwhile") // It is mounted again.
 
 	gone, err := n[1].api.RemoveGuest(ctx, api.RemoveGuestRequest{ID: 200, DeleteData: true})
 	if err != nil || len(gone.Traces) != 1 || gone.Traces[0].Fate != api.FateDestroyed || n[0].dataset(name).Exists() {

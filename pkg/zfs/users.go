@@ -121,6 +121,11 @@ func (s *scan) process(pid int, dir string) {
 			}
 		}
 	}
+	s.files(dir, tell)
+}
+
+// files looks at where a process has the datasets mounted, once for each namespace, and at what it uses below.
+func (s *scan) files(dir string, tell func(dataset, how string)) {
 	space, err := os.Readlink(filepath.Join(dir, "ns", "mnt"))
 	if err != nil {
 		return

@@ -11,8 +11,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
-	"strings"
 
 	"github.com/tandemd/tandem/pkg/guest"
 	"github.com/tandemd/tandem/pkg/ledger"
@@ -69,16 +67,6 @@ type Request struct {
 	Idle bool `json:"-"`
 }
 
-// Mounts is what is done to filesystems that Delete is to destroy.
-type Mounts string
-
-// Before the ledger lets go of the volumes it is made sure that all of them can go, and
-// undone where it does not let go.
-const (
-	Unmount Mounts = "unmount"
-	Remount Mounts = "mount"
-)
-
 // Validate refuses what could not come from another daemon.
 func (r Request) Validate() error {
 	if err := r.Guest.Validate(); err != nil {
@@ -128,15 +116,9 @@ func (r *Releaser) Release(ctx context.Context, req Request) ([]Result, error) {
 		}
 		defer release()
 	}
-	var list []*volume
-	for _, v := range req.Volumes {
-		x, err := r.look(ctx, view.Cluster, req.Guest, v)
-		if err != nil {
-			return nil, err
-		}
-		if x != nil {
-			list = append(list, x)
-		}
+	list, err := r.volumes(ctx, view.Cluster, req)
+	if err != nil {
+		return nil, err
 	}
 	switch {
 	case req.Mounts == Remount:
@@ -200,25 +182,27 @@ func (x *volume) leave(err error) {
 	}
 }
 
-// look reads a volume; nil where this node has none that is marked.
-func (r *Releaser) look(ctx context.Context, cluster string, id guest.ID, v guest.Volume) (*volume, error) {
-	name, err := r.o.Dataset(v)
-	if err != nil {
-		return nil, nil //nolint:nilerr,nilnil // a node without the storage has no such volume
+// volumes reads those that this node has, marked.
+func (r *Releaser) volumes(ctx context.Context, cluster string, req Request) (out []*volume, err error) {
+	for _, v := range req.Volumes {
+		name, err := r.o.Dataset(v)
+		if err != nil {
+			continue // A node without the storage has no such volume.
+		}
+		list, err := r.zfs.List(ctx, name)
+		if err != nil {
+			return nil, fault.WrapVolume(v, err, "read it")
+		}
+		d := list[0]
+		if d.Err != nil && zfs.ClassOf(d.Err) != zfs.ClassGone {
+			return nil, fault.WrapVolume(v, d.Err, "read it")
+		}
+		side := local.Side(name, d)
+		if d.Exists() && marked(side.Marks, cluster, req.Guest, v) {
+			out = append(out, &volume{Result: Result{Volume: v, Dataset: name, Replica: side.Marks.Role == zfs.RoleReplica}, data: d, side: side})
+		}
 	}
-	list, err := r.zfs.List(ctx, name)
-	if err != nil {
-		return nil, fault.WrapVolume(v, err, "read it")
-	}
-	d := list[0]
-	if d.Err != nil && zfs.ClassOf(d.Err) != zfs.ClassGone {
-		return nil, fault.WrapVolume(v, d.Err, "read it")
-	}
-	side := local.Side(name, d)
-	if d.Err != nil || !marked(side.Marks, cluster, id, v) {
-		return nil, nil //nolint:nilnil // there is none
-	}
-	return &volume{Result: Result{Volume: v, Dataset: name, Replica: side.Marks.Role == zfs.RoleReplica}, data: d, side: side}, nil
+	return out, nil
 }
 
 // remove destroys the volumes, or tells what stands in the way. Where one of the owner's
@@ -249,67 +233,6 @@ func (r *Releaser) remove(ctx context.Context, req Request, list []*volume) {
 		}
 	}
 }
-
-// unmount unmounts what is mounted, without force, or nothing: then it is the dataset that
-// somebody uses.
-func (r *Releaser) unmount(ctx context.Context, list []*volume) (blocked string) {
-	for _, x := range list {
-		if !x.data.Mounted || x.Left != "" {
-			continue
-		}
-		err := r.zfs.Unmount(ctx, x.Dataset)
-		x.Unmounted = err == nil
-		users, failed := r.zfs.Users(ctx, x.Dataset)
-		if err == nil && len(users) == 0 && failed == nil {
-			continue
-		}
-		x.Left = inUse(users, errors.Join(err, failed))
-		r.remount(ctx, list)
-		return x.Dataset
-	}
-	return ""
-}
-
-// remount mounts again what was unmounted.
-func (r *Releaser) remount(ctx context.Context, list []*volume) {
-	for _, x := range list {
-		if !x.Unmounted {
-			continue
-		}
-		if err := r.zfs.Mount(ctx, x.Dataset); err != nil {
-			x.Left = strings.TrimPrefix(fmt.Sprintf("%s; it was unmounted and cannot be mounted again: %v", x.Left, err), "; ")
-			continue
-		}
-		x.Unmounted = false
-	}
-}
-
-// inUse names who uses a filesystem, as far as that is known; that it is mounted is no news
-// as long as somebody does more than that.
-func inUse(users []zfs.User, err error) string {
-	busy := slices.DeleteFunc(slices.Clone(users), func(u zfs.User) bool { return strings.HasPrefix(u.How, "has it mounted") })
-	if len(busy) == 0 {
-		busy = users
-	}
-	var all []string
-	for _, u := range busy[:min(len(busy), maxUsers)] {
-		all = append(all, u.String())
-	}
-	if more := len(busy) - len(all); more > 0 {
-		all = append(all, fmt.Sprintf("and %d more", more))
-	}
-	text := "it is mounted and in use"
-	if len(all) > 0 {
-		text += ": " + strings.Join(all, "; ")
-	}
-	if err != nil {
-		text += fmt.Sprintf(" (%v)", err)
-	}
-	return text
-}
-
-// maxUsers is how many of them are named.
-const maxUsers = 4
 
 // marked says that a dataset carries the marks of the guest's volume.
 func marked(m plan.Marks, cluster string, g guest.ID, v guest.Volume) bool {

@@ -100,6 +100,9 @@ func (t *Target) Replicas(ctx context.Context) ([]Status, error) {
 	return out, fault.Worst(errs)
 }
 
+// landing says that a migration of the guest's present owner began the replica, which no job has brought anything since.
+func (l found) landing(g guest.Guest) bool { return l.data.Props[zfs.PropLanding] == g.Term.String() }
+
 // pointed says that a job of the guest points to this node.
 func (t *Target) pointed(view *ledger.State, id guest.ID) bool {
 	return slices.ContainsFunc(view.JobsOf(id), func(j guest.Job) bool { return j.Target == t.o.Node })

@@ -239,9 +239,6 @@ func (l found) marked(cluster string, g guest.ID, role string) bool {
 	return l.data.Exists() && local.MarksOf(l.data).Are(cluster, g, l.volume, role)
 }
 
-// landing says that a migration of the guest's present owner began the replica, which no job has brought anything since.
-func (l found) landing(g guest.Guest) bool { return l.data.Props[zfs.PropLanding] == g.Term.String() }
-
 // unborn says that a first full receive was interrupted: no marks and no snapshots yet.
 func (l found) unborn() bool {
 	return l.data.Exists() && l.data.ResumeToken != "" && len(l.data.Snapshots) == 0 && local.MarksOf(l.data).None()
