@@ -108,7 +108,7 @@ func exampleReturns(t *testing.T, guests []worker) {
 	onFailure(t)
 	since := n("n2").clock(t)
 	boot(t, "n1")
-	eventually(t, "n1 follows n2", time.Minute, time.Second, func() (bool, string) {
+	eventually(t, "n1 follows n2", 2*time.Minute, time.Second, func() (bool, string) {
 		a, b := n("n1").cluster(t), n("n2").cluster(t)
 		return a.Quorate && b.Quorate && a.Generation == b.Generation && b.Votes == 2, fmt.Sprintf("%+v\n%+v", a, b)
 	})
