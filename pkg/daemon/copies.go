@@ -2,6 +2,8 @@ package daemon
 
 import (
 	"context"
+	"errors"
+	"time"
 
 	"go.uber.org/zap"
 
@@ -41,6 +43,13 @@ func (c *cluster) copyOfOwn(ctx context.Context, r copyRequest) (replicate.Remov
 	return c.source.RemoveCopy(ctx, r.Guest, r.Node)
 }
 
+const (
+	// unfinishedTimeout is for one guest: a volume with many snapshots takes its time.
+	unfinishedTimeout = 10 * time.Minute
+	// unfinishedTries is how often an owner that does not answer is asked.
+	unfinishedTries = 3
+)
+
 // removeUnfinished has the owners of guests take away what migrations to this node have brought that went back, once nobody has
 // moved the guest for a while. An owner that does not answer, or sees a move, is asked again with the next look.
 func (c *cluster) removeUnfinished(ctx context.Context) {
@@ -52,12 +61,25 @@ func (c *cluster) removeUnfinished(ctx context.Context) {
 		if !r.Unfinished || ctx.Err() != nil || c.pins.Busy(r.Guest, c.d.now()) {
 			continue
 		}
-		out, err := c.removeCopy(ctx, copyRequest{Guest: r.Guest, Node: c.d.id.Node, Index: c.d.book.Current().Index, Unfinished: true})
+		out, err := c.unfinished(ctx, r.Guest)
 		fields := []zap.Field{zap.Stringer("guest", r.Guest), zap.Strings("destroyed", out.Destroyed), zap.Strings("left", out.Left), zap.Error(err)}
 		if err != nil || len(out.Left) > 0 {
 			c.log.Warn("what a migration has brought that did not end is not taken away yet", fields...)
 		} else {
 			c.log.Info("took away what a migration has brought that did not end", fields...)
+		}
+	}
+}
+
+// unfinished asks a guest's owner, a few times where it gives no answer.
+func (c *cluster) unfinished(ctx context.Context, id guest.ID) (out replicate.RemoveResult, err error) {
+	ctx, cancel := context.WithTimeout(ctx, unfinishedTimeout)
+	defer cancel()
+	for try := 1; ; try++ {
+		out, err = c.removeCopy(ctx, copyRequest{Guest: id, Node: c.d.id.Node, Index: c.d.book.Current().Index, Unfinished: true})
+		var coded interface{ ErrorCode() string }
+		if err == nil || errors.As(err, &coded) || try == unfinishedTries || !pause(ctx, leftoversRetry) {
+			return out, err
 		}
 	}
 }

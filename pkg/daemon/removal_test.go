@@ -91,3 +91,33 @@ func TestSetGuest_TakesADatasetThatWasMadeAnew(t *testing.T) {
 		t.Errorf("the replica holds %q", got)
 	}
 }
+
+// What a migration has brought that went back is told as that, and goes once nobody has moved the guest for a while; of that only
+// a restart lets the daemons forget.
+func TestMigrate_WhatItBroughtGoesWhereItWentBack(t *testing.T) {
+	t.Parallel()
+	n := herd(t)
+	ctx := t.Context()
+	n[0].pool.SetBusy("tank/guests/vm-100-disk-0", true)
+	got := n[0].migrate(api.MigrateRequest{To: "n2"})
+	if got.Outcome != api.MigrationUndone || !n[1].dataset("vm-100-disk-0").Exists() {
+		t.Fatalf("%+v; it is on n2: %v", got, n[1].dataset("vm-100-disk-0").Exists())
+	}
+	n[0].pool.SetBusy("tank/guests/vm-100-disk-0", false)
+	s, err := n[2].api.Status(ctx, api.Filter{})
+	if err != nil || len(s.Kept) != 1 || !s.Kept[0].Unfinished || s.Kept[0].Node != "n2" {
+		t.Errorf("status: %+v, %v", s.Kept, err)
+	}
+	for _, m := range n[:2] {
+		m.stop()
+		m.start()
+		until(t, "it is back", func() bool {
+			c, err := n[2].api.Cluster(ctx)
+			return err == nil && c.Quorate && c.Members[0].State == "alive" && c.Members[1].State == "alive"
+		})
+	}
+	until(t, "it is gone", func() bool { return !n[1].dataset("vm-100-disk-0").Exists() })
+	if got := n[0].replica(100); got != "first" {
+		t.Errorf("the guest has %q", got)
+	}
+}
