@@ -167,6 +167,9 @@ type KeptCopy struct {
 	Age   *float64 `json:"age,omitempty"`
 	// Only says that no job brings the guest to any other node: there is no other copy that is kept up.
 	Only bool `json:"only,omitempty"`
+	// Unfinished: it is none, but what a migration has brought that has not ended. The next one
+	// goes on from it, or it is removed by itself.
+	Unfinished bool `json:"unfinished,omitempty"`
 }
 
 // KeptVolume is one volume of a kept copy.

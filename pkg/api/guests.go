@@ -51,6 +51,9 @@ type SetGuestRequest struct {
 	Quiesce       *guest.Quiesce `json:"quiesce,omitempty"`
 	AddVolumes    []guest.Volume `json:"add_volumes,omitempty"`
 	RemoveVolumes []guest.Volume `json:"remove_volumes,omitempty"`
+	// TakeVolumes are volumes that it has, whose datasets on its owner carry no marks: an
+	// operator says that they are the guest's data from now on.
+	TakeVolumes []guest.Volume `json:"take_volumes,omitempty"`
 	// DeleteData destroys the removed volumes, and their replicas.
 	DeleteData bool `json:"delete_data,omitempty"`
 	// Digest is that of the guest which the author saw; empty: not checked.

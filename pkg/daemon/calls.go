@@ -15,6 +15,7 @@ import (
 	"github.com/tandemd/tandem/pkg/member"
 	"github.com/tandemd/tandem/pkg/peer"
 	"github.com/tandemd/tandem/pkg/replicate"
+	"github.com/tandemd/tandem/pkg/replicate/verify"
 )
 
 // The calls between daemons, besides those of pkg/replicate, pkg/member
@@ -105,11 +106,10 @@ func replicaCalls(d *Daemon, mux *http.ServeMux) {
 		return c.target.Commit(ctx, peer.Caller(ctx), r)
 	}))
 	peer.Handle(mux, replicate.PathAside, withCluster(d, func(ctx context.Context, c *cluster, r replicate.AsideRequest) (replicate.AsideReply, error) {
-		c.drills.EndGuest(ctx, r.Job.Guest)
-		return c.target.Aside(ctx, peer.Caller(ctx), r)
+		return c.setAside(ctx, peer.Caller(ctx), r)
 	}))
 	peer.Handle(mux, replicate.PathRemove, withCluster(d, func(ctx context.Context, c *cluster, r replicate.RemoveRequest) (replicate.RemoveReply, error) {
-		c.verification.server.EndGuest(r.Job.Guest)
+		c.verification.server.EndGuest(ctx, r.Job.Guest, verify.ErrRemoved)
 		c.drills.EndGuest(ctx, r.Job.Guest)
 		return c.target.Remove(ctx, peer.Caller(ctx), r)
 	}))

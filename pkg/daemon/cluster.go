@@ -45,6 +45,8 @@ type cluster struct {
 	target *replicate.Target
 	// finder looks for what former jobs have left.
 	finder *leftover.Finder
+	// pins tell which guests are being read, or were moved lately.
+	pins *local.Pins
 	// releaser takes Tandem off volumes that are a guest's no more.
 	releaser *release.Releaser
 	// verification compares replicas with their sources.
@@ -136,7 +138,7 @@ func (c *cluster) build(known *ledger.State) error {
 		Node: d.id.Node, Name: d.conf.NodeName, Storages: d.conf.Storages, ZFS: d.zfs,
 		Ledger: view{c}, Store: facts{d.state, d.troubles}, LockDir: d.state.path("locks"), Now: d.now,
 		Locks: local.NewLocks(d.state.path("locks")), Together: local.NewTogether(d.zfs), Pins: local.NewPins(),
-		Quiescer: d.quiescer,
+		Identities: local.NewIdentities(facts{d.state, d.troubles}), Quiescer: d.quiescer,
 	}
 	if c.source, err = replicate.NewSource(opts, link{d.peer, d.rate}); err != nil {
 		return err
@@ -144,6 +146,7 @@ func (c *cluster) build(known *ledger.State) error {
 	if c.target, err = replicate.NewTarget(opts); err != nil {
 		return err
 	}
+	c.pins = opts.Pins
 	if c.finder, err = leftover.New(opts, c.target); err != nil {
 		return err
 	}
@@ -302,7 +305,7 @@ func (c *cluster) learnt(ctx context.Context, s *ledger.State) {
 	}
 	c.forgetMoves(s)
 	c.target.EndStale()
-	c.forget(s)
+	c.verificationsLearn(s)
 	c.drillsLearn(s)
 	c.keeper.Learn()
 	c.announce(s)

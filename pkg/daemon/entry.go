@@ -30,7 +30,7 @@ func (d *Daemon) newBackend() *backend.Backend {
 			}
 			return &backend.Cluster{
 				Overview: c.overview, Node: c.node, Source: c.source, Releaser: c.releaser, Aside: c.diverged, Members: c,
-				Propose: c.edit, History: c.cons.History, Verifier: c.verification.verifier, Unread: c.unread,
+				Propose: c.edit, History: c.cons.History, Verifier: c.verification.verifier, Unread: c.unread, Runs: c.runs,
 				Keeper: c.keeper, Units: c.unitWords, Heard: c.heardUnits, Mover: c.mover, Recoverer: recoverer{c},
 				Copies: copies{c}, Mounts: c.d.state.path(divergedFolder),
 				Drills: c.drills,

@@ -23,6 +23,7 @@ func (c *cluster) lookForLeftovers(ctx context.Context) {
 			every = leftoversRetry
 		} else {
 			known = c.leftoversNow(ctx, known)
+			c.removeUnfinished(ctx)
 		}
 		if !pause(ctx, every) {
 			return

@@ -29,3 +29,9 @@ type Units interface {
 	// Close ends the connection.
 	Close()
 }
+
+// runs says whether a unit runs on this node; one that does not exist does not.
+func (c *cluster) runs(ctx context.Context, name string) (bool, error) {
+	st, err := c.d.units.State(ctx, name)
+	return st.Running(), err
+}

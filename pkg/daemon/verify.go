@@ -13,6 +13,7 @@ import (
 	"github.com/tandemd/tandem/pkg/guest"
 	"github.com/tandemd/tandem/pkg/ledger"
 	"github.com/tandemd/tandem/pkg/peer"
+	"github.com/tandemd/tandem/pkg/plan"
 	"github.com/tandemd/tandem/pkg/replicate"
 	"github.com/tandemd/tandem/pkg/replicate/verify"
 	"github.com/tandemd/tandem/pkg/replicate/verify/reading"
@@ -70,8 +71,10 @@ func (c *cluster) verified(j guest.Job) *api.Verified {
 	return backend.Verified(c.verification.verifier.Record(j))
 }
 
-// forget drops what is remembered of jobs that are none any more.
-func (c *cluster) forget(s *ledger.State) {
+// verificationsLearn tells the verifications what the ledger says.
+func (c *cluster) verificationsLearn(s *ledger.State) {
+	c.verification.verifier.Learn(s)
+	c.verification.server.Learn(s)
 	if err := c.verification.verifier.Forget(s); err != nil {
 		c.log.Warn("what verifications of a former job found is not forgotten", zap.Error(err))
 	}
@@ -80,8 +83,30 @@ func (c *cluster) forget(s *ledger.State) {
 // unread ends what is read, or tried, of a guest's volumes on this node.
 func (c *cluster) unread(id guest.ID) {
 	c.verification.verifier.EndGuest(id)
-	c.verification.server.EndGuest(id)
+	c.verification.server.EndGuest(context.Background(), id, verify.ErrRemoved)
 	c.drills.EndGuest(context.Background(), id)
+}
+
+// unreadWait is how long what reads a replica has to end before the replica is set
+// aside: a disk that gives nothing does not hold that up, which works beside clones.
+const unreadWait = 10 * time.Second
+
+// setAside ends what reads or tries a replica, and sets it aside.
+func (c *cluster) setAside(ctx context.Context, from guest.NodeID, r replicate.AsideRequest) (replicate.AsideReply, error) {
+	unread := func() {
+		ctx, cancel := context.WithTimeout(ctx, unreadWait)
+		defer cancel()
+		if r.Verb == plan.SetAside {
+			c.verification.server.EndGuest(ctx, r.Job.Guest, verify.Aside(r.Volume, r.Why))
+		}
+		c.drills.EndGuest(ctx, r.Job.Guest)
+	}
+	unread()
+	reply, err := c.target.Aside(ctx, from, r)
+	if reply.Dataset != "" {
+		unread() // What began in between, with the replica as it was.
+	}
+	return reply, err
 }
 
 // verifyCalls are the calls of the target's side of a verification.
@@ -94,6 +119,9 @@ func verifyCalls(d *Daemon, mux *http.ServeMux) {
 	}))
 	peer.Handle(mux, verify.PathRecord, withCluster(d, func(ctx context.Context, c *cluster, r verify.RecordRequest) (verify.RecordReply, error) {
 		return c.verification.server.Record(ctx, peer.Caller(ctx), r)
+	}))
+	peer.Handle(mux, verify.PathAttend, withCluster(d, func(ctx context.Context, c *cluster, r verify.AttendRequest) (verify.Attended, error) {
+		return c.verification.server.Attend(ctx, peer.Caller(ctx), r)
 	}))
 	peer.Handle(mux, verify.PathEnd, withCluster(d, func(ctx context.Context, c *cluster, r verify.EndRequest) (verify.Ended, error) {
 		return c.verification.server.End(ctx, peer.Caller(ctx), r)

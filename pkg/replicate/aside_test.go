@@ -195,12 +195,14 @@ func TestDiverged_NoCommonBaseIsSetAsideAndSentWhole(t *testing.T) {
 			n1.pool.Destroy(diskDS)
 			must(t, n1.pool.Create(diskDS, diskSize, nil))
 			n1.write(diskDS, 0, 50)
+			must(t, n1.source.Take(t.Context(), 100, []guest.Volume{disk}))
 		},
 		"made anew as a filesystem": func(w *world, _ string) {
 			n1 := w.node("1")
 			n1.pool.Destroy(diskDS)
 			must(t, n1.pool.Create(diskDS, 0, map[string]string{"canmount": "off"}))
 			n1.write(diskDS, 0, 50)
+			must(t, n1.source.Take(t.Context(), 100, []guest.Volume{disk}))
 		},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -14,11 +14,36 @@ import (
 // owner's word a snapshot is known to be nowhere else: what this node does not have, and did not send, stays there and is
 // named. Done again it goes on where it was cut.
 func (s *Source) RemoveCopy(ctx context.Context, id guest.ID, node guest.NodeID) (RemoveResult, error) {
-	out, err := s.removeCopy(ctx, id, node)
+	out, err := s.removeCopy(ctx, id, node, wire.RemoveRequest{})
 	return out, fault.Final(ctx, err)
 }
 
-func (s *Source) removeCopy(ctx context.Context, id guest.ID, node guest.NodeID) (RemoveResult, error) {
+// RemoveUnfinished is RemoveCopy for what a migration has brought that went back, and not lately: what was there before it stays.
+func (s *Source) RemoveUnfinished(ctx context.Context, id guest.ID, node guest.NodeID) (RemoveResult, error) {
+	if s.o.Pins.Busy(id, s.o.Now()) {
+		return RemoveResult{}, fault.Final(ctx, fault.Busy("", "guest %s was moved lately, or its snapshots are being read", id))
+	}
+	out, err := s.removeCopy(ctx, id, node, wire.RemoveRequest{Unfinished: true})
+	return out, fault.Final(ctx, err)
+}
+
+// settled keeps moves of a guest out until it is released, and refuses where one goes on or is in doubt: whoever moves a guest
+// has its lock from the last snapshot on until it is known who owns it.
+func (s *Source) settled(ctx context.Context, id guest.ID, node guest.NodeID) (release func(), err error) {
+	if !s.occupy(id, node) {
+		return nil, fault.Busy("", "guest %s is being moved, or a copy of it is being removed", id)
+	}
+	release = func() { s.vacate(id) }
+	unlock, err := s.lockGuest(ctx, id)
+	if err != nil {
+		release()
+		return nil, err
+	}
+	unlock()
+	return release, nil
+}
+
+func (s *Source) removeCopy(ctx context.Context, id guest.ID, node guest.NodeID, req wire.RemoveRequest) (RemoveResult, error) {
 	h := &Handover{s: s, guest: id, to: node}
 	r, err := h.begin(Transfer{})
 	if err != nil {
@@ -30,13 +55,15 @@ func (s *Source) removeCopy(ctx context.Context, id guest.ID, node guest.NodeID)
 				"job %s replicates guest %s to %s: it has no kept copy there", j.ID, id, r.target)
 		}
 	}
-	if to, ok := s.handover(id); ok && to == node {
-		return RemoveResult{}, fault.Busy("", "guest %s is being moved to %s", id, r.target)
+	release, err := s.settled(ctx, id, node)
+	if err != nil {
+		return RemoveResult{}, err
 	}
+	defer release()
 	if err := r.list(ctx); err != nil {
 		return RemoveResult{}, err
 	}
-	req := wire.RemoveRequest{Request: r.request()}
+	req.Request = r.request()
 	for i, d := range r.own {
 		v := r.guest.Volumes[i]
 		if m := local.MarksOf(d); !m.Are(r.view.Cluster, id, v, zfs.RoleOwner) || m.Term != r.guest.Term.String() {

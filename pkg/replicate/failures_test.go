@@ -8,6 +8,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/tandemd/tandem/pkg/guest"
+	"github.com/tandemd/tandem/pkg/ledger"
 	"github.com/tandemd/tandem/pkg/plan"
 	"github.com/tandemd/tandem/pkg/replicate"
 	"github.com/tandemd/tandem/pkg/replicate/wire"
@@ -200,8 +202,9 @@ func TestFailure_APointThatIsLostAtTheSourceGoes(t *testing.T) {
 	equal(t, n2.operators(diskDS), []string{"late", "mine"})
 }
 
-// F25: the source's dataset was destroyed and made again under the same name: it
-// carries no common state, and what the target has is not taken for its past.
+// F25: the source's dataset was destroyed and made again under the same name: it is
+// not taken for the guest's unless somebody says so. Then it carries no common state, and what
+// the target has is not taken for its past.
 func TestFailure_ASourceMadeAnewIsNotTheOldOne(t *testing.T) {
 	w := newWorld(t)
 	w.run(job)
@@ -211,6 +214,20 @@ func TestFailure_ASourceMadeAnewIsNotTheOldOne(t *testing.T) {
 	n1.pool.Destroy(diskDS)
 	must(t, n1.pool.Create(diskDS, 3<<19, nil))
 	n1.write(diskDS, 0, 5)
+	before := [2]string{w.tree("1"), w.tree("2")}
+	for range 2 {
+		w.fails(replicate.ClassPerson, "the dataset "+diskDS+" has no marks of Tandem's, and is not the one that was the guest's volume here")
+		if _, err := n1.source.Preview(t.Context(), job, time.Second); replicate.ClassOf(err) != replicate.ClassPerson {
+			t.Errorf("foreseen: %v", err)
+		}
+		n1.restart()
+	}
+	equal(t, [2]string{w.tree("1"), w.tree("2")}, before)
+	if _, err := n1.promoter.Promote(t.Context(), "c1", w.guest()); err == nil || !strings.Contains(err.Error(), "--take-volume") {
+		t.Errorf("it was made the owner's: %v", err)
+	}
+	must(t, n1.source.Take(t.Context(), 100, []guest.Volume{disk}))
+	must(t, n1.source.Take(t.Context(), 100, []guest.Volume{disk})) // Done again it changes nothing.
 	equal(t, w.run(job).Volumes[0].Kind, replicate.KindFull)
 	w.same("2")
 	copies := n2.aside()
@@ -220,6 +237,73 @@ func TestFailure_ASourceMadeAnewIsNotTheOldOne(t *testing.T) {
 	kept, err := n2.pool.Read(copies[0].Name)
 	must(t, err)
 	equal(t, bytes.Equal(kept, had), true)
+}
+
+// Marks that somebody took off are put on again where it is the same dataset, and where nothing is known of it. What is added to the
+// guest again is what it is.
+func TestFailure_MarksThatWereTakenOff(t *testing.T) {
+	w := newWorld(t)
+	w.run(job)
+	n1 := w.node("1")
+	strip := func() {
+		for p := range n1.dataset(diskDS).Props {
+			must(t, n1.pool.Inherit(t.Context(), p, diskDS))
+		}
+	}
+	strip()
+	n1.write(diskDS, 9, 1)
+	cheap(t, w.run(job))
+	if err := n1.source.Take(t.Context(), 100, []guest.Volume{disk}); err != nil {
+		t.Error(err)
+	}
+	// The state folder was lost.
+	strip()
+	n1.files = newFiles()
+	n1.restart()
+	w.run(job)
+	w.same("2")
+
+	// With a point in the ledger it is not known whether it is what the owner had.
+	strip()
+	n1.files = newFiles()
+	n1.restart()
+	w.change(func(s *ledger.State) {
+		g := s.Guests[100]
+		g.Beginning = &guest.Beginning{How: guest.ByMigration, From: id("2"), Term: g.Term, Point: "tandem_x", GUIDs: map[guest.Volume]uint64{disk: 7}}
+		s.Guests = map[guest.ID]guest.Guest{100: g}
+	})
+	w.fails(replicate.ClassPerson, "its owner began from tandem_x")
+	must(t, n1.source.Take(t.Context(), 100, []guest.Volume{disk}))
+	w.run(job)
+
+	// Somebody else's marks are not taken.
+	must(t, n1.pool.SetProps(t.Context(), map[string]string{zfs.PropGuest: "101"}, diskDS))
+	if err := n1.source.Take(t.Context(), 100, []guest.Volume{disk}); replicate.ClassOf(err) != replicate.ClassPerson {
+		t.Errorf("another guest's: %v", err)
+	}
+}
+
+func TestFailure_AVolumeThatIsAddedAgainIsWhatItIs(t *testing.T) {
+	w := newWorld(t)
+	w.run(job)
+	n1 := w.node("1")
+	with := func(volumes ...guest.Volume) guest.Guest {
+		w.change(func(s *ledger.State) {
+			g := s.Guests[100]
+			g.Volumes = volumes
+			s.Guests = map[guest.ID]guest.Guest{100: g}
+		})
+		return w.guest()
+	}
+	g := with(root)
+	n1.pool.Destroy(diskDS)
+	must(t, n1.pool.Create(diskDS, diskSize, nil))
+	n1.write(diskDS, 0, 5)
+	g.Volumes = []guest.Volume{disk}
+	must(t, n1.source.Check(t.Context(), g)) // As when an operator adds it.
+	with(disk, root)
+	w.run(job)
+	w.same("2")
 }
 
 // F22: an operator's snapshot on the replica is harmless and stays.

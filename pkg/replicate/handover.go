@@ -44,14 +44,8 @@ func (s *Source) Handover(ctx context.Context, id guest.ID, to guest.NodeID) (*H
 	if err != nil {
 		return nil, fault.Final(ctx, err)
 	}
-	s.mu.Lock()
-	_, taken := s.handovers[id]
-	if !taken {
-		s.handovers[id] = to
-	}
-	s.mu.Unlock()
-	if taken {
-		return nil, fault.Busy("", "guest %s is being moved already", id)
+	if !s.occupy(id, to) {
+		return nil, fault.Busy("", "guest %s is being moved already, or a copy of it is being removed", id)
 	}
 	volumes := map[guest.Volume][]uint64{}
 	for _, v := range r.guest.Volumes {
@@ -61,9 +55,7 @@ func (s *Source) Handover(ctx context.Context, id guest.ID, to guest.NodeID) (*H
 	h.done = func() {
 		s.o.Pins.Moving(id, s.o.Now())
 		unpin()
-		s.mu.Lock()
-		defer s.mu.Unlock()
-		delete(s.handovers, id)
+		s.vacate(id)
 	}
 	select {
 	case s.locks.Turn("job-" + r.job.ID.String()) <- struct{}{}:
@@ -77,6 +69,23 @@ func (s *Source) Handover(ctx context.Context, id guest.ID, to guest.NodeID) (*H
 
 // Close ends the handover.
 func (h *Handover) Close() { h.done() }
+
+// occupy has one thing at a time change which nodes have all of a guest.
+func (s *Source) occupy(id guest.ID, to guest.NodeID) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if _, taken := s.handovers[id]; taken {
+		return false
+	}
+	s.handovers[id] = to
+	return true
+}
+
+func (s *Source) vacate(id guest.ID) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.handovers, id)
+}
 
 // handover is where a guest is being moved to.
 func (s *Source) handover(id guest.ID) (guest.NodeID, bool) {

@@ -105,6 +105,88 @@ func TestHandover_WithoutAnyJobIsGoneOnWith(t *testing.T) {
 	w.find("1", "removed vm-100-disk-0: ", "removed vm-100-root: ")
 }
 
+// What a move has brought that went back is not a copy that somebody kept: the next move goes on from it, and else its owner has it removed.
+func TestHandover_WhatItBroughtIsNoKeptCopy(t *testing.T) {
+	w := newWorld(t)
+	w.change(func(s *ledger.State) { s.Jobs = map[guest.JobID]guest.Job{} })
+	n1, n3 := w.node("1"), w.node("3")
+	h := w.handover("3")
+	_, err := h.Sync(t.Context(), replicate.Transfer{})
+	must(t, err)
+	equal(t, w.keptOn("3"), []bool{true, true})
+	if _, err := n1.source.RemoveCopy(t.Context(), 100, id("3")); replicate.ClassOf(err) != replicate.ClassBusy {
+		t.Errorf("while it is moved: %v", err)
+	}
+	h.Close()
+	if _, err := n1.source.RemoveUnfinished(t.Context(), 100, id("3")); replicate.ClassOf(err) != replicate.ClassBusy {
+		t.Errorf("right after the move: %v", err)
+	}
+	n1.write(diskDS, 6, 1)
+	h = w.handover("3")
+	next, err := h.Sync(t.Context(), replicate.Transfer{})
+	must(t, err)
+	equal(t, next.Kind, replicate.KindIncremental)
+	h.Close()
+	w.pass(2 * time.Hour)
+
+	// Whoever is in doubt whose the guest is has its lock.
+	release, err := n1.options.Locks.Lock(t.Context(), local.GuestLock(100))
+	must(t, err)
+	for _, remove := range []func(context.Context, guest.ID, guest.NodeID) (replicate.RemoveResult, error){n1.source.RemoveUnfinished, n1.source.RemoveCopy} {
+		if _, err := remove(t.Context(), 100, id("3")); replicate.ClassOf(err) != replicate.ClassBusy {
+			t.Errorf("in doubt: %v", err)
+		}
+	}
+	release()
+	equal(t, n3.dataset(diskDS).Exists(), true)
+	out, err := n1.source.RemoveUnfinished(t.Context(), 100, id("3"))
+	must(t, err)
+	equal(t, []any{out.Destroyed, len(out.Left)}, []any{[]string{diskDS, rootDS}, 0})
+	h = w.handover("3")
+	_, err = h.Sync(t.Context(), replicate.Transfer{})
+	must(t, err)
+	w.same("3")
+}
+
+// What was there before a move, or was brought by a job since, is a kept copy and stays.
+func TestHandover_AKeptCopyThatAMoveUsedStays(t *testing.T) {
+	w := newWorld(t)
+	secondJob(w)
+	jobs := w.View().Jobs
+	none := func() { w.change(func(s *ledger.State) { s.Jobs = map[guest.JobID]guest.Job{} }) }
+	w.run(job)
+	none()
+	for _, n := range []string{"2", "3"} {
+		h := w.handover(n)
+		w.node("1").write(diskDS, 6, 1)
+		_, err := h.Sync(t.Context(), replicate.Transfer{})
+		must(t, err)
+		h.Close()
+	}
+	equal(t, w.keptOn("2"), []bool{true, false})
+	equal(t, w.keptOn("3"), []bool{true, true})
+	w.change(func(s *ledger.State) { s.Jobs = jobs })
+	w.node("1").write(diskDS, 7, 1)
+	w.run(second)
+	none()
+	equal(t, w.keptOn("3"), []bool{true, false})
+	w.pass(2 * time.Hour)
+	for _, n := range []string{"2", "3"} {
+		out, err := w.node("1").source.RemoveUnfinished(t.Context(), 100, id(n))
+		must(t, err)
+		equal(t, []int{len(out.Destroyed), len(out.Left)}, []int{0, 2})
+	}
+}
+
+// keptOn tells of what a node has of the guest whether no job points there, and whether a migration has brought all of it.
+func (w *world) keptOn(node string) []bool {
+	w.t.Helper()
+	list, err := w.node(node).target.Replicas(w.t.Context())
+	must(w.t, err)
+	equal(w.t, len(list), 1)
+	return []bool{list[0].Kept, list[0].Unfinished}
+}
+
 func TestHandover_ProvesThatNothingIsLeft(t *testing.T) {
 	w := newWorld(t)
 	n1 := w.node("1")

@@ -71,6 +71,9 @@ func (r *run) foresee(ctx context.Context, patience time.Duration) (Preview, err
 	if r.zfs, err = r.s.version.Get(ctx, r.s.o.ZFS); err != nil {
 		return Preview{}, err
 	}
+	if err := r.s.unclaimed(r.guest, r.own); err != nil {
+		return Preview{}, err
+	}
 	r.own = r.marked()
 	silent := r.ask(ctx, patience)
 	if silent != nil && !r.remember() {

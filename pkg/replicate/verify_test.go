@@ -46,6 +46,8 @@ func (n *node) serve(ctx context.Context, from guest.NodeID, path string, req an
 		return handle(ctx, from, req, n.server.Begin)
 	case verify.PathRead:
 		return handle(ctx, from, req, n.server.Read)
+	case verify.PathAttend:
+		return handle(ctx, from, req, n.server.Attend)
 	case verify.PathEnd:
 		return handle(ctx, from, req, n.server.End)
 	case verify.PathRecord:
@@ -261,7 +263,7 @@ func TestVerify_EndsWithWhoBeganIt(t *testing.T) {
 	n1, n2 := w.node("1"), w.node("2")
 	for name, end := range map[string]func(number uint64){
 		"ended by its watcher": func(number uint64) { n1.verifier.Cancel(job, number) },
-		"replicas removed":     func(uint64) { go n2.server.EndGuest(100) },
+		"replicas removed":     func(uint64) { go n2.server.EndGuest(context.Background(), 100, verify.ErrRemoved) },
 	} {
 		t.Run(name, func(t *testing.T) {
 			hang, reached := make(chan struct{}), make(chan struct{}, 2)
@@ -286,11 +288,76 @@ func TestVerify_EndsWithWhoBeganIt(t *testing.T) {
 					}
 					break
 				}
-				n2.server.EndGuest(100)
+				n2.server.EndGuest(t.Context(), 100, verify.ErrRemoved)
 			})
 		})
 	}
 	equal(t, w.verify(job, 0).Outcome, verify.Equal)
+}
+
+// What takes the replica's place ends what reads it at once, says why, and is not held up by it.
+func TestVerify_EndsForWhatTakesTheReplicasPlace(t *testing.T) {
+	for name, c := range map[string]struct {
+		do   func(w *world)
+		want []string
+	}{
+		"set aside": {func(w *world) {
+			w.node("2").scribble(diskDS, 50, 20)
+			w.node("1").write(diskDS, 200, 10)
+			w.run(job)
+			equal(w.t, len(w.node("2").aside()), 1)
+		}, []string{"n2", "ended on n2", "volume " + disk.String() + " is set aside, because"}},
+		"another owner": {func(w *world) {
+			w.owns("3", 2)
+			w.node("2").server.Learn(w.View())
+		}, []string{"ended on n2", "another owner"}},
+		"another owner, seen by the one before": {func(w *world) {
+			w.owns("3", 2)
+			w.node("1").verifier.Learn(w.View())
+		}, []string{"another owner"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t)
+			w.run(job)
+			n1, n2 := w.node("1"), w.node("2")
+			reached := make(chan struct{}, 8)
+			n1.trapOn("Contents", func() { reached <- struct{}{} })
+			number, err := n1.verifier.Start(job, 0.02) // n1 alone reads for half a minute before it asks n2 anything.
+			must(t, err)
+			<-reached
+			began := time.Now()
+			c.do(w)
+			r := w.ended(number)
+			for _, text := range c.want {
+				if !strings.Contains(r.Error, text) {
+					t.Errorf("%s: %q, want %q", r.Outcome, r.Error, text)
+				}
+			}
+			// It would have taken longer, and the disks' rate is not what ended it.
+			if took := time.Since(began); r.Outcome != verify.Failed || took > 20*time.Second {
+				t.Errorf("%s after %s", r.Outcome, took)
+			}
+			n1.verifier.Close()
+			n2.server.Close()
+			for _, n := range []*node{n1, n2} {
+				if left := w.tree(strings.TrimPrefix(string(n.name), "n")); strings.Contains(left, guest.ReadingPrefix) {
+					t.Errorf("%s has\n%s", n.name, left)
+				}
+			}
+		})
+	}
+}
+
+// ended waits for the end of a verification.
+func (w *world) ended(number uint64) verify.Result {
+	w.t.Helper()
+	for {
+		s, err := w.node("1").verifier.Watch(w.t.Context(), job, number)
+		must(w.t, err)
+		if s.Result != nil {
+			return *s.Result
+		}
+	}
 }
 
 func TestVerify_Refuses(t *testing.T) {

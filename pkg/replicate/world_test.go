@@ -21,10 +21,12 @@ import (
 	"github.com/tandemd/tandem/pkg/ledger"
 	"github.com/tandemd/tandem/pkg/move/promote"
 	"github.com/tandemd/tandem/pkg/move/retire"
+	"github.com/tandemd/tandem/pkg/plan"
 	"github.com/tandemd/tandem/pkg/replicate"
 	"github.com/tandemd/tandem/pkg/replicate/aside"
 	"github.com/tandemd/tandem/pkg/replicate/leftover"
 	"github.com/tandemd/tandem/pkg/replicate/local"
+	"github.com/tandemd/tandem/pkg/replicate/verify"
 	"github.com/tandemd/tandem/pkg/zfs"
 	"github.com/tandemd/tandem/pkg/zfs/zfstest"
 )
@@ -169,7 +171,7 @@ func (n *node) restart() {
 	o := replicate.Options{
 		Node: n.id, Name: n.name, Storages: map[string]string{"local-zfs": "tank/g"}, ZFS: n.pool, Ledger: n.w,
 		Store: store{n}, LockDir: n.dir, Now: n.w.clock, LockWait: time.Second, Quorate: n.quorate, Streams: n.w.streams,
-		Locks: local.NewLocks(n.dir), Pins: local.NewPins(),
+		Locks: local.NewLocks(n.dir), Pins: local.NewPins(), Identities: local.NewIdentities(store{n}),
 	}
 	if n.ledger != nil {
 		o.Ledger = n.ledger
@@ -341,6 +343,9 @@ func (l link) Call(ctx context.Context, to guest.NodeID, path string, req, resp 
 		out, err = handle(ctx, l.from.id, req, n.target.Commit)
 	case replicate.PathAside:
 		n.drills.EndGuest(ctx, 100) // As the daemon does.
+		if r, ok := req.(replicate.AsideRequest); ok && r.Verb == plan.SetAside {
+			n.server.EndGuest(ctx, 100, verify.Aside(r.Volume, r.Why))
+		}
 		out, err = handle(ctx, l.from.id, req, n.target.Aside)
 	case replicate.PathRemove:
 		n.drills.EndGuest(ctx, 100)

@@ -32,10 +32,11 @@ func (u User) String() string {
 	return fmt.Sprintf("process %d (%s) %s", u.PID, u.Command, u.How)
 }
 
-// Users finds who has the datasets open or mounted, in any namespace, by what the kernel shows: the files that processes have
-// open, devices on top of a zvol and of its partitions, what is mounted, swap. No process is started.
+// Users finds who has the datasets open or mounted, in any namespace, by what the kernel shows: the devices that processes have
+// open, devices on top of a zvol and of its partitions, what is mounted, who has files open or its working folder there, swap. No
+// process is started. Of files that are only mapped, or below a folder that a process calls otherwise, it knows nothing.
 func (z *ZFS) Users(ctx context.Context, datasets ...string) ([]User, error) {
-	s := scan{z: z, byPath: map[string]string{}, byNumber: map[string]string{}, datasets: datasets, spaces: map[string]bool{}}
+	s := scan{z: z, byPath: map[string]string{}, byNumber: map[string]string{}, datasets: datasets, spaces: map[string][]mounting{}}
 	for _, name := range datasets {
 		if err := zname.Dataset(name); err != nil {
 			return nil, refuse("users", name, err)
@@ -70,10 +71,13 @@ type scan struct {
 	datasets []string
 	// byPath and byNumber tell the zvol of a device by its path and by "major:minor".
 	byPath, byNumber map[string]string
-	// spaces are the mount namespaces that were looked into.
-	spaces map[string]bool
+	// spaces are the mount namespaces that were looked into, with where they have the datasets.
+	spaces map[string][]mounting
 	found  []User
 }
+
+// mounting is a filesystem, or one on a zvol, and where it is mounted.
+type mounting struct{ dataset, at string }
 
 // device notes the device node of a zvol, with its partitions, and what is on top of them.
 func (s *scan) device(dataset string) {
@@ -117,17 +121,49 @@ func (s *scan) process(pid int, dir string) {
 			}
 		}
 	}
+	s.files(dir, tell)
+}
+
+// files looks at where a process has the datasets mounted, once for each namespace, and at what it uses below.
+func (s *scan) files(dir string, tell func(dataset, how string)) {
 	space, err := os.Readlink(filepath.Join(dir, "ns", "mnt"))
-	if err != nil || s.spaces[space] {
+	if err != nil {
 		return
 	}
-	s.spaces[space] = true
-	mounts, _ := os.ReadFile(filepath.Join(dir, "mountinfo"))
-	for line := range strings.Lines(string(mounts)) {
-		if dataset, at := s.mounted(line); dataset != "" {
-			tell(dataset, "has it mounted at "+at)
+	if _, seen := s.spaces[space]; !seen {
+		s.spaces[space] = nil
+		mounts, _ := os.ReadFile(filepath.Join(dir, "mountinfo"))
+		for line := range strings.Lines(string(mounts)) {
+			if dataset, at := s.mounted(line); dataset != "" {
+				s.spaces[space] = append(s.spaces[space], mounting{dataset, at})
+				tell(dataset, "has it mounted at "+at)
+			}
 		}
 	}
+	for _, m := range s.spaces[space] {
+		if path := inside(dir, m.at); path != "" {
+			tell(m.dataset, "uses "+path)
+		}
+	}
+}
+
+// inside is a path below a mountpoint that a process uses: its working folder, its root, its program or an open file. In a
+// namespace that has the dataset as its root everybody does, which is told with who has it mounted.
+func inside(dir, at string) string {
+	if at == "/" {
+		return ""
+	}
+	links := []string{"cwd", "root", "exe"}
+	files, _ := os.ReadDir(filepath.Join(dir, "fd"))
+	for _, f := range files {
+		links = append(links, filepath.Join("fd", f.Name()))
+	}
+	for _, l := range links {
+		if path, err := os.Readlink(filepath.Join(dir, l)); err == nil && (path == at || strings.HasPrefix(path, at+"/")) {
+			return path
+		}
+	}
+	return ""
 }
 
 // opened is the zvol that an open file is the device of: by its path or, where a container calls the device otherwise, by its number.

@@ -62,6 +62,9 @@ func TestUsers_AreFoundWhereverTheKernelShowsThem(t *testing.T) {
 	process("70", "bash", "mnt:[1]", host, "/DEV/sda1")
 	process("4711", "qemu-system-x86", "mnt:[1]", host, "/DEV/zd16p1", "/DEV/zd16p1")
 	process("99", "systemd-nspawn", "mnt:[2]", "50 1 0:44 /root /mnt rw - zfs tank/fs rw\n51 1 230:17 / /boot rw - ext4 /dev/x rw\n")
+	process("4712", "rsync", "mnt:[1]", host, "/srv/webalizer/log", "/srv/web/index.html")
+	process("4713", "bash", "mnt:[1]", host)
+	k.link("proc/4713/cwd", "/srv/web")
 	k.file("proc/self-is-no-process", "")
 	z, err := zfs.New(zfs.Options{
 		ZFS: "/bin/false", ZPool: "/bin/false", Proc: filepath.Join(k.dir, "proc"), Sys: filepath.Join(k.dir, "sys"), Dev: filepath.Join(k.dir, "dev"),
@@ -81,6 +84,8 @@ func TestUsers_AreFoundWhereverTheKernelShowsThem(t *testing.T) {
 	diff(t, got, []string{
 		"process 1 (systemd) has it mounted at /srv/web",
 		"process 4711 (qemu-system-x86) has /dev/zd16p1 open",
+		"process 4712 (rsync) uses /srv/web/index.html",
+		"process 4713 (bash) uses /srv/web",
 		"process 99 (systemd-nspawn) has it mounted at /boot",
 		"process 99 (systemd-nspawn) has it mounted at /mnt",
 		"tank/a is used as swap",

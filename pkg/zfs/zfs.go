@@ -41,6 +41,9 @@ const (
 	PropMode = "tandem:mode"
 	// PropManifest is what a replica's owner has set on its volume; see pkg/plan/manifest.
 	PropManifest = "tandem:manifest"
+	// PropLanding is on a replica that a migration began where no job brings the guest: the guest's term then. It says nothing
+	// at any other term, and goes once a job brings the guest there.
+	PropLanding = "tandem:landing"
 )
 
 // Values of [PropRole].
@@ -66,7 +69,7 @@ const PropDiverged = "tandem:diverged"
 func UserProps() []string {
 	return []string{
 		PropCluster, PropGuest, PropRole, PropTerm, PropVolume, PropPoint, PropComplete, PropArrived, PropReceived, PropRemoving,
-		PropMode, PropManifest,
+		PropMode, PropManifest, PropLanding,
 	}
 }
 

@@ -63,11 +63,7 @@ func TestTandem(t *testing.T) {
 	if t.Failed() {
 		return
 	}
-	t.Run("move", moveGuests)
-	if t.Failed() {
-		return
-	}
-	t.Run("worker", moveWorker)
+	t.Run("move", moveWorker)
 	if t.Failed() {
 		return
 	}

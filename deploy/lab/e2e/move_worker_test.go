@@ -190,9 +190,6 @@ func (w worker) keptAll(t *testing.T, from, to string) {
 func (w worker) remove(t *testing.T, owner string) {
 	t.Helper()
 	n(owner).sh(t, "tandem guest stop %s", w.id)
-	if w.tree {
-		n(owner).sh(t, "umount %s", w.folder())
-	}
 	n(owner).sh(t, "tandem guest remove %s --delete-data", w.id)
 }
 

@@ -129,11 +129,16 @@ func (a verbs) listDrills(cmd *cobra.Command, in drillFlags, args []string) (err
 	if err != nil {
 		return err
 	}
-	doc := drillsDoc{Version: api.Version, Drills: []drillDoc{}, Silent: frame.List(s.Silent)}
-	for _, j := range s.Jobs {
-		doc.Drills = append(doc.Drills, drillDoc{j.Guest, j.Target, j.Drilled})
+	return a.Print(drillsDoc{Version: api.Version, Drills: drillsOf(s.Jobs), Silent: frame.List(s.Silent)}, a.Text().Drills(s)...)
+}
+
+// drillsOf are those of the jobs' replicas.
+func drillsOf(jobs []api.JobStatus) []drillDoc {
+	out := []drillDoc{}
+	for _, j := range jobs {
+		out = append(out, drillDoc{j.Guest, j.Target, j.Drilled})
 	}
-	return a.Print(doc, a.Text().Drills(s)...)
+	return out
 }
 
 // drill has a replica tried, shows how far it is, and ends it when ctx ends.

@@ -20,7 +20,11 @@ func (a verbs) showCmd() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "show ID",
 		Short: "Show a guest with its volumes, jobs and configuration",
-		Long:  "Shows a guest. --config prints only its configuration file, as it is.\n\n" + frame.ExitCodes,
+		Long: `Shows a guest, how the last drill of each of its replicas went, and what nodes
+keep of it beside that: diverged data and kept copies. --config prints only its
+configuration file, as it is.
+
+` + frame.ExitCodes,
 		Example: `  tandem guest show 100
   tandem guest show 100 --config > 100.conf`,
 		Args: frame.Arguments("ID"),
@@ -37,7 +41,14 @@ func (a verbs) showCmd() *cobra.Command {
 				_, err := io.WriteString(a.Stdout, g.Config)
 				return err
 			}
-			return a.Print(guestDoc{api.Version, g}, a.Text().Guest(g)...)
+			c, err := a.copies(cmd.Context(), id)
+			if err != nil {
+				return err
+			}
+			if err := a.Print(showDoc{guestDoc{api.Version, g}, docOf(c, g)}, a.Text().Guest(g, c)...); err != nil {
+				return err
+			}
+			return a.Warn(c.Diverged.Warnings)
 		},
 		ValidArgsFunction: a.CompleteGuests,
 	}
@@ -48,7 +59,7 @@ func (a verbs) showCmd() *cobra.Command {
 // setFlags are the flags of `guest set` as typed.
 type setFlags struct {
 	name, unit, config, digest string
-	add, remove                []string
+	add, remove, take          []string
 	deleteData                 bool
 	owning                     owningFlags
 }
@@ -62,7 +73,9 @@ func (a verbs) setCmd() *cobra.Command {
 node and belong to nobody else, and the nodes that the guest is replicated to
 must have its storage. A volume that is removed keeps its data and becomes an
 ordinary dataset; replicas of it stay where they are. --delete-data destroys
-both, unless somebody made snapshots of them or uses them.
+both, unless somebody made snapshots of them or uses them. --take-volume says
+that a dataset without Tandem's marks, which stands in the place of a volume of
+the guest, is the guest's data from now on, as after a restore from a backup.
 
 ` + owningText + `
 
@@ -99,6 +112,7 @@ both, unless somebody made snapshots of them or uses them.
 	f.StringVar(&in.config, "config", "", "its configuration `file`; - is the standard input, empty: none")
 	f.StringSliceVar(&in.add, "add-volume", nil, "`STORAGE:NAME` of a volume to add; once for each")
 	f.StringSliceVar(&in.remove, "remove-volume", nil, "`STORAGE:NAME` of a volume to remove; once for each")
+	f.StringSliceVar(&in.take, "take-volume", nil, "`STORAGE:NAME` of a volume that was made anew or restored; once for each")
 	f.BoolVar(&in.deleteData, "delete-data", false, "destroy the removed volumes and their replicas")
 	f.StringVar(&in.digest, "digest", "", "refuse unless the guest still has this `digest`")
 	in.owning.add(cmd)
@@ -120,7 +134,7 @@ func (a verbs) setRequest(cmd *cobra.Command, id string, in setFlags) (r api.Set
 		return r, frame.Invalid(err)
 	}
 	changes := 0
-	for _, name := range append([]string{"name", "unit", "config", "add-volume", "remove-volume"}, owningNames()...) {
+	for _, name := range append([]string{"name", "unit", "config", "add-volume", "remove-volume", "take-volume"}, owningNames()...) {
 		if cmd.Flags().Changed(name) {
 			changes++
 		}
@@ -142,6 +156,9 @@ func (a verbs) setRequest(cmd *cobra.Command, id string, in setFlags) (r api.Set
 		return r, frame.Invalid(err)
 	}
 	if r.RemoveVolumes, err = volumes(in.remove); err != nil {
+		return r, frame.Invalid(err)
+	}
+	if r.TakeVolumes, err = volumes(in.take); err != nil {
 		return r, frame.Invalid(err)
 	}
 	if r.Unit != nil {
@@ -194,7 +211,8 @@ func (a verbs) removeCmd() *cobra.Command {
 		Long: `Takes a guest out of Tandem's care. It must have no jobs: delete them first. Its
 volumes keep their data and become ordinary datasets; replicas that jobs left
 with --keep stay where they are. --delete-data destroys both, unless somebody
-made snapshots of them or uses them; nothing is changed then.
+made snapshots of them or uses them; nothing is changed then. Filesystems of a
+guest whose unit is stopped are unmounted for it.
 
 ` + frame.ExitCodes,
 		Example: `  tandem guest remove 100

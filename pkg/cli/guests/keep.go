@@ -151,7 +151,9 @@ func (a verbs) statusCmd() *cobra.Command {
 		Use:   "status",
 		Short: "Show which guests run, where and since when",
 		Long: `Shows the guests that have a systemd unit: whether they run, since when, and
-where. Exit code 1 where one runs where it should not, or has failed.
+where; how the last drill of each of their replicas went, and how long ago; and
+what nodes keep of them: diverged data and kept copies. Exit code 1 where one
+runs where it should not, or has failed.
 
 ` + frame.ExitCodes,
 		Example: `  tandem guest status
@@ -163,7 +165,12 @@ where. Exit code 1 where one runs where it should not, or has failed.
 				return err
 			}
 			guests = slices.DeleteFunc(guests, func(g api.Guest) bool { return g.Run == nil })
-			if err := a.Print(guestsDoc{api.Version, frame.List(guests)}, a.Text().GuestRuns(guests)...); err != nil {
+			c, err := a.copies(cmd.Context(), 0)
+			if err != nil {
+				return err
+			}
+			doc := statusDoc{guestsDoc{api.Version, frame.List(guests)}, docOf(c, guests...)}
+			if err := errors.Join(a.Print(doc, a.Text().GuestRuns(guests, c)...), a.Warn(c.Diverged.Warnings)); err != nil {
 				return err
 			}
 			if slices.ContainsFunc(guests, amiss) {

@@ -18,15 +18,40 @@ func (p Printer) Diverged(l api.DivergedList) []string {
 	if len(l.Kept) == 0 {
 		return out
 	}
-	if len(out) > 0 {
-		out = append(out, "")
+	for _, part := range [][]string{keptTable(l.Kept), unfinished(l.Kept)} {
+		if len(out) > 0 && len(part) > 0 {
+			out = append(out, "")
+		}
+		out = append(out, part...)
 	}
+	return out
+}
+
+func keptTable(kept []api.KeptCopy) []string {
 	rows := [][]string{{"Node", "Guest", "Kept copy of", "Age", "Used"}}
-	for _, k := range l.Kept {
-		rows = append(rows, []string{string(k.Node), k.Guest.String(), keptVolumes(k), age(k), size(k.Used)})
+	for _, k := range kept {
+		if !k.Unfinished {
+			rows = append(rows, []string{string(k.Node), k.Guest.String(), keptVolumes(k), age(k), size(k.Used)})
+		}
 	}
-	out = append(out, columns(2, rows)...)
-	return append(out, "No job points to a kept copy. One goes with: tandem diverged discard NODE GUEST --yes")
+	if len(rows) == 1 {
+		return nil
+	}
+	return append(columns(2, rows), "No job points to a kept copy. One goes with: tandem diverged discard NODE GUEST --yes")
+}
+
+// unfinished is what migrations have brought that have not ended.
+func unfinished(kept []api.KeptCopy) []string {
+	rows := [][]string{{"Node", "Guest", "Brought by a migration", "Used"}}
+	for _, k := range kept {
+		if k.Unfinished {
+			rows = append(rows, []string{string(k.Node), k.Guest.String(), keptVolumes(k), size(k.Used)})
+		}
+	}
+	if len(rows) == 1 {
+		return nil
+	}
+	return append(columns(2, rows), "These migrations have not ended: the next one goes on from it, or it is removed by itself within two hours.")
 }
 
 func (p Printer) copies(copies []api.DivergedCopy) []string {
@@ -65,6 +90,10 @@ func age(k api.KeptCopy) string {
 
 // KeptCopy is what a kept copy is, in a sentence without its end.
 func (p Printer) KeptCopy(k api.KeptCopy) string {
+	if k.Unfinished {
+		return fmt.Sprintf("node %s has what a migration of guest %s has brought that has not ended (%s), %s: the next one goes on from it, or it is removed by itself",
+			k.Node, k.Guest, keptVolumes(k), size(k.Used))
+	}
 	text := fmt.Sprintf("node %s has a kept copy of guest %s (%s), %s", k.Node, k.Guest, keptVolumes(k), size(k.Used))
 	if k.Age != nil {
 		text += ", " + age(k) + " old"
@@ -78,21 +107,40 @@ func (p Printer) KeptCopy(k api.KeptCopy) string {
 	return text
 }
 
-// keptLine is for the head of `status`.
-func keptLine(kept []api.KeptCopy) []string {
+// keptLines are for the head of `status`.
+func keptLines(kept []api.KeptCopy) (lines []string) {
+	var copies, brought []api.KeptCopy
+	for _, k := range kept {
+		if k.Unfinished {
+			brought = append(brought, k)
+		} else {
+			copies = append(copies, k)
+		}
+	}
+	switch used := usedBy(copies); len(copies) {
+	case 0:
+	case 1:
+		k := copies[0]
+		lines = append(lines, fmt.Sprintf("Kept     guest %s on %s, %s, age %s, no job points there: tandem diverged list", k.Guest, k.Node, used, age(k)))
+	default:
+		lines = append(lines, fmt.Sprintf("Kept     %d copies to which no job points, %s: tandem diverged list", len(copies), used))
+	}
+	switch used := usedBy(brought); len(brought) {
+	case 0:
+	case 1:
+		lines = append(lines, fmt.Sprintf("Brought  guest %s to %s, %s, by a migration that has not ended", brought[0].Guest, brought[0].Node, used))
+	default:
+		lines = append(lines, fmt.Sprintf("Brought  %d guests, %s, by migrations that have not ended: tandem diverged list", len(brought), used))
+	}
+	return lines
+}
+
+func usedBy(kept []api.KeptCopy) string {
 	var used uint64
 	for _, k := range kept {
 		used += k.Used
 	}
-	switch len(kept) {
-	case 0:
-		return nil
-	case 1:
-		k := kept[0]
-		return []string{fmt.Sprintf("Kept     guest %s on %s, %s, age %s, no job points there: tandem diverged list", k.Guest, k.Node, size(used), age(k))}
-	default:
-		return []string{fmt.Sprintf("Kept     %d copies to which no job points, %s: tandem diverged list", len(kept), size(used))}
-	}
+	return size(used)
 }
 
 // DivergedCopy is the text of `diverged show`.

@@ -33,25 +33,27 @@ func runState(g api.Guest) string {
 }
 
 // GuestRuns is the text of `guest status`.
-func (p Printer) GuestRuns(guests []api.Guest) []string {
+func (p Printer) GuestRuns(guests []api.Guest, c Copies) []string {
 	if len(guests) == 0 {
 		return []string{"No guest has a unit. Name it: tandem guest set ID --unit SERVICE"}
 	}
-	rows := [][]string{{"ID", "Name", "Owner", "State", "Since", "Runs on"}}
+	rows := [][]string{{"ID", "Name", "Owner", "State", "Since", "Runs on", "Drilled"}}
 	var notes []string
+	shown := map[guest.ID]bool{}
 	for _, g := range guests {
 		since := ""
 		if !g.Run.Since.IsZero() {
 			since = p.second(g.Run.Since)
 		}
-		rows = append(rows, []string{g.ID.String(), g.Name, string(g.Owner), g.Run.State, orDash(since), orDash(NodeNames(g.Run.On))})
+		rows = append(rows, []string{g.ID.String(), g.Name, string(g.Owner), g.Run.State, orDash(since), orDash(NodeNames(g.Run.On)), orDash(c.drilledShort(g.ID))})
+		shown[g.ID] = true
 		notes = append(notes, runNotes(g)...)
 	}
 	lines := columns(2, rows)
 	if len(notes) > 0 {
 		lines = append(append(lines, ""), notes...)
 	}
-	return lines
+	return append(lines, p.apart(c, func(id guest.ID) bool { return shown[id] })...)
 }
 
 // runNotes are what is not as it should be about where a guest runs.
@@ -94,7 +96,7 @@ func volumeList(volumes []guest.Volume) string {
 }
 
 // Guest is the text of `guest show`.
-func (p Printer) Guest(g api.Guest) []string {
+func (p Printer) Guest(g api.Guest, c Copies) []string {
 	config := "-"
 	if g.Config != "" {
 		config = fmt.Sprintf("%s (tandem guest show %s --config prints it)", Count(len(g.Config), "byte"), g.ID)
@@ -132,8 +134,8 @@ func (p Printer) Guest(g api.Guest) []string {
 		}
 		rows = append(rows, []string{label, p.move(m)})
 	}
-	rows = append(rows, []string{"jobs", orDash(strings.Join(jobs, " "))}, []string{"digest", g.Digest})
-	return columns(2, rows)
+	rows = append(append(rows, p.drillRows(c, g.ID)...), []string{"jobs", orDash(strings.Join(jobs, " "))}, []string{"digest", g.Digest})
+	return append(columns(2, rows), p.apart(c, func(id guest.ID) bool { return id == g.ID })...)
 }
 
 // shownMoves is how many of a guest's moves are shown; the JSON has more.

@@ -63,7 +63,7 @@ func nothing(all bool) string { //nolint:revive // flag-parameter: as above
 func (p Printer) head(s api.Status) []string {
 	lines := append(p.banner(s.Cluster), alarms(s)...)
 	lines = append(lines, fmt.Sprintf("Node     %s, %s", s.Node, p.Time(s.Time)), "Cluster  "+ClusterLine(s.Cluster))
-	return append(append(lines, p.migrations(s.Migrations)...), keptLine(s.Kept)...)
+	return append(append(lines, p.migrations(s.Migrations)...), keptLines(s.Kept)...)
 }
 
 // members are two lines at most, if need be without the names of those who are well.

@@ -77,7 +77,9 @@ type Cluster struct {
 	Verifier *verify.Verifier
 	// Unread ends what is read of a guest's volumes on this node.
 	Unread func(id guest.ID)
-	Aside  *aside.Keeper
+	// Runs says whether a unit runs on this node.
+	Runs  func(ctx context.Context, unit string) (bool, error)
+	Aside *aside.Keeper
 	// Mounts is the folder below which diverged data is mounted for operators.
 	Mounts string
 	Copies Copies

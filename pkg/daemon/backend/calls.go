@@ -20,6 +20,7 @@ const (
 	pathWatch      = "/node/watch"
 	pathExplain    = "/node/explain"
 	pathRelease    = "/node/release"
+	pathTake       = "/node/take"
 	pathLook       = "/node/look-for-volumes"
 	pathDiverged   = "/node/diverged"
 	pathDiscard    = "/node/discard-diverged"
@@ -49,6 +50,7 @@ func (b *Backend) Handle(mux *http.ServeMux) {
 		return struct{}{}, b.checkHere(ctx, g)
 	})
 	peer.Handle(mux, pathRelease, b.releaseHere)
+	peer.Handle(mux, pathTake, b.takeHere)
 	peer.Handle(mux, pathLook, b.lookHere)
 	peer.Handle(mux, pathDiverged, b.divergedHere)
 	peer.Handle(mux, pathDiscard, b.discardHere)

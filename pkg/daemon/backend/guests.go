@@ -146,6 +146,12 @@ func (b *Backend) SetGuest(ctx context.Context, r api.SetGuestRequest) (api.Gues
 	if err != nil {
 		return api.Guest{}, err
 	}
+	if err := b.take(ctx, old, r.TakeVolumes); err != nil {
+		return api.Guest{}, err
+	}
+	if len(r.TakeVolumes) > 0 && r.Digest == "" && ledger.Digest(next) == ledger.Digest(old) {
+		return b.Guest(ctx, r.ID)
+	}
 	if err := b.checkUnit(ctx, s, old, next); err != nil {
 		return api.Guest{}, err
 	}
@@ -154,14 +160,14 @@ func (b *Backend) SetGuest(ctx context.Context, r api.SetGuestRequest) (api.Gues
 		return api.Guest{}, err
 	}
 	gone := removal{guest: old, volumes: r.RemoveVolumes, delete: r.DeleteData}
-	if err := b.checkGone(ctx, gone); err != nil {
+	if err := b.checkGone(ctx, &gone); err != nil {
 		return api.Guest{}, err
 	}
 	digest := ledger.Digest(old)
 	if r.Digest != "" {
 		digest = r.Digest
 	}
-	if err := b.edit(ctx, ledger.SetGuest{Guest: next, Digest: digest}); err != nil {
+	if err := b.letGo(ctx, gone, ledger.SetGuest{Guest: next, Digest: digest}); err != nil {
 		return api.Guest{}, err
 	}
 	out, err := b.Guest(ctx, r.ID)
@@ -257,14 +263,14 @@ func (b *Backend) RemoveGuest(ctx context.Context, r api.RemoveGuestRequest) (ap
 		}
 	}
 	gone := removal{guest: g, volumes: g.Volumes, delete: r.DeleteData}
-	if err := b.checkGone(ctx, gone); err != nil {
+	if err := b.checkGone(ctx, &gone); err != nil {
 		return api.GuestRemoval{}, err
 	}
 	digest := ledger.Digest(g)
 	if r.Digest != "" {
 		digest = r.Digest
 	}
-	if err := b.edit(ctx, ledger.RemoveGuest{ID: g.ID, Digest: digest}); err != nil {
+	if err := b.letGo(ctx, gone, ledger.RemoveGuest{ID: g.ID, Digest: digest}); err != nil {
 		return api.GuestRemoval{}, err
 	}
 	traces, warnings := b.release(ctx, gone)

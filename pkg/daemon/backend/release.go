@@ -2,6 +2,7 @@ package backend
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -23,12 +24,14 @@ type removal struct {
 	volumes []guest.Volume
 	// delete says that the data goes too.
 	delete bool
+	// unmounted are volumes that checkGone has unmounted.
+	unmounted []guest.Volume
 }
 
 func (r removal) question(b *Backend) poll.Question[release.Request, []release.Result] {
 	return poll.Question[release.Request, []release.Result]{
 		Path: pathRelease, Patience: releaseTimeout, Here: b.releaseHere,
-		Ask: release.Request{Guest: r.guest.ID, Volumes: r.volumes, Delete: r.delete},
+		Ask: release.Request{Guest: r.guest.ID, Volumes: r.volumes, Delete: r.delete, Unit: r.guest.Unit},
 	}
 }
 
@@ -40,18 +43,23 @@ func (b *Backend) releaseHere(ctx context.Context, r release.Request) ([]release
 	if !r.Check {
 		c.Unread(r.Guest)
 	}
+	if r.Delete && r.Unit != "" {
+		runs, err := c.Runs(ctx, r.Unit)
+		r.Idle = err == nil && !runs
+	}
 	return c.Releaser.Release(ctx, r)
 }
 
 // checkGone refuses where data that is to be deleted cannot be: nothing is
 // changed then. A node that does not answer is a reason too, as long as it is the owner.
-func (b *Backend) checkGone(ctx context.Context, r removal) error {
+func (b *Backend) checkGone(ctx context.Context, r *removal) error {
 	if len(r.volumes) == 0 || !r.delete {
 		return nil
 	}
 	q := r.question(b)
 	q.Ask.Check = true
 	s := b.Book.Current()
+	mounted := false
 	for id, a := range poll.All(ctx, b.asker(), s.MemberList(), q) {
 		if a.Err != nil && id == r.guest.Owner {
 			return &api.Error{
@@ -62,15 +70,60 @@ func (b *Backend) checkGone(ctx context.Context, r removal) error {
 		}
 		for _, res := range a.Said {
 			if res.Left != "" {
-				return &api.Error{
-					Code:    api.CodeRefused,
-					Message: fmt.Sprintf("the data of guest %s cannot be deleted: %s on %s: %s", r.guest.ID, res.Dataset, s.NameOf(id), res.Left),
-					Hint:    "nothing was changed; remove what is in the way, or keep the data",
-				}
+				return stays(*r, res, s.NameOf(id))
 			}
+			mounted = mounted || res.Mounted && id == r.guest.Owner
 		}
 	}
-	return nil
+	if !mounted {
+		return nil
+	}
+	// Only a try tells that nobody uses a filesystem. A daemon that dies after it has left the guest as it was: its next start mounts it.
+	results, err := b.mounts(ctx, *r, release.Unmount)
+	for _, res := range results {
+		switch {
+		case res.Unmounted:
+			r.unmounted = append(r.unmounted, res.Volume)
+		case res.Left != "":
+			err = stays(*r, res, s.NameOf(r.guest.Owner))
+		}
+	}
+	return err
+}
+
+func stays(r removal, res release.Result, node string) error {
+	return &api.Error{
+		Code:    api.CodeRefused,
+		Message: fmt.Sprintf("the data of guest %s cannot be deleted: %s on %s: %s", r.guest.ID, res.Dataset, node, res.Left),
+		Hint:    "nothing was changed; remove what is in the way, or keep the data",
+	}
+}
+
+// mounts has the guest's owner unmount its filesystems, or mount them again.
+func (b *Backend) mounts(ctx context.Context, r removal, how release.Mounts) ([]release.Result, error) {
+	ask := r.question(b).Ask
+	ask.Check, ask.Mounts = true, how
+	owner := guest.NodeName(b.Book.Current().NameOf(r.guest.Owner))
+	return atNode(ctx, b, named{owner, "which owns the guest"}, question{pathRelease, ask}, func() ([]release.Result, error) {
+		return b.releaseHere(ctx, ask)
+	})
+}
+
+// letGo carries the command by which the ledger lets go of what is to be removed. Where that
+// is refused, what was unmounted for it is mounted again.
+func (b *Backend) letGo(ctx context.Context, r removal, op ledger.Op) error {
+	err := b.edit(ctx, op)
+	if err == nil || len(r.unmounted) == 0 {
+		return err
+	}
+	if e, ok := errors.AsType[*api.Error](err); ok && e.Code == api.CodeUnknown {
+		return err // It may be done.
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), releaseTimeout)
+	defer cancel()
+	r.volumes = r.unmounted
+	_, _ = b.mounts(ctx, r, release.Remount) // Else the guest's next start mounts them.
+	return err
 }
 
 // release takes Tandem off volumes that the ledger gives to no guest any more, on

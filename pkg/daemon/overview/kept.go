@@ -22,7 +22,7 @@ func (o *Overview) kept(replicas []replicate.ReplicaStatus) []api.KeptCopy {
 		if !r.Kept || known && g.Owner == o.Self { // A guest that has just come here is about to use them.
 			continue
 		}
-		k := api.KeptCopy{Node: o.Name, Guest: r.Guest, Volumes: []api.KeptVolume{}}
+		k := api.KeptCopy{Node: o.Name, Guest: r.Guest, Volumes: []api.KeptVolume{}, Unfinished: r.Unfinished}
 		for _, v := range r.Volumes {
 			k.Volumes = append(k.Volumes, api.KeptVolume{Volume: v.Volume, Dataset: v.Dataset, Used: v.Used})
 			k.Used += v.Used

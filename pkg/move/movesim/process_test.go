@@ -72,7 +72,8 @@ func (p *process) build() error {
 	o := replicate.Options{
 		Node: m.id, Name: m.name, Storages: map[string]string{"local-zfs": "tank/g"}, ZFS: m.pool, Ledger: council{p}, Store: store{m},
 		LockDir: dir, Locks: p.locks, Together: local.NewTogether(m.pool), Pins: local.NewPins(), Now: time.Now,
-		Quorate: func() time.Duration { return time.Since(m.w.begun) }, CallTimeout: 30 * time.Second,
+		Identities: local.NewIdentities(store{m}),
+		Quorate:    func() time.Duration { return time.Since(m.w.begun) }, CallTimeout: 30 * time.Second,
 	}
 	var err error
 	join := func(e error) { err = errors.Join(err, e) }

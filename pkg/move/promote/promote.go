@@ -151,7 +151,24 @@ func (x *promotion) run(ctx context.Context) error {
 	if err := x.own(ctx); err != nil {
 		return err
 	}
-	return x.use(ctx)
+	if err := x.use(ctx); err != nil {
+		return err
+	}
+	x.remember()
+	return nil
+}
+
+// remember notes which datasets are the guest's: another one in their place is not taken for them later.
+func (x *promotion) remember() {
+	seen := map[guest.Volume]uint64{}
+	for _, v := range x.volumes {
+		if v.data.Exists() {
+			seen[v.Volume] = v.data.GUID
+		}
+	}
+	if err := x.p.o.Identities.Saw(x.guest, seen); err != nil {
+		x.warn("%v", err)
+	}
 }
 
 // data brings every volume to the point, step by step, each of them found anew from what is on the disks.

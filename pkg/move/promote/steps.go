@@ -216,7 +216,11 @@ func (x *promotion) obstacles() (missing, blocked []string) {
 		guid, listed := x.want[v.Volume]
 		switch {
 		case v.standing == foreign:
-			blocked = append(blocked, fmt.Sprintf("volume %s: the dataset %s (%s) is not of this guest", v.Volume, v.name, local.MarksOf(v.data)))
+			text := fmt.Sprintf("volume %s: the dataset %s (%s) is not of this guest", v.Volume, v.name, local.MarksOf(v.data))
+			if local.MarksOf(v.data).None() && v.data.ResumeToken == "" {
+				text += fmt.Sprintf(" (if it is its data from now on: `tandem guest set %s --take-volume %s`)", x.guest.ID, v.Volume)
+			}
+			blocked = append(blocked, text)
 		case v.locked():
 			blocked = append(blocked, fmt.Sprintf("volume %s: the key of %s is not loaded: run `zfs load-key`", v.Volume, v.name))
 		case v.standing == replica && !listed && x.guest.Beginning == nil:

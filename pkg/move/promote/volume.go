@@ -30,8 +30,8 @@ const (
 	absent standing = iota
 	// foreign: somebody else's.
 	foreign
-	// bare: an unmarked dataset where no point has one: the guest's, from its beginning or
-	// added since.
+	// bare: an unmarked dataset where no point has one, and no other was seen: the guest's,
+	// from its beginning or added since.
 	bare
 	// unborn: a first receive into it was cut; it has no marks and no snapshots.
 	unborn
@@ -58,10 +58,11 @@ func (x *promotion) standing(ctx context.Context, v volume) standing {
 		}
 		return foreign
 	case m.None():
-		if _, listed := x.begun(v.Volume); !listed {
-			return bare
+		// Whether it is at the point nothing says; and it may be another than the guest had.
+		if _, listed := x.begun(v.Volume); listed || x.p.o.Identities.Check(g, v.Volume, d) != nil {
+			return foreign
 		}
-		return foreign
+		return bare
 	case !m.Are(x.cluster, g.ID, v.Volume, m.Role):
 		return foreign
 	}

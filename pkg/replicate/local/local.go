@@ -125,6 +125,9 @@ type Options struct {
 	// Pins are snapshots that are being read; who reads must share them with the
 	// source. Default: none.
 	Pins *Pins
+	// Identities are those of Store; who owns guests on one node should share them.
+	// Default: new ones.
+	Identities *Identities
 	// Quiescer is for guests that ask for it; nil: their points are as after a power cut.
 	Quiescer Quiescer
 	Now      func() time.Time
@@ -170,6 +173,9 @@ func (o Options) WithDefaults() (Options, error) {
 	}
 	if o.Pins == nil {
 		o.Pins = NewPins()
+	}
+	if o.Identities == nil {
+		o.Identities = NewIdentities(o.Store)
 	}
 	if o.Quorate == nil {
 		now := o.Now

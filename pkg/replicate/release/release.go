@@ -3,7 +3,8 @@
 // for. It works on the disks of its own node only; pkg/daemon asks it on each.
 //
 // It touches nothing but what carries the marks of that very guest and volume,
-// and only once the ledger no longer gives the volume to the guest.
+// and only once the ledger no longer gives the volume to the guest; before that it
+// unmounts, where it is asked to make sure that all can go, and mounts again.
 package release
 
 import (
@@ -26,6 +27,10 @@ type ZFS interface {
 	DestroySnapshots(ctx context.Context, dataset string, names []string) error
 	DestroyBookmark(ctx context.Context, bookmark string) error
 	DestroyDataset(ctx context.Context, spec zfs.DestroySpec) error
+	Mount(ctx context.Context, dataset string) error
+	Unmount(ctx context.Context, dataset string) error
+	// Users are who has datasets open or mounted.
+	Users(ctx context.Context, datasets ...string) ([]zfs.User, error)
 }
 
 // Releaser does it on one node.
@@ -54,6 +59,12 @@ type Request struct {
 	Delete bool `json:"delete,omitempty"`
 	// Check changes nothing: it tells what Delete would leave.
 	Check bool `json:"check,omitempty"`
+	// Mounts goes with Check: nothing is changed but that.
+	Mounts Mounts `json:"mounts,omitempty"`
+	// Unit is that which runs the guest; empty: there is none that Tandem knows.
+	Unit string `json:"unit,omitempty"`
+	// Idle says that it does not run on this node, which this node looks up itself.
+	Idle bool `json:"-"`
 }
 
 // Validate refuses what could not come from another daemon.
@@ -66,7 +77,10 @@ func (r Request) Validate() error {
 			return err
 		}
 	}
-	return nil
+	if r.Mounts != "" && (!r.Check || !r.Delete || r.Mounts != Unmount && r.Mounts != Remount) {
+		return fmt.Errorf("mounts %q", r.Mounts)
+	}
+	return guest.ValidateUnit(r.Unit)
 }
 
 // Result is what became of one dataset of this node.
@@ -79,6 +93,9 @@ type Result struct {
 	// was asked. Left is why it could not be changed or destroyed.
 	Destroyed bool   `json:"destroyed,omitempty"`
 	Left      string `json:"left,omitempty"`
+	// Mounted: it has to be unmounted first, Unmounted: that was done now.
+	Mounted   bool `json:"mounted,omitempty"`
+	Unmounted bool `json:"unmounted,omitempty"`
 }
 
 // Release does what the request says with the volumes that this node has. What
@@ -92,22 +109,35 @@ func (r *Releaser) Release(ctx context.Context, req Request) ([]Result, error) {
 	if err != nil {
 		return nil, err
 	}
-	if !req.Check {
+	if !req.Check || req.Mounts != "" {
 		release, err := r.lock(ctx, req)
 		if err != nil {
 			return nil, err
 		}
 		defer release()
 	}
+	list, err := r.volumes(ctx, view.Cluster, req)
+	if err != nil {
+		return nil, err
+	}
+	switch {
+	case req.Mounts == Remount:
+		for _, x := range list {
+			x.Unmounted = !x.Replica && x.data.Type == zfs.TypeFilesystem && !x.data.Mounted
+		}
+		r.remount(ctx, list)
+	case req.Delete:
+		r.remove(ctx, req, list)
+	case !req.Check:
+		for _, x := range list {
+			if !x.Replica { // A replica that is kept stays one: a new job can go on from it.
+				x.leave(r.unmark(ctx, x.data, x.side))
+			}
+		}
+	}
 	var out []Result
-	for _, v := range req.Volumes {
-		res, found, err := r.one(ctx, view.Cluster, req, v)
-		if err != nil {
-			return out, err
-		}
-		if found {
-			out = append(out, res)
-		}
+	for _, x := range list {
+		out = append(out, x.Result)
 	}
 	return out, nil
 }
@@ -139,45 +169,69 @@ func (r *Releaser) lock(ctx context.Context, req Request) (release func(), err e
 	return r.locks.All(ctx, append([]string{local.GuestLock(req.Guest)}, local.VolumeLocks(req.Volumes)...)...)
 }
 
-// one does it with one volume; found is false where this node has none that is marked.
-func (r *Releaser) one(ctx context.Context, cluster string, req Request, v guest.Volume) (res Result, found bool, err error) {
-	name, err := r.o.Dataset(v)
+// volume is one that this node has, marked.
+type volume struct {
+	Result
+	data zfs.Dataset
+	side plan.Side
+}
+
+func (x *volume) leave(err error) {
 	if err != nil {
-		return res, false, nil //nolint:nilerr // a node without the storage has no such volume
+		x.Left = err.Error()
 	}
-	list, err := r.zfs.List(ctx, name)
-	if err != nil {
-		return res, false, fault.WrapVolume(v, err, "read it")
-	}
-	d := list[0]
-	if d.Err != nil {
-		if zfs.ClassOf(d.Err) == zfs.ClassGone {
-			return res, false, nil
+}
+
+// volumes reads those that this node has, marked.
+func (r *Releaser) volumes(ctx context.Context, cluster string, req Request) (out []*volume, err error) {
+	for _, v := range req.Volumes {
+		name, err := r.o.Dataset(v)
+		if err != nil {
+			continue // A node without the storage has no such volume.
 		}
-		return res, false, fault.WrapVolume(v, d.Err, "read it")
-	}
-	side := local.Side(name, d)
-	if !marked(side.Marks, cluster, req.Guest, v) {
-		return res, false, nil
-	}
-	res = Result{Volume: v, Dataset: name, Replica: side.Marks.Role == zfs.RoleReplica}
-	switch {
-	case req.Delete:
-		res.Left = obstacle(d, side)
-		if res.Left != "" || req.Check {
-			return res, true, nil
+		list, err := r.zfs.List(ctx, name)
+		if err != nil {
+			return nil, fault.WrapVolume(v, err, "read it")
 		}
-		err = r.destroy(ctx, req.Guest, d, side)
-		res.Destroyed = err == nil
-	case res.Replica || req.Check:
-		return res, true, nil // A replica that is kept stays one: a new job can go on from it.
-	default:
-		err = r.unmark(ctx, d, side)
+		d := list[0]
+		if d.Err != nil && zfs.ClassOf(d.Err) != zfs.ClassGone {
+			return nil, fault.WrapVolume(v, d.Err, "read it")
+		}
+		side := local.Side(name, d)
+		if d.Exists() && marked(side.Marks, cluster, req.Guest, v) {
+			out = append(out, &volume{Result: Result{Volume: v, Dataset: name, Replica: side.Marks.Role == zfs.RoleReplica}, data: d, side: side})
+		}
 	}
-	if err != nil {
-		res.Left = err.Error()
+	return out, nil
+}
+
+// remove destroys the volumes, or tells what stands in the way. Where one of the owner's
+// cannot go, none of them does.
+func (r *Releaser) remove(ctx context.Context, req Request, list []*volume) {
+	blocked := ""
+	for _, x := range list {
+		x.Left, x.Mounted = obstacle(x.data, x.side, req), x.data.Mounted
+		if x.Left != "" && !x.Replica {
+			blocked = x.Dataset
+		}
 	}
-	return res, true, nil
+	if blocked == "" && (!req.Check || req.Mounts == Unmount) {
+		blocked = r.unmount(ctx, list)
+	}
+	if req.Check {
+		return
+	}
+	for _, x := range list {
+		switch {
+		case x.Left != "":
+		case blocked != "" && !x.Replica:
+			x.Left = blocked + " cannot be destroyed, so it stays too"
+		default:
+			err := r.destroy(ctx, req.Guest, x.data, x.side)
+			x.Destroyed = err == nil
+			x.leave(err)
+		}
+	}
 }
 
 // marked says that a dataset carries the marks of the guest's volume.
@@ -186,12 +240,17 @@ func marked(m plan.Marks, cluster string, g guest.ID, v guest.Volume) bool {
 		(m.Role == zfs.RoleOwner || m.Role == zfs.RoleReplica)
 }
 
-// obstacle is why a dataset is not destroyed, or empty.
-func obstacle(d zfs.Dataset, side plan.Side) string {
+// obstacle is why a dataset is not destroyed, or empty. That it is mounted is none where
+// it is for a guest that does not run.
+func obstacle(d zfs.Dataset, side plan.Side, req Request) string {
 	replica := side.Marks.Role == zfs.RoleReplica
 	switch {
-	case d.Mounted:
+	case d.Mounted && replica:
 		return "it is mounted"
+	case d.Mounted && req.Unit == "":
+		return "it is mounted, and the guest has no unit that would tell whether it is used: unmount it first"
+	case d.Mounted && !req.Idle:
+		return "it is mounted, and the guest's unit " + req.Unit + " is not known to be stopped: stop the guest first"
 	case replica && d.Written > 0 && !d.Removing():
 		return "it was written to since its newest snapshot"
 	case d.ResumeToken != "":

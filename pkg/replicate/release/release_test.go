@@ -209,6 +209,109 @@ func TestRelease_Delete(t *testing.T) {
 	}
 }
 
+// tree makes the volume a mounted filesystem, with a second one beside it.
+func tree(t *testing.T) (w *world, change func(*release.Request)) {
+	t.Helper()
+	w = newWorld(t, zfs.RoleOwner)
+	w.pool.Destroy(dataset)
+	point, err := guest.Point{Volumes: []guest.Volume{volume(), second()}, Consistency: guest.Crash}.Property()
+	w.ok(err)
+	for name, v := range map[string]guest.Volume{dataset: volume(), secondDS: second()} {
+		w.ok(w.pool.Create(name, 0, nil))
+		w.ok(w.pool.SetProps(t.Context(), map[string]string{
+			zfs.PropCluster: "c1", zfs.PropGuest: "100", zfs.PropRole: zfs.RoleOwner, zfs.PropTerm: "1-0123456789abcdef", zfs.PropVolume: v.String(),
+		}, name))
+		w.ok(w.pool.Snapshot(t.Context(), []string{name + "@tandem_1"}, map[string]string{zfs.PropPoint: point}))
+	}
+	return w, func(r *release.Request) {
+		r.Volumes, r.Delete, r.Unit, r.Idle = []guest.Volume{volume(), second()}, true, "ct.service", true
+	}
+}
+
+const secondDS = "tank/g/vm-100-disk-1"
+
+func second() guest.Volume { return guest.Volume{Storage: "local-zfs", Name: "vm-100-disk-1"} }
+
+func (w *world) mounted(name string) bool {
+	w.t.Helper()
+	list, err := w.pool.List(w.t.Context(), name)
+	w.ok(err)
+	return list[0].Mounted
+}
+
+func TestRelease_DeletesTheMountedFilesystemsOfAStoppedGuest(t *testing.T) {
+	w, all := tree(t)
+	got := w.release(func(r *release.Request) { all(r); r.Check = true })
+	if len(got) != 2 || got[0].Left != "" || !got[0].Mounted || !w.mounted(dataset) {
+		t.Errorf("the check: %+v, mounted: %v", got, w.mounted(dataset))
+	}
+	got = w.release(func(r *release.Request) { all(r); r.Check, r.Mounts = true, release.Unmount })
+	if len(got) != 2 || !got[0].Unmounted || !got[1].Unmounted || w.mounted(dataset) || w.mounted(secondDS) {
+		t.Errorf("made sure: %+v", got)
+	}
+	// The ledger keeps the guest: all is as it was.
+	w.release(func(r *release.Request) { all(r); r.Check, r.Mounts = true, release.Remount })
+	if !w.mounted(dataset) || !w.mounted(secondDS) {
+		t.Error("what was unmounted is not mounted again")
+	}
+	// It lets go, and the daemon died between: what is mounted again meanwhile goes all the same.
+	for _, r := range w.release(all) {
+		if !r.Destroyed {
+			t.Errorf("%+v", r)
+		}
+	}
+	if w.dataset().Exists() {
+		t.Error("it is there")
+	}
+}
+
+func TestRelease_DestroysNothingWhereAFilesystemIsInUse(t *testing.T) {
+	for name, c := range map[string]struct {
+		change func(*world, *release.Request)
+		want   string
+	}{
+		"in use":      {func(w *world, _ *release.Request) { w.pool.SetBusy(secondDS, true) }, "it is mounted and in use: process 4711 (qemu) has it open"},
+		"not stopped": {func(_ *world, r *release.Request) { r.Idle = false }, "unit ct.service is not known to be stopped"},
+		"no unit":     {func(_ *world, r *release.Request) { r.Unit = "" }, "unmount it first"},
+		"a snapshot of an operator's": {func(w *world, _ *release.Request) {
+			w.ok(w.pool.Snapshot(w.t.Context(), []string{secondDS + "@mine"}, nil))
+		}, "snapshot mine was not made by Tandem"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w, all := tree(t)
+			for _, check := range []bool{true, false} {
+				got := w.release(func(r *release.Request) {
+					all(r)
+					if check {
+						r.Check, r.Mounts = true, release.Unmount
+					}
+					c.change(w, r)
+					if name == "a snapshot of an operator's" {
+						c.change = func(*world, *release.Request) {}
+					}
+				})
+				said := ""
+				for _, r := range got {
+					said += r.Left
+					if r.Destroyed || r.Unmounted {
+						t.Errorf("%+v", r)
+					}
+				}
+				if !strings.Contains(said, c.want) {
+					t.Errorf("got %q, want %q", said, c.want)
+				}
+				if !w.mounted(dataset) || !w.mounted(secondDS) || len(w.snapshots()) != 1 {
+					t.Error("something was changed")
+				}
+			}
+		})
+	}
+	w, all := tree(t)
+	if _, err := w.r.Release(t.Context(), func() (r release.Request) { all(&r); r.Mounts, r.Guest = release.Unmount, 100; return r }()); err == nil {
+		t.Error("unmounted for nothing")
+	}
+}
+
 func TestClear_TakesOnlyFormerMarksOff(t *testing.T) {
 	g := guest.Guest{ID: 200, Volumes: []guest.Volume{volume()}}
 	w := newWorld(t, zfs.RoleOwner)

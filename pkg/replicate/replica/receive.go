@@ -42,7 +42,11 @@ func (t *Target) Receive(ctx context.Context, from guest.NodeID, h wire.ReceiveH
 	if err != nil {
 		return wire.ReceiveReply{}, err
 	}
-	props, warning, err := t.prepare(ctx, local.Marks(view.Cluster, g, h.Volume, zfs.RoleReplica), h, l)
+	marks := local.Marks(view.Cluster, g, h.Volume, zfs.RoleReplica)
+	if h.Move && begins(h.Verb) && !t.pointed(view, g.ID) {
+		marks[zfs.PropLanding] = g.Term.String()
+	}
+	props, warning, err := t.prepare(ctx, marks, h, l)
 	if err != nil {
 		return wire.ReceiveReply{}, err
 	}
@@ -81,11 +85,14 @@ func (t *Target) Receive(ctx context.Context, from guest.NodeID, h wire.ReceiveH
 // begin notes a receive that makes the replica: until it ends, nothing else says
 // whose it is.
 func (t *Target) begin(id guest.ID, h wire.ReceiveHeader, l found) error {
-	if h.Verb != plan.Full && h.Verb != plan.Branch {
+	if !begins(h.Verb) {
 		return nil
 	}
 	return t.annotate(id, func(n *notes) { n.Begun[h.Volume] = begun{Dataset: l.name, To: h.To.GUID} })
 }
+
+// begins says that a stream makes the replica.
+func begins(v plan.Verb) bool { return v == plan.Full || v == plan.Branch }
 
 // running notes the receive, so that EndStale finds it.
 func (t *Target) running(ctx context.Context, from guest.NodeID, g guest.Guest) (context.Context, func()) {
@@ -107,12 +114,12 @@ func (t *Target) running(ctx context.Context, from guest.NodeID, g guest.Guest) 
 // data; here it is about whose dataset it is.
 func (t *Target) fits(cluster string, g guest.Guest, h wire.ReceiveHeader, l found) error {
 	switch {
-	case (h.Verb == plan.Full || h.Verb == plan.Branch) && l.data.Exists():
+	case begins(h.Verb) && l.data.Exists():
 		if !l.replica(cluster, g.ID) {
 			return t.foreign(g, l)
 		}
 		return fault.Retry("", "volume %s: %s has a replica by now", h.Volume, t.o.Name)
-	case h.Verb == plan.Full || h.Verb == plan.Branch:
+	case begins(h.Verb):
 		return nil
 	case !l.data.Exists():
 		return fault.Retry("", "volume %s: the replica on %s is gone", h.Volume, t.o.Name)

@@ -66,6 +66,8 @@ func (t *Target) removeOne(ctx context.Context, cluster string, g guest.Guest, r
 		return "it is no replica of this guest", nil
 	case req.Keep:
 		return "kept, as asked", nil
+	case req.Unfinished && ours && !l.landing(g):
+		return "kept: it is not what a migration brought that has not ended", nil
 	case l.data.Written > 0 && !l.data.Removing():
 		return "it was written to since its newest snapshot", nil
 	}

@@ -25,6 +25,9 @@ type Status struct {
 	Volumes []VolumeStatus `json:"volumes"`
 	// Kept says that no job points here: it stays as it is, until one does again.
 	Kept bool `json:"kept,omitempty"`
+	// Unfinished goes with Kept: all of it was brought by a migration that has not ended.
+	// The next one goes on from it.
+	Unfinished bool `json:"unfinished,omitempty"`
 	// Point is the newest complete one; nil where there is none yet.
 	Point *PointStatus `json:"point,omitempty"`
 }
@@ -79,9 +82,11 @@ func (t *Target) Replicas(ctx context.Context) ([]Status, error) {
 			s := byGuest[id]
 			if s == nil {
 				s = &Status{Guest: id, Term: l.data.Props[zfs.PropTerm], Kept: !t.pointed(view, id)}
+				s.Unfinished = s.Kept
 				byGuest[id], snapshots[id] = s, map[guest.Volume][]zfs.Snapshot{}
 			}
 			s.Volumes = append(s.Volumes, t.volumeStatus(ctx, l))
+			s.Unfinished = s.Unfinished && l.landing(view.Guests[id])
 			snapshots[id][l.volume] = l.data.Snapshots
 		}
 	}
@@ -94,6 +99,9 @@ func (t *Target) Replicas(ctx context.Context) ([]Status, error) {
 	slices.SortFunc(out, func(a, b Status) int { return cmp.Compare(a.Guest, b.Guest) })
 	return out, fault.Worst(errs)
 }
+
+// landing says that a migration of the guest's present owner began the replica, which no job has brought anything since.
+func (l found) landing(g guest.Guest) bool { return l.data.Props[zfs.PropLanding] == g.Term.String() }
 
 // pointed says that a job of the guest points to this node.
 func (t *Target) pointed(view *ledger.State, id guest.ID) bool {

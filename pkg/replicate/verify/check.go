@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"sync"
 	"time"
 
 	"go.uber.org/zap"
@@ -82,6 +83,7 @@ func (c *check) compare(ctx context.Context, res *Result) error {
 		return fault.Wrap(err, "ask %s to let its replica be compared", c.target)
 	}
 	defer c.end(ctx)
+	defer c.attend(ctx)()
 	point, err := chosen(points, c.begun)
 	if err != nil {
 		return fault.Never("", "%s: %v", c.target, err)
@@ -267,6 +269,37 @@ func (c *check) call(ctx context.Context, path string, req, reply any) error {
 	ctx, cancel := context.WithTimeout(ctx, c.v.o.CallTimeout)
 	defer cancel()
 	return c.v.link.Call(ctx, c.job.Target, path, req, reply)
+}
+
+// attendEvery is how often the target hears, and says, that the session goes on.
+const attendEvery = 2 * time.Second
+
+// attend keeps the session where this node's own disk is slow, and ends the
+// verification once the target has ended it, until stop is called.
+func (c *check) attend(ctx context.Context) (stop func()) {
+	ctx, cancel := context.WithCancel(ctx)
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		every := time.NewTicker(attendEvery)
+		defer every.Stop()
+		for {
+			select {
+			case <-every.C:
+			case <-ctx.Done():
+				return
+			}
+			err := c.call(ctx, PathAttend, AttendRequest{Session: c.session}, &Attended{})
+			var coded interface{ ErrorCode() string }
+			if errors.As(err, &coded) && ctx.Err() == nil {
+				c.End(fmt.Errorf("%s: %w", c.target, err))
+				return
+			}
+		}
+	})
+	return func() {
+		cancel()
+		wg.Wait()
+	}
 }
 
 // endPatience is how long a target has to hear that it may stop. It stops by

@@ -34,9 +34,12 @@ type Server struct {
 	// verifier keeps what was found.
 	verifier *Verifier
 
+	wg       sync.WaitGroup
 	mu       sync.Mutex
 	sessions map[sessionKey]*session
-	closed   bool
+	// over tells owners that ask again why their sessions were ended.
+	over   map[sessionKey]over
+	closed bool
 }
 
 type sessionKey struct {
@@ -46,7 +49,7 @@ type sessionKey struct {
 
 // NewServer makes that of a node.
 func NewServer(o local.Options, gate Gate, v *Verifier) *Server {
-	return &Server{o: o, gate: gate, reader: v.reader, verifier: v, sessions: map[sessionKey]*session{}}
+	return &Server{o: o, gate: gate, reader: v.reader, verifier: v, sessions: map[sessionKey]*session{}, over: map[sessionKey]over{}}
 }
 
 const (
@@ -64,7 +67,7 @@ type session struct {
 	kinds   map[guest.Volume]plan.Kind
 	limiter *rate.Limiter
 	lease   *time.Timer
-	// life ends with the session.
+	// life ends with the session, and says why.
 	life   context.Context //nolint:containedctx // see above
 	cancel context.CancelCauseFunc
 
@@ -76,7 +79,6 @@ type session struct {
 	last    []content.Entry // of the last answer
 	told    int             // entries of the volume up to its end
 	done    bool
-	ended   bool
 	release func() // the pools
 }
 
@@ -204,9 +206,10 @@ func unreadable(d zfs.Dataset, node guest.NodeName) (Problem, bool) {
 func (s *Server) session(from guest.NodeID, name string) (*session, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	x := s.sessions[sessionKey{from, name}]
+	key := sessionKey{from, name}
+	x := s.sessions[key]
 	if x == nil {
-		return nil, fault.Retry("begin it again", "the verification was ended on %s", s.o.Name)
+		return nil, s.ended(s.over[key].why)
 	}
 	x.lease.Reset(sessionLease)
 	return x, nil
@@ -224,8 +227,17 @@ func (s *Server) Read(ctx context.Context, from guest.NodeID, req ReadRequest) (
 		return ReadReply{}, context.Cause(ctx)
 	}
 	defer func() { <-x.turn }()
-	if x.ended {
-		return ReadReply{}, fault.Retry("begin it again", "the verification was ended on %s", s.o.Name)
+	reply, err := s.next(ctx, x, req)
+	if why := x.over(); why != nil {
+		return ReadReply{}, s.ended(why)
+	}
+	return reply, err
+}
+
+// next is Read for whoever has the session's turn.
+func (s *Server) next(ctx context.Context, x *session, req ReadRequest) (ReadReply, error) {
+	if err := x.over(); err != nil {
+		return ReadReply{}, err
 	}
 	if err := x.turnTo(s.reader, req); err != nil {
 		return ReadReply{}, err
@@ -275,62 +287,4 @@ func (x *session) turnTo(r *reading.Reader, req ReadRequest) error {
 		return fault.Never("", "volume %s: asked for entry %d, the next is %d", req.Volume, req.From, x.told)
 	}
 	return nil
-}
-
-// End ends a session; one that is not there is no error.
-func (s *Server) End(_ context.Context, from guest.NodeID, req EndRequest) (Ended, error) {
-	s.end(sessionKey{from, req.Session}, errors.New("its owner ended it"))
-	return Ended{}, nil
-}
-
-func (s *Server) end(key sessionKey, why error) {
-	s.mu.Lock()
-	x := s.sessions[key]
-	delete(s.sessions, key)
-	s.mu.Unlock()
-	if x != nil {
-		x.close(why)
-	}
-}
-
-func (x *session) close(why error) {
-	x.lease.Stop()
-	x.cancel(why)
-	x.turn <- struct{}{}
-	defer func() { <-x.turn }()
-	x.ended = true
-	if x.reading != nil {
-		_ = x.reading.Close() // Sweep takes away what is left.
-		x.reading = nil
-	}
-	x.release()
-}
-
-// EndGuest ends what is read of a guest's replicas here, before they go.
-func (s *Server) EndGuest(id guest.ID) {
-	s.endAll(func(x *session) bool { return x.guest.ID == id }, errors.New("the replicas are being removed"))
-}
-
-// Close ends all, and nothing begins any more.
-func (s *Server) Close() {
-	s.mu.Lock()
-	s.closed = true
-	s.mu.Unlock()
-	s.endAll(func(*session) bool { return true }, errors.New("the daemon ends"))
-}
-
-func (s *Server) endAll(which func(*session) bool, why error) {
-	s.mu.Lock()
-	var keys []sessionKey
-	for key, x := range s.sessions {
-		if which(x) {
-			keys = append(keys, key)
-		}
-	}
-	s.mu.Unlock()
-	var wg sync.WaitGroup
-	for _, key := range keys {
-		wg.Go(func() { s.end(key, why) })
-	}
-	wg.Wait()
 }

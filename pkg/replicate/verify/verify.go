@@ -10,6 +10,7 @@ package verify
 
 import (
 	"context"
+	"errors"
 	"sync"
 	"time"
 
@@ -185,19 +186,42 @@ func (v *Verifier) Cancel(id guest.JobID, number uint64) {
 	}
 }
 
+// Why comparisons are ended, besides what all watched work is ended for.
+var (
+	errOwner = errors.New("the guest has another owner")
+	// ErrRemoved: the volumes go, or Tandem no longer takes care of them.
+	ErrRemoved = errors.New("the volumes are being removed")
+)
+
 // EndGuest ends what is read of a guest's volumes here, before they go.
 func (v *Verifier) EndGuest(id guest.ID) {
-	v.mu.Lock()
 	var ending []*check
-	for job, c := range v.checks {
-		if job.Guest == id {
+	v.each(func(c *check) {
+		if c.guest.ID == id {
+			c.End(ErrRemoved)
 			ending = append(ending, c)
 		}
-	}
-	v.mu.Unlock()
+	})
 	for _, c := range ending {
-		c.End(watched.ErrCancelled)
 		c.Wait(context.Background())
+	}
+}
+
+// Learn ends the verifications of guests that have another owner by now. It does not
+// wait.
+func (v *Verifier) Learn(view *ledger.State) {
+	v.each(func(c *check) {
+		if moved(view, c.guest) {
+			c.End(errOwner)
+		}
+	})
+}
+
+func (v *Verifier) each(do func(*check)) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	for _, c := range v.checks {
+		do(c)
 	}
 }
 

@@ -14,9 +14,10 @@ import (
 
 // The paths of the calls that a target answers.
 const (
-	PathBegin = "/verify/begin"
-	PathRead  = "/verify/read"
-	PathEnd   = "/verify/end"
+	PathBegin  = "/verify/begin"
+	PathRead   = "/verify/read"
+	PathAttend = "/verify/attend"
+	PathEnd    = "/verify/end"
 )
 
 // Bounds of what a peer may tell.
@@ -81,6 +82,14 @@ type ReadReply struct {
 	// Done: there are no more.
 	Done bool `json:"done,omitempty"`
 }
+
+// AttendRequest says that the owner goes on with the session, whenever it reads next.
+type AttendRequest struct {
+	Session string `json:"session"`
+}
+
+// Attended says that there is the session.
+type Attended struct{}
 
 // EndRequest ends the session.
 type EndRequest struct {

@@ -179,6 +179,8 @@ type RemoveRequest struct {
 	Request
 	// Keep leaves the replicas as they are.
 	Keep bool `json:"keep,omitempty"`
+	// Unfinished takes only what a migration at the present term began.
+	Unfinished bool `json:"unfinished,omitempty"`
 	// Volumes tell which snapshots are copies of what the source has.
 	Volumes []HeldVolume `json:"volumes,omitempty"`
 }
