@@ -6,8 +6,10 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"go.uber.org/zap"
@@ -258,41 +260,43 @@ func (n *node) trapOn(op string, do func()) {
 }
 
 func TestVerify_EndsWithWhoBeganIt(t *testing.T) {
-	w := newWorld(t)
-	w.run(job)
-	n1, n2 := w.node("1"), w.node("2")
-	for name, end := range map[string]func(number uint64){
-		"ended by its watcher": func(number uint64) { n1.verifier.Cancel(job, number) },
-		"replicas removed":     func(uint64) { go n2.server.EndGuest(context.Background(), 100, verify.ErrRemoved) },
+	for name, end := range map[string]func(w *world, number uint64){
+		"ended by its watcher": func(w *world, number uint64) { w.node("1").verifier.Cancel(job, number) },
+		"replicas removed":     func(w *world, _ uint64) { w.node("2").server.EndGuest(context.Background(), 100, verify.ErrRemoved) },
 	} {
 		t.Run(name, func(t *testing.T) {
-			hang, reached := make(chan struct{}), make(chan struct{}, 2)
-			n2.trapOn("Contents", func() {
-				reached <- struct{}{}
-				<-hang
-			})
-			w.untouched(func() {
-				number, err := n1.verifier.Start(job, 1)
-				must(t, err)
-				<-reached
-				end(number)
-				close(hang)
-				for {
-					s, err := n1.verifier.Watch(t.Context(), job, number)
+			synctest.Test(t, func(t *testing.T) {
+				w := newWorld(t)
+				w.run(job)
+				n1, n2 := w.node("1"), w.node("2")
+				hang := make(chan struct{})
+				n2.trapOn("Contents", func() { <-hang })
+				w.untouched(func() {
+					number, err := n1.verifier.Start(job, 1)
 					must(t, err)
-					if s.Result == nil {
-						continue
+					synctest.Wait()
+					var wg sync.WaitGroup
+					wg.Go(func() { end(w, number) }) // The removal waits for what hangs.
+					synctest.Wait()
+					close(hang)
+					wg.Wait()
+					for {
+						s, err := n1.verifier.Watch(t.Context(), job, number)
+						must(t, err)
+						if s.Result == nil {
+							continue
+						}
+						if s.Result.Outcome != verify.Failed || s.Result.Error == "" {
+							t.Errorf("%+v", s.Result)
+						}
+						break
 					}
-					if s.Result.Outcome != verify.Failed || s.Result.Error == "" {
-						t.Errorf("%+v", s.Result)
-					}
-					break
-				}
-				n2.server.EndGuest(t.Context(), 100, verify.ErrRemoved)
+					n2.server.EndGuest(t.Context(), 100, verify.ErrRemoved)
+				})
+				equal(t, w.verify(job, 0).Outcome, verify.Equal)
 			})
 		})
 	}
-	equal(t, w.verify(job, 0).Outcome, verify.Equal)
 }
 
 // What takes the replica's place ends what reads it at once, says why, and is not held up by it.
