@@ -253,10 +253,13 @@ func TestTakeOver_StartsOnceAndOnlyOnce(t *testing.T) {
 			t.Errorf("it shows %+v", c)
 		}
 		w.stop() // in the middle of it
-		w.set(func() { delete(w.trouble, "promote") })
+		w.set(func() { delete(w.trouble, "promote"); w.readied = 0 })
 		w.run()
 		w.wait(time.Second)
 		w.want("promote 100", "start vm@100.service")
+		if w.readied != 1 {
+			t.Errorf("its volumes were made ready %d times: each time the guest is down longer", w.readied)
+		}
 		if w.files[100] != "cores=2\n" {
 			t.Errorf("the configuration file holds %q", w.files[100])
 		}

@@ -150,6 +150,7 @@ func (k *Keeper) takeOver(ctx context.Context, e *entry, f facts, step rules.Ste
 	if err != nil {
 		return fmt.Errorf("guest %s: take its volumes over: %w", e.id, err)
 	}
+	e.ready = &f.Guest
 	k.log.Info("a guest is taken over", zap.Stringer("guest", e.id), zap.Stringer("term", f.Guest.Term), zap.Strings("told", told))
 	return nil
 }
@@ -159,9 +160,12 @@ func (k *Keeper) start(ctx context.Context, e *entry, f facts, step rules.Step) 
 	if err := errors.Join(k.configure(e, f), k.guard(ctx, e, f)); err != nil {
 		return err
 	}
-	// Mounted, and with device nodes: what carries the right marks need not be that after a boot.
-	if _, err := k.o.Mover.Promote(ctx, f.view.Cluster, f.Guest); err != nil {
-		return fmt.Errorf("guest %s: make its volumes ready: %w", e.id, err)
+	// Mounted, and with device nodes: what carries the right marks need not be that after a boot. Where it was taken over
+	// just now it is, and every second counts that the guest does not run.
+	if e.ready == nil || !same(*e.ready, f.Guest) {
+		if _, err := k.o.Mover.Promote(ctx, f.view.Cluster, f.Guest); err != nil {
+			return fmt.Errorf("guest %s: make its volumes ready: %w", e.id, err)
+		}
 	}
 	if _, _, _, sure := k.newest(e.id); !sure {
 		return nil // it took longer than the confirmation holds: ask again

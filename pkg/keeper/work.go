@@ -42,6 +42,9 @@ type entry struct {
 	guarded string // the unit that asks MayStart
 	// config is what its configuration file holds, "" where it is gone; nil: not known.
 	config *string
+	// ready is the guest whose volumes were made usable by the steps that are being taken
+	// now; nil: they were not.
+	ready *guest.Guest
 }
 
 // looked is what was read from the volumes of a guest, and for which guest.
@@ -148,6 +151,7 @@ type facts struct {
 // then what failed before does not matter, and it is an error when it does not run in the end.
 func (k *Keeper) pursue(ctx context.Context, e *entry, wanted bool) error { //nolint:revive // flag-parameter: it is a fact
 	fresh := wanted
+	e.ready = nil
 	for range mostSteps {
 		f, known, err := k.gather(ctx, e, fresh)
 		if !known || err != nil {

@@ -43,11 +43,13 @@ type world struct {
 	agreed   *ledger.State
 	quorate  bool
 	confirms int
-	units    map[string]*unit
-	disks    map[guest.ID][]rules.Volume
-	files    map[guest.ID]string
-	store    map[string][]byte
-	done     []string
+	// readied counts how often volumes were made usable, or seen to be.
+	readied int
+	units   map[string]*unit
+	disks   map[guest.ID][]rules.Volume
+	files   map[guest.ID]string
+	store   map[string][]byte
+	done    []string
 	// trouble fails what it names: "start", "stop", "promote", "retire", "look", "guard".
 	trouble map[string]error
 	boot    string
@@ -264,6 +266,7 @@ func (w *world) mark(g guest.Guest, v rules.Volume) {
 func (w *world) Promote(_ context.Context, _ string, g guest.Guest) ([]string, error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	w.readied++
 	if d := w.disks[g.ID][0]; d.Role == rules.RoleOwner && d.Term == g.Term && !d.ReadOnly {
 		return nil, nil
 	}
