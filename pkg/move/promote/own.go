@@ -126,7 +126,7 @@ func (x *promotion) reserve(ctx context.Context, v volume, props map[string]stri
 
 // use looks at the volumes again, mounts filesystems, and waits for the devices of zvols.
 func (x *promotion) use(ctx context.Context) error {
-	if err := x.look(ctx); err != nil {
+	if err := x.again(ctx); err != nil {
 		return err
 	}
 	var missing []string

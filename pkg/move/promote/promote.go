@@ -89,19 +89,11 @@ func (p *Promoter) Ready(ctx context.Context, cluster string, g guest.Guest) (bo
 	if g.Owner != p.o.Node {
 		return false, nil
 	}
-	names, err := p.o.Datasets(g.Volumes)
+	list, err := p.read(ctx, g)
 	if err != nil {
 		return false, err
 	}
-	list, err := p.o.ZFS.List(ctx, names...)
-	if err != nil {
-		return false, fault.Wrap(err, "look at the volumes of guest %s", g.ID)
-	}
-	for i, d := range list {
-		v := volume{Volume: g.Volumes[i], name: names[i], data: d}
-		if err := v.readable(); err != nil {
-			return false, err
-		}
+	for _, v := range list {
 		if !v.finished(cluster, g) {
 			return false, nil
 		}
@@ -204,8 +196,40 @@ func (x *promotion) look(ctx context.Context) error {
 	return nil
 }
 
-// volumes reads the guest's volumes on this node.
+// again reads the volumes once more, which have no more to do with what was set aside.
+func (x *promotion) again(ctx context.Context) error {
+	list, err := x.p.read(ctx, x.guest)
+	if err != nil {
+		return err
+	}
+	for i := range list {
+		x.volumes[i].data = list[i].data
+	}
+	return nil
+}
+
+// volumes reads the guest's volumes on this node, and what was set aside of them.
 func (p *Promoter) volumes(ctx context.Context, cluster string, g guest.Guest) ([]volume, error) {
+	list, err := p.read(ctx, g)
+	if err != nil {
+		return nil, err
+	}
+	copies, err := p.aside.Of(ctx, cluster, g.ID, g.Volumes)
+	if err != nil {
+		return nil, err
+	}
+	for i, v := range list {
+		for _, c := range copies {
+			if c.Volume == v.Volume {
+				list[i].copies = append(list[i].copies, c)
+			}
+		}
+	}
+	return list, nil
+}
+
+// read reads the guest's volumes on this node.
+func (p *Promoter) read(ctx context.Context, g guest.Guest) ([]volume, error) {
 	names, err := p.o.Datasets(g.Volumes)
 	if err != nil {
 		return nil, err
@@ -214,20 +238,11 @@ func (p *Promoter) volumes(ctx context.Context, cluster string, g guest.Guest) (
 	if err != nil {
 		return nil, fault.Wrap(err, "look at the volumes of guest %s", g.ID)
 	}
-	copies, err := p.aside.Of(ctx, cluster, g.ID, g.Volumes)
-	if err != nil {
-		return nil, err
-	}
 	var out []volume
 	for i, d := range list {
 		v := volume{Volume: g.Volumes[i], name: names[i], data: d}
 		if err := v.readable(); err != nil {
 			return nil, err
-		}
-		for _, c := range copies {
-			if c.Volume == v.Volume {
-				v.copies = append(v.copies, c)
-			}
 		}
 		out = append(out, v)
 	}
