@@ -152,7 +152,7 @@ units:
 	deploy/checks/units.sh
 
 # LONG are the end-to-end tests that only `make soak` runs.
-LONG := TestTandem/kills/again|TestTandem/example
+LONG := TestTandem/kills/again|TestTandem/move/(drill|disk|power|pause|daemon|without)|TestTandem/example
 
 .PHONY: e2e
 e2e:
