@@ -59,16 +59,8 @@ func TestRemoveGuest_AContainerWhoseFilesystemIsMounted(t *testing.T) {
 func TestSetGuest_TakesADatasetThatWasMadeAnew(t *testing.T) {
 	t.Parallel()
 	const dataset = "tank/guests/vm-100-disk-0"
-	n := cluster(t, 2)
 	ctx := t.Context()
-	n[0].disk("vm-100-disk-0", "first")
-	n[0].addGuest(100)
-	id := guest.JobID{Guest: 100}
-	if _, err := n[0].api.CreateJob(ctx, api.CreateJobRequest{ID: id, Target: "n2"}); err != nil {
-		t.Fatal(err)
-	}
-	n[0].syncNow(id)
-	n[1].knows(id)
+	n, id := replicated(t, "first")
 	n[0].pool.Destroy(dataset)
 	n[0].disk("vm-100-disk-0", "other")
 	if err := n[0].api.ScheduleNow(ctx, id); err != nil {

@@ -166,18 +166,24 @@ func TestSetGuest_Volumes(t *testing.T) {
 	}
 }
 
-func TestRemoveGuest(t *testing.T) {
-	t.Parallel()
-	n := cluster(t, 2)
-	ctx := t.Context()
-	n[0].disk("vm-100-disk-0", "x")
+// replicated is a cluster of two with a guest on n1, whose disk holds the text and has been replicated to n2.
+func replicated(t *testing.T, text string) ([]*machine, guest.JobID) {
+	t.Helper()
+	n, id := cluster(t, 2), guest.JobID{Guest: 100}
+	n[0].disk("vm-100-disk-0", text)
 	n[0].addGuest(100)
-	id := guest.JobID{Guest: 100}
-	if _, err := n[0].api.CreateJob(ctx, api.CreateJobRequest{ID: id, Target: "n2"}); err != nil {
+	if _, err := n[0].api.CreateJob(t.Context(), api.CreateJobRequest{ID: id, Target: "n2"}); err != nil {
 		t.Fatal(err)
 	}
 	n[0].syncNow(id)
 	n[1].knows(id)
+	return n, id
+}
+
+func TestRemoveGuest(t *testing.T) {
+	t.Parallel()
+	ctx := t.Context()
+	n, id := replicated(t, "x")
 	_, err := n[1].api.RemoveGuest(ctx, api.RemoveGuestRequest{ID: 100})
 	wantError(t, err, api.CodeRefused, "tandem delete 100-0")
 	_, err = n[1].api.RemoveGuest(ctx, api.RemoveGuestRequest{ID: 777})

@@ -3,7 +3,6 @@ package backend
 import (
 	"context"
 	"errors"
-	"fmt"
 	"net/http"
 	"time"
 
@@ -70,11 +69,7 @@ func (b *Backend) onOwner(ctx context.Context, id guest.ID, path string, here fu
 		defer cancel()
 		ctx = limited
 	}
-	o := owner{
-		node: g.Owner, whose: fmt.Sprintf("whose guest %s is", id), changes: true,
-		hint: "see with `tandem cluster status` whether it is alive; if it is lost, `tandem guest recover` brings the guest to another node",
-	}
-	_, err = askOwner(ctx, b, o, question{path, guestRequest{Guest: id, Index: s.Index}}, func() (struct{}, error) { return struct{}{}, here(ctx, id) })
+	_, err = ofGuest(ctx, b, g, question{path, guestRequest{Guest: id, Index: s.Index}}, func() (struct{}, error) { return struct{}{}, here(ctx, id) })
 	return err
 }
 

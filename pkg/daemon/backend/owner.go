@@ -63,6 +63,15 @@ func ofJob[A any](ctx context.Context, b *Backend, id guest.JobID, q question, h
 	return askOwner(ctx, b, o, q, here)
 }
 
+// ofGuest has the node answer that owns the guest. What it was asked to change may be done although no answer came.
+func ofGuest[A any](ctx context.Context, b *Backend, g guest.Guest, q question, here func() (A, error)) (A, error) {
+	o := owner{
+		node: g.Owner, whose: fmt.Sprintf("whose guest %s is", g.ID), changes: true,
+		hint: "see with `tandem cluster status` whether it is alive; if it is lost, `tandem guest recover` brings the guest to another node",
+	}
+	return askOwner(ctx, b, o, q, here)
+}
+
 // named is a node that a client named.
 type named struct {
 	name guest.NodeName

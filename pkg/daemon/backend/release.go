@@ -103,10 +103,7 @@ func stays(r removal, res release.Result, node string) error {
 func (b *Backend) mounts(ctx context.Context, r removal, how release.Mounts) ([]release.Result, error) {
 	ask := r.question(b).Ask
 	ask.Check, ask.Mounts = true, how
-	owner := guest.NodeName(b.Book.Current().NameOf(r.guest.Owner))
-	return atNode(ctx, b, named{owner, "which owns the guest"}, question{pathRelease, ask}, func() ([]release.Result, error) {
-		return b.releaseHere(ctx, ask)
-	})
+	return ofGuest(ctx, b, r.guest, question{pathRelease, ask}, func() ([]release.Result, error) { return b.releaseHere(ctx, ask) })
 }
 
 // letGo carries the command by which the ledger lets go of what is to be removed. Where that

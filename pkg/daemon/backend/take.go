@@ -33,10 +33,7 @@ func (b *Backend) take(ctx context.Context, g guest.Guest, volumes []guest.Volum
 	if len(volumes) == 0 {
 		return nil
 	}
-	s := b.Book.Current()
-	ask := takeRequest{Guest: g.ID, Volumes: volumes, Index: s.Index}
-	_, err := atNode(ctx, b, named{guest.NodeName(s.NameOf(g.Owner)), "which owns the guest"}, question{pathTake, ask}, func() (struct{}, error) {
-		return b.takeHere(ctx, ask)
-	})
+	ask := takeRequest{Guest: g.ID, Volumes: volumes, Index: b.Book.Current().Index}
+	_, err := ofGuest(ctx, b, g, question{pathTake, ask}, func() (struct{}, error) { return b.takeHere(ctx, ask) })
 	return err
 }
