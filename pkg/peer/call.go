@@ -56,7 +56,13 @@ func (p *Peer) dialCall(ctx context.Context, _, addr string) (net.Conn, error) {
 	if err != nil {
 		return nil, err
 	}
-	return p.dialNode(ctx, guest.NodeID(host), protocolCall)
+	node := guest.NodeID(host)
+	release, err := p.turns.take(ctx, node, protocolCall)
+	if err != nil {
+		return nil, err
+	}
+	defer release()
+	return p.dialNode(ctx, node, protocolCall)
 }
 
 // route is where a request goes; node is empty on the join exchange.

@@ -24,7 +24,7 @@ func (p *Peer) OpenStream(ctx context.Context, node guest.NodeID, header any, li
 	}
 	l := p.idle.take(node)
 	if l == nil {
-		if l, err = p.dialHello(ctx, node, protocolData, ""); err != nil {
+		if l, err = p.dialData(ctx, node); err != nil {
 			return nil, fmt.Errorf("stream to node %s: %w", node.Short(), err)
 		}
 	}
@@ -40,6 +40,15 @@ func (p *Peer) OpenStream(ctx context.Context, node guest.NodeID, header any, li
 		return nil, err
 	}
 	return s, nil
+}
+
+func (p *Peer) dialData(ctx context.Context, node guest.NodeID) (*link, error) {
+	release, err := p.turns.take(ctx, node, protocolData)
+	if err != nil {
+		return nil, err
+	}
+	defer release()
+	return p.dialHello(ctx, node, protocolData, "")
 }
 
 // stream is the link as package stream sees it.

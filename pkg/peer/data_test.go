@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	"golang.org/x/sync/errgroup"
 
 	"github.com/tandemd/tandem/pkg/guest"
 	"github.com/tandemd/tandem/pkg/peer"
@@ -70,6 +71,28 @@ func TestStream_AsManyConnectionsStandAsWereUsed(t *testing.T) {
 		if n := b.conns.Load(); n != guests {
 			t.Fatalf("after minute %d: %d connections were made, want %d", minute, n, guests)
 		}
+	}
+}
+
+// Guests that are due together want their connections in the same moment, more than a node takes from an address that it does not know.
+func TestStream_ManyAtOnceAreAllTaken(t *testing.T) {
+	list := newMembers()
+	a, b := start(t, list, nil), start(t, list, func(o *peer.Options) { o.Limits.HandshakesPerHost = 8 })
+	list.add(a)
+	list.add(b)
+	var g errgroup.Group
+	for range 60 {
+		g.Go(func() error {
+			s, err := a.OpenStream(t.Context(), b.id, nil, nil)
+			if err != nil {
+				return err
+			}
+			defer s.Close()
+			return errors.Join(s.CloseWrite(), s.Result(nil))
+		})
+	}
+	if err := g.Wait(); err != nil {
+		t.Error(err)
 	}
 }
 

@@ -145,6 +145,7 @@ type Peer struct {
 	links   links
 	calls   *http.Transport
 	idle    idlePool
+	turns   turns
 	notices *limit.Notices
 	streams *stream.Transport
 
@@ -163,6 +164,7 @@ func New(opts Options) (*Peer, error) {
 	p.streams = stream.NewTransport(stream.Timing{Heartbeat: opts.Timing.Heartbeat, Stall: opts.Timing.Stall, Farewell: opts.Timing.Farewell})
 	p.links.all = map[*link]struct{}{}
 	p.idle = newIdlePool(opts.Timing.Idle)
+	p.turns.all = map[turnFor]*turn{}
 	p.calls = &http.Transport{
 		DialContext:         p.dialCall,
 		MaxIdleConnsPerHost: maxIdle,
