@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/tandemd/tandem/pkg/zfs/zname"
+	"github.com/tandemd/tandem/pkg/zfs/zvol"
 )
 
 // RoleReading is the value of [PropRole] of a temporary clone through which a snapshot is read.
@@ -113,25 +114,22 @@ func (z *ZFS) reader(ctx context.Context, spec ContentsSpec) (call, error) {
 // deviceWait is how long udev may take to show a new zvol's device node.
 const deviceWait = time.Minute
 
-// Device waits for the device node of a zvol, which udev makes in its own time, and returns its path.
+// Device waits for the device node of a zvol, which udev makes in its own time, and until it can be opened; it returns its path.
 func (z *ZFS) Device(ctx context.Context, dataset string) (string, error) {
 	c := call{op: "open", names: []string{dataset}}
 	if err := zname.Dataset(dataset); err != nil {
 		return "", refuse(c.op, dataset, err)
 	}
-	link := filepath.Join(z.opt.Dev, "zvol", dataset)
 	ctx, cancel := context.WithTimeout(ctx, deviceWait)
 	defer cancel()
-	for {
-		device, err := filepath.EvalSymlinks(link)
-		if err == nil {
-			return device, nil
-		}
-		if !pause(ctx, 50*time.Millisecond) {
-			return "", c.fail(ClassBusy, fmt.Errorf("no device node within %s: is udev at work? %w", deviceWait, err))
-		}
+	device, err := z.devices().Wait(ctx, dataset)
+	if err != nil {
+		return "", c.fail(ClassBusy, fmt.Errorf("no device that can be opened within %s: is udev at work? %w", deviceWait, err))
 	}
+	return device, nil
 }
+
+func (z *ZFS) devices() zvol.Devices { return zvol.Devices{Dev: z.opt.Dev, Sys: z.opt.Sys} }
 
 func pause(ctx context.Context, d time.Duration) bool {
 	timer := time.NewTimer(d)

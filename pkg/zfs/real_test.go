@@ -62,6 +62,35 @@ func TestZFS_KeepsTheContract(t *testing.T) {
 	}
 }
 
+// TestZFS_FindsADeviceWithoutItsLink has no link to a zvol: udev makes none where it could not open the device.
+func TestZFS_FindsADeviceWithoutItsLink(t *testing.T) {
+	pool, z := newPool(t)
+	name := pool + "/vm-100-disk-0"
+	must(t, "zfs", "create", "-V", "8M", name)
+	link, err := z.Device(t.Context(), name)
+	if want := "/dev/zvol/" + name; err != nil || link != want {
+		t.Fatalf("Device: %s, %v; want %s", link, err, want)
+	}
+	if err := os.Remove(link); err != nil {
+		t.Fatal(err)
+	}
+	device, err := z.Device(t.Context(), name)
+	if err != nil || filepath.Dir(device) != "/dev" {
+		t.Fatalf("Device without a link: %s, %v; want the kernel's name", device, err)
+	}
+	f, err := os.Open(device)
+	if err != nil {
+		t.Fatal(err)
+	}
+	users, err := z.Users(t.Context(), name)
+	if err != nil || len(users) != 1 || users[0].PID != os.Getpid() {
+		t.Errorf("Users: %v, %v; want this process", users, err)
+	}
+	if err := f.Close(); err != nil {
+		t.Error(err)
+	}
+}
+
 // newPool makes a pool in a file, for the length of the test.
 func newPool(t *testing.T) (pool string, z *zfs.ZFS) {
 	t.Helper()

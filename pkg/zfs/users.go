@@ -2,6 +2,7 @@ package zfs
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -34,14 +35,16 @@ func (u User) String() string {
 
 // Users finds who has the datasets open or mounted, in any namespace, by what the kernel shows: the devices that processes have
 // open, devices on top of a zvol and of its partitions, what is mounted, who has files open or its working folder there, swap. No
-// process is started. Of files that are only mapped, or below a folder that a process calls otherwise, it knows nothing.
+// process is started. Of files that are only mapped, or below a folder that a process calls otherwise, it knows nothing. ClassBusy: for the moment it cannot be told.
 func (z *ZFS) Users(ctx context.Context, datasets ...string) ([]User, error) {
 	s := scan{z: z, byPath: map[string]string{}, byNumber: map[string]string{}, datasets: datasets, spaces: map[string][]mounting{}}
 	for _, name := range datasets {
 		if err := zname.Dataset(name); err != nil {
 			return nil, refuse("users", name, err)
 		}
-		s.device(name)
+		if err := s.device(name); err != nil {
+			return nil, &Error{Op: "users", Dataset: name, Class: ClassBusy, Exit: -1, Err: err}
+		}
 	}
 	if swaps, err := os.ReadFile(filepath.Join(z.opt.Proc, "swaps")); err == nil {
 		for line := range strings.Lines(string(swaps)) {
@@ -80,10 +83,16 @@ type scan struct {
 type mounting struct{ dataset, at string }
 
 // device notes the device node of a zvol, with its partitions, and what is on top of them.
-func (s *scan) device(dataset string) {
-	node, err := filepath.EvalSymlinks(filepath.Join(s.z.opt.Dev, "zvol", dataset))
+func (s *scan) device(dataset string) error {
+	node, err := s.z.devices().Find(dataset)
+	if err == nil {
+		node, err = filepath.EvalSymlinks(node)
+	}
+	if errors.Is(err, os.ErrNotExist) {
+		return nil // It has none, so nobody has it open.
+	}
 	if err != nil {
-		return // It has none, so nobody has it open.
+		return err
 	}
 	name := filepath.Base(node)
 	block := filepath.Join(s.z.opt.Sys, "block", name)
@@ -99,6 +108,7 @@ func (s *scan) device(dataset string) {
 			s.found = append(s.found, User{Dataset: dataset, How: "is part of the device " + h.Name()})
 		}
 	}
+	return nil
 }
 
 // process looks at what a process has open, and at what is mounted where it is. One that ends meanwhile has nothing.

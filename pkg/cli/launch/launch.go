@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/tandemd/tandem/pkg/guest"
+	"github.com/tandemd/tandem/pkg/zfs/zvol"
 )
 
 // Env is the machine. Its zero fields take the places of a real one.
@@ -24,8 +25,8 @@ type Env struct {
 	Configs string
 	// Sockets is the folder with one folder for each guest.
 	Sockets string
-	// Zvols is the folder of the zvols' devices.
-	Zvols string
+	// Devices are those of the zvols.
+	Devices zvol.Devices
 	// Mounts is the list of what is mounted, as the kernel tells it.
 	Mounts string
 	// Arch is Go's name of the machine's architecture.
@@ -46,7 +47,6 @@ func (e Env) withDefaults() Env {
 	}
 	set(&e.Configs, "/var/lib/tandem/guests")
 	set(&e.Sockets, "/run/tandem-guests")
-	set(&e.Zvols, "/dev/zvol")
 	set(&e.Mounts, "/proc/self/mountinfo")
 	set(&e.Arch, runtime.GOARCH)
 	if e.Wait == 0 {
@@ -91,8 +91,8 @@ func (e Env) Machine(ctx context.Context, id guest.ID, disks []Disk) ([]string, 
 		"-device", "virtserialport,chardev=agent,name=org.qemu.guest_agent.0",
 	}
 	for i, d := range disks {
-		device := path.Join(e.Zvols, d.Dataset)
-		if err := e.device(ctx, device); err != nil {
+		device, err := e.device(ctx, d.Dataset)
+		if err != nil {
 			return nil, fmt.Errorf("guest %s: volume %s: %w", id, d.Volume, err)
 		}
 		node := "disk" + strconv.Itoa(i)
@@ -129,25 +129,18 @@ func emulator(arch string) (program, machine string, err error) {
 }
 
 // device waits for a zvol's device.
-func (e Env) device(ctx context.Context, name string) error {
+func (e Env) device(ctx context.Context, dataset string) (string, error) {
 	ctx, cancel := context.WithTimeout(ctx, e.Wait)
 	defer cancel()
-	tick := time.NewTicker(100 * time.Millisecond)
-	defer tick.Stop()
-	for {
-		info, err := os.Stat(name)
-		switch {
-		case err == nil && info.Mode()&os.ModeDevice != 0 && info.Mode()&os.ModeCharDevice == 0:
-			return nil
-		case err == nil:
-			return fmt.Errorf("%s is not the device of a zvol; a virtual machine needs zvols", name)
-		}
-		select {
-		case <-ctx.Done():
-			return fmt.Errorf("its device does not appear (%w); a virtual machine needs zvols", err)
-		case <-tick.C:
-		}
+	name, err := e.Devices.Wait(ctx, dataset)
+	if err != nil {
+		return "", fmt.Errorf("its device cannot be opened (%w); a virtual machine needs zvols", err)
 	}
+	info, err := os.Stat(name)
+	if err == nil && (info.Mode()&os.ModeDevice == 0 || info.Mode()&os.ModeCharDevice != 0) {
+		err = fmt.Errorf("%s is not the device of a zvol; a virtual machine needs zvols", name)
+	}
+	return name, err
 }
 
 // Container is the command line of systemd-nspawn for a container, whose root is its
