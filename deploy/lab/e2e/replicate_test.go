@@ -53,7 +53,7 @@ func (o node) put(t *testing.T, file string, offset int, data []byte) {
 // device waits for the device node of a zvol.
 func (o node) device(t *testing.T, dataset string) string {
 	t.Helper()
-	return o.sh(t, "d=/dev/zvol/%s; for i in $(seq 100); do test -b $d && break; sleep 0.1; done; test -b $d && echo $d", dataset)
+	return o.sh(t, "d=/dev/zvol/%s; for i in $(seq 100); do test -b $d && (: <$d) 2>/dev/null && break; sleep 0.1; done; test -b $d && echo $d", dataset)
 }
 
 // newestPoint stands for the newest of Tandem's snapshots, whatever its name is: the next sync may remove the one before.
