@@ -76,6 +76,7 @@ type Node struct {
 	shown atomic.Pointer[shown]
 	born  time.Time
 	beat  atomic.Int64 // of the last round: nanoseconds since born
+	bell  bell
 	wg    sync.WaitGroup
 
 	// What follows belongs to the loop alone.
@@ -150,6 +151,10 @@ func (n *Node) drain() {
 		}
 	}
 }
+
+// News is closed at the next change of what [Node.Status] and the history tell of the runs here: also a line of a run's log, and
+// the record of its end.
+func (n *Node) News() <-chan struct{} { return n.bell.listen() }
 
 // Healthy says whether the loop went round lately, for the watchdog.
 func (n *Node) Healthy(within time.Duration) bool {

@@ -157,6 +157,50 @@ func TestNode_RunsOwnJobsOnSchedule(t *testing.T) {
 	})
 }
 
+// Who watches a run hears at once that it goes on and that its end is recorded, and does not ask again and again.
+func TestNode_NewsOfARun(t *testing.T) {
+	play(t, func(t *testing.T, ctx context.Context, n *node.Node, w *world) {
+		t.Helper()
+		w.hold = make(chan struct{})
+		n.Ledger(ctx, state(every("sat 03:00")))
+		pass(time.Second)
+		hears := func(what string, ok func() bool) {
+			t.Helper()
+			for start := time.Now(); ; {
+				news := n.News()
+				if ok() {
+					if d := time.Since(start); d != 0 {
+						t.Errorf("that %s was heard after %s", what, d)
+					}
+					return
+				}
+				<-news
+			}
+		}
+		if err := n.ScheduleNow(ctx, jobID(100, 0)); err != nil {
+			t.Fatal(err)
+		}
+		hears("it says something", func() bool {
+			live, ok := only(t, n).Live()
+			return ok && live.Record != 0 && len(live.Log) == 1
+		})
+		close(w.hold)
+		hears("its end is recorded", func() bool {
+			w.mu.Lock()
+			defer w.mu.Unlock()
+			return w.runs[0].Outcome == history.OK
+		})
+		hears("it has ended", func() bool { return only(t, n).Last.Outcome == history.OK })
+		news := n.News()
+		pass(time.Hour)
+		select {
+		case <-news:
+			t.Error("an hour without a run has news")
+		default:
+		}
+	})
+}
+
 func TestNode_BacksOffAndComesBack(t *testing.T) {
 	play(t, func(t *testing.T, ctx context.Context, n *node.Node, w *world) {
 		t.Helper()

@@ -41,12 +41,14 @@ type run struct {
 	record atomic.Uint64
 	// done is closed when its record is written.
 	done chan struct{}
+	bell *bell
 
 	mu  sync.Mutex
 	log []history.LogLine
 }
 
 func (r *run) say(now time.Time, level, line string) {
+	defer r.bell.ring()
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	switch {
@@ -73,7 +75,7 @@ func (n *Node) start(e *entry, do work) {
 	asked := e.candidate()
 	r := &run{
 		cancel: cancel, limiter: NewLimiter(e.conf.Rate), target: e.conf.Target, removal: removal,
-		slow: asked.Slow(), again: e.putOff, started: n.now(), done: make(chan struct{}),
+		slow: asked.Slow(), again: e.putOff, started: n.now(), done: make(chan struct{}), bell: &n.bell,
 	}
 	e.run = r
 	rec := history.Run{
@@ -168,6 +170,7 @@ func (n *Node) begin(r *run, rec history.Run, log *zap.Logger) (recorded func() 
 		}
 		rec.ID = id
 		r.record.Store(id)
+		n.bell.ring()
 		tick := time.NewTicker(saveEvery)
 		defer tick.Stop()
 		for {
@@ -211,6 +214,7 @@ func (n *Node) end(ctx context.Context, r *run, rec *history.Run, log *zap.Logge
 	if err := record(*rec); err != nil {
 		log.Warn("the end of the run cannot be recorded", zap.Error(err))
 	}
+	n.bell.ring()
 	return ev
 }
 

@@ -70,6 +70,7 @@ func (n *Node) publish() {
 	}
 	s.status = sync.OnceValue(s.whole)
 	n.shown.Store(s)
+	n.bell.ring()
 }
 
 func (s *shown) whole() *Status {

@@ -136,6 +136,7 @@ func (b *Backend) startRun(ctx context.Context, id guest.JobID) (api.StartedRun,
 const (
 	// watchWait is how long Watch waits for news: progress is told as often.
 	watchWait = time.Second
+	// watchTick is how often it tells of lines of the log. The end is told at once.
 	watchTick = 100 * time.Millisecond
 )
 
@@ -154,9 +155,10 @@ func (b *Backend) watch(ctx context.Context, r api.WatchRequest) (api.Watch, err
 	defer enough.Stop()
 	tick := time.NewTicker(watchTick)
 	defer tick.Stop()
-	for {
+	for lines := true; ; {
+		news := c.Node.News()
 		w, err := b.look(c, r)
-		if err != nil || w.Ended() || w.Run != nil && len(w.Run.Log) > 0 {
+		if err != nil || w.Ended() || lines && w.Run != nil && len(w.Run.Log) > 0 {
 			return w, err
 		}
 		select {
@@ -164,7 +166,10 @@ func (b *Backend) watch(ctx context.Context, r api.WatchRequest) (api.Watch, err
 			return w, nil
 		case <-ctx.Done():
 			return w, context.Cause(ctx)
+		case <-news:
+			lines = false
 		case <-tick.C:
+			lines = true
 		}
 	}
 }
