@@ -1,6 +1,7 @@
 package migrate
 
 import (
+	"cmp"
 	"slices"
 	"time"
 
@@ -35,7 +36,7 @@ const (
 	DoRetain Effect = "retain"
 	// DoAwait waits for the target to start the guest.
 	DoAwait Effect = "await"
-	// DoUndo lets the guest run again where it was.
+	// DoUndo makes the guest's volumes usable again where it was, and starts it if it ran.
 	DoUndo Effect = "undo"
 )
 
@@ -81,10 +82,13 @@ type (
 	Unsent struct{ Reason string }
 	// Unknown says: the command may have been carried out or not.
 	Unknown struct{ Reason string }
-	// Refused says: the ledger refused the command, and says now whose the guest is.
+	// Refused says: the ledger refused the command, and says now whose the guest is. Spent
+	// says that the guest has another term by now: no owner change of this migration can be
+	// carried out any more.
 	Refused struct {
 		Reason string
 		Now    Standing
+		Spent  bool
 	}
 	// Arrived says: the target has finished.
 	Arrived struct {
@@ -92,31 +96,40 @@ type (
 		Downtime *time.Duration
 		Warnings []string
 	}
-	// Restored says: the guest is where it was.
-	Restored struct{}
+	// Restored says: the guest is where it was, its volumes usable. Warnings say why it
+	// does not run although it did; its keeper sees to that.
+	Restored struct{ Warnings []string }
 	// Gone says: by a confirmed ledger it is somebody else's business now.
 	Gone struct{ Reason string }
+	// Unwritten says: what Event led to could not be written down. The disk may have it all
+	// the same, or what it had before. Retain is a new command ID.
+	Unwritten struct {
+		Event  Event
+		Reason string
+		Retain string
+	}
 )
 
-func (Began) event()    {}
-func (Resumed) event()  {}
-func (Cancel) event()   {}
-func (Failed) event()   {}
-func (Checked) event()  {}
-func (Synced) event()   {}
-func (Held) event()     {}
-func (Halted) event()   {}
-func (Closed) event()   {}
-func (Shipped) event()  {}
-func (Proven) event()   {}
-func (Done) event()     {}
-func (Retained) event() {}
-func (Unsent) event()   {}
-func (Unknown) event()  {}
-func (Refused) event()  {}
-func (Arrived) event()  {}
-func (Restored) event() {}
-func (Gone) event()     {}
+func (Began) event()     {}
+func (Resumed) event()   {}
+func (Cancel) event()    {}
+func (Failed) event()    {}
+func (Checked) event()   {}
+func (Synced) event()    {}
+func (Held) event()      {}
+func (Halted) event()    {}
+func (Closed) event()    {}
+func (Shipped) event()   {}
+func (Proven) event()    {}
+func (Done) event()      {}
+func (Retained) event()  {}
+func (Unsent) event()    {}
+func (Unknown) event()   {}
+func (Refused) event()   {}
+func (Arrived) event()   {}
+func (Restored) event()  {}
+func (Gone) event()      {}
+func (Unwritten) event() {}
 
 // Standing is whose a guest is, by the ledger, as seen from one migration.
 type Standing string
@@ -180,8 +193,12 @@ func Step(r Record, e Event, now time.Time) (Record, Effect) {
 }
 
 func step(r Record, e Event, now time.Time) (Record, Effect) {
-	if c, ok := e.(Cancel); ok {
-		return cancel(r, c)
+	switch e := e.(type) {
+	case Cancel:
+		return cancel(r, e)
+	case Unwritten:
+		return unwritten(r, e, now)
+	default:
 	}
 	switch r.Phase {
 	case Prepared, Presync, Stopping, Stopped, Sealed, Final:
@@ -298,7 +315,7 @@ func sent(r Record, e Event, now time.Time) (Record, Effect) {
 	case Done:
 		return r.forward()
 	case Retained:
-		return goBack(r, "it was cancelled")
+		return goBack(r, cmp.Or(r.Reason, "it was cancelled"))
 	case Refused:
 		switch e.Now {
 		case Theirs:
@@ -369,12 +386,55 @@ func back(r Record, e Event) (Record, Effect) {
 		r.Trouble = e.Reason
 		return r, DoUndo
 	case Restored:
+		r.Warnings = append(slices.Clone(r.Warnings), e.Warnings...)
 		return end(r, Undone, r.Reason)
 	case Gone:
 		return end(r, Superseded, e.Reason)
 	default:
 	}
 	return r, DoNothing
+}
+
+// unwritten goes back where going on was not written down. What undoes things, or goes
+// on with what the ledger knows, is done all the same: it is done again after a restart.
+//
+// But a restart that finds the phase sent on disk sends the owner change. Where the ledger
+// would still take that, the guest may not run here again before the disk says otherwise:
+// so the ledger is made to refuse it, by the cancel.
+func unwritten(r Record, e Unwritten, now time.Time) (Record, Effect) {
+	next, effect := step(r, e.Event, now)
+	switch {
+	case next.Phase == Sent && r.Phase != Sent:
+		return retain(next, e.Reason, e)
+	case next.Phase == Back && r.Phase == Sent && !spent(e.Event):
+		return retain(r, next.Reason, e)
+	case slices.Contains(early(), next.Phase):
+		return step(r, Failed{Reason: e.Reason}, now)
+	default:
+		return next, effect
+	}
+}
+
+// early are the phases before the owner change may have been sent.
+func early() []Phase { return []Phase{Prepared, Presync, Stopping, Stopped, Sealed, Final} }
+
+// spent says that after an event the ledger carries out no owner change of the migration.
+func spent(e Event) bool {
+	switch e := e.(type) {
+	case Retained:
+		return true
+	case Refused:
+		return e.Spent
+	default:
+		return false
+	}
+}
+
+// retain has the cancel sent, whatever the disk says.
+func retain(r Record, why string, e Unwritten) (Record, Effect) {
+	r.Cancelled, r.Retain = true, cmp.Or(r.Retain, e.Retain)
+	r.Reason, r.Trouble = why, e.Reason
+	return r.in(Sent), DoRetain
 }
 
 func end(r Record, how Outcome, why string) (Record, Effect) {

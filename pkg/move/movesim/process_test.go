@@ -323,7 +323,9 @@ func (g moveGuests) Stop(ctx context.Context, x guest.Guest) error {
 }
 
 // Start is the keeper's.
-func (g moveGuests) Start(ctx context.Context, id guest.ID) error { return g.keeper.Start(ctx, id) }
+func (g moveGuests) Start(ctx context.Context, id guest.ID) error {
+	return g.keeper.StartAgain(ctx, id)
+}
 
 // moveVolumes are the volumes here.
 type moveVolumes struct{ *process }
@@ -331,6 +333,13 @@ type moveVolumes struct{ *process }
 // Seal makes them read-only.
 func (v moveVolumes) Seal(ctx context.Context, cluster string, g guest.Guest) error {
 	return v.retirer.Seal(ctx, cluster, g)
+}
+
+// Unseal makes them usable again.
+func (v moveVolumes) Unseal(ctx context.Context, cluster string, g guest.Guest) error {
+	_, err := engines(v).Promote(ctx, cluster, g)
+	v.keeper.Kick(g.ID)
+	return err
 }
 
 // Discard is not asked for.
