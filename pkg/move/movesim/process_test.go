@@ -310,6 +310,9 @@ func (g moveGuests) Pause(ctx context.Context, id guest.ID) (func(), error) {
 
 // Running asks systemd, and the keeper.
 func (g moveGuests) Running(ctx context.Context, x guest.Guest) (bool, error) {
+	if x.Unit == "" {
+		return false, nil
+	}
 	s, err := units(g).State(ctx, x.Unit)
 	if err != nil || s.Running {
 		return s.Running, err
@@ -319,6 +322,9 @@ func (g moveGuests) Running(ctx context.Context, x guest.Guest) (bool, error) {
 
 // Stop stops the unit.
 func (g moveGuests) Stop(ctx context.Context, x guest.Guest) error {
+	if x.Unit == "" {
+		return nil
+	}
 	return units(g).Stop(ctx, x.Unit)
 }
 
