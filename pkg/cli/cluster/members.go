@@ -57,9 +57,9 @@ and running again or to resolve the quorum issue itself.
 The ledger is copied into a new generation; the old one is kept. Avoid changes
 that affect the cluster while it runs so: joining and removing nodes and adding
 guests ask for --force, and a change of [storages] is not taken over. When the
-other members come back they follow this node, if they did nothing on their own
-meanwhile. Otherwise one side gives up by itself, or ` + "`tandem cluster status`" + `
-asks you to decide with yield.
+other members come back they follow this node, if they were not a majority all
+the while and did nothing on their own. Otherwise one side gives up by itself, or
+` + "`tandem cluster status`" + ` asks you to decide with yield.
 
 ` + frame.ExitCodes,
 		Example: "  tandem cluster expected 1",
