@@ -24,6 +24,9 @@ func TestNotQuorate_TellsTheLeadersReason(t *testing.T) {
 	there := func(message string) error {
 		return fmt.Errorf("%w: %w", consensus.ErrNotLeader, &peer.RemoteError{Node: "0123456789abcdef0123456789abcdef", Code: "x", Message: message})
 	}
+	if got, want := failure.NotQuorate(api.Cluster{Quorum: 1}, consensus.ErrNotQuorate).Message, "not quorate: its voters are not known here yet; nothing was changed"; got != want {
+		t.Errorf("after a boot of a part of the cluster: %q, want %q", got, want)
+	}
 	for _, tc := range []struct {
 		name         string
 		err          error
