@@ -156,7 +156,7 @@ func (w *world) half() {
 	}
 }
 
-func (w *world) act(lost bool) migrate.Event { //nolint:revive // flag-parameter: a fact of this try
+func (w *world) act(lost bool) migrate.Event {
 	switch w.effect {
 	case migrate.DoCheck:
 		if w.sealed {

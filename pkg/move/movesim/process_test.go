@@ -344,7 +344,7 @@ func (v moveVolumes) Seal(ctx context.Context, cluster string, g guest.Guest) er
 // Unseal makes them usable again.
 func (v moveVolumes) Unseal(ctx context.Context, cluster string, g guest.Guest) error {
 	_, err := engines(v).Promote(ctx, cluster, g)
-	v.keeper.Kick(g.ID)
+	v.keeper.Kick(g.ID) //nolint:contextcheck // it has the keeper's life
 	return err
 }
 
