@@ -165,7 +165,9 @@ func (m *machine) tries(to guest.NodeName, what string, wanted func(x api.Migrat
 			return false
 		}
 		got = m.landed(s)
-		m.t.Logf("%s: %s %s", got.Outcome, got.Reason, got.Warnings)
+		if strings.Contains(got.Reason, "not in use here yet") {
+			m.t.Fatalf("%s: %s", what, got.Reason)
+		}
 		return wanted(got)
 	})
 	return got

@@ -138,9 +138,11 @@ func TestMover_GoesOnGoingBackUntilTheVolumesAreUsable(t *testing.T) {
 		for range 2 {
 			time.Sleep(time.Minute)
 			v, _ := m.Look(100)
-			if v.Phase != migrate.Back || !strings.Contains(v.Trouble, "the pool is suspended") || s.runs {
-				t.Errorf("phase %s (%s), it runs %v", v.Phase, v.Trouble, s.runs)
-			}
+			s.with(func() {
+				if v.Phase != migrate.Back || !strings.Contains(v.Trouble, "the pool is suspended") || s.runs {
+					t.Errorf("phase %s (%s), it runs %v", v.Phase, v.Trouble, s.runs)
+				}
+			})
 			if _, err := m.Start(migrate.Request{Guest: 100, To: node("2")}); err == nil || strings.Contains(err.Error(), "--cancel") {
 				t.Errorf("another one: %v", err)
 			}
@@ -192,9 +194,11 @@ func TestMover_WhatWasNeverSentIsNotSentDaysLater(t *testing.T) {
 		m, stop := s.daemon(t)
 		s.begin(t, m)
 		time.Sleep(time.Minute)
-		if s.runs {
-			t.Error("it runs while nobody confirms whose it is")
-		}
+		s.with(func() {
+			if s.runs {
+				t.Error("it runs while nobody confirms whose it is")
+			}
+		})
 		s.with(func() { s.away = false })
 		time.Sleep(time.Minute)
 		if v := s.expect(t, m, migrate.Undone, "1"); !strings.Contains(v.Reason, "could not be sent") {
