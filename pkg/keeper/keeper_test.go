@@ -163,6 +163,10 @@ func TestBoot_WaitsForAMajority(t *testing.T) {
 		if n := w.logs.FilterMessage("a guest is not as it should be").Len(); n != 1 {
 			t.Errorf("the journal says so %d times", n)
 		}
+		// Nor may anybody start it past the keeper.
+		if got := w.unit(100).guard; got != 100 {
+			t.Errorf("systemd asks for guest %d before it starts the unit, want 100", got)
+		}
 		w.set(func() { w.quorate = true })
 		w.wait(30 * time.Second)
 		w.want("start vm@100.service")

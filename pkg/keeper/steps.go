@@ -99,6 +99,17 @@ func (k *Keeper) guard(ctx context.Context, e *entry, f facts) error {
 	return nil
 }
 
+// guardEarly guards a guest of which it may take long until more is done: there may be no majority, and systemd would start the
+// unit for whoever asks. What is in the way of that is told when it is in the way of a start.
+func (k *Keeper) guardEarly(ctx context.Context, e *entry, f facts) {
+	if f.Paused != "" {
+		return
+	}
+	if err := k.guard(ctx, e, f); err != nil {
+		k.log.Debug("a guest's unit does not ask yet", zap.Stringer("guest", e.id), zap.Error(err))
+	}
+}
+
 // replaced refuses as long as the unit runs that the guest had before: it has the guest's
 // volumes open, and nobody else would know of it.
 func (k *Keeper) replaced(ctx context.Context, e *entry, f facts) error {
