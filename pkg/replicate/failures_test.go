@@ -411,6 +411,32 @@ func TestFailure_AnAbsentPoolIsNotAnEmptyOne(t *testing.T) {
 	}
 }
 
+// F59: what was interrupted is not dropped because the source's pool went away after its volumes were listed.
+func TestFailure_APoolThatGoesBeforeAResume(t *testing.T) {
+	w := newWorld(t)
+	n1, n2 := w.node("1"), w.node("2")
+	w.cutIncrement()
+	token := n2.dataset(diskDS).ResumeToken
+	for _, state := range []zfstest.PoolState{{Exported: true}, {Suspended: true}} {
+		w.mu.Lock()
+		n1.trap = func(what string) error {
+			if strings.Contains(what, "TokenInfo") {
+				n1.pool.SetPool("tank", state)
+			}
+			return nil
+		}
+		w.mu.Unlock()
+		w.fails(replicate.ClassBusy, "pool tank is ")
+		w.mu.Lock()
+		n1.trap = nil
+		w.mu.Unlock()
+		n1.pool.SetPool("tank", zfstest.PoolState{})
+		equal(t, n2.dataset(diskDS).ResumeToken, token)
+	}
+	equal(t, w.run(job).Kind, replicate.KindResumed)
+	w.same("2")
+}
+
 // F63: of two ends that break the first cause is told.
 func TestFailure_TheFirstCauseIsTold(t *testing.T) {
 	for op, on := range map[string]string{"Send": "1", "Receive": "2"} {

@@ -145,7 +145,7 @@ func (t *Target) volumeStatus(ctx context.Context, l found) VolumeStatus {
 	v := VolumeStatus{Volume: l.volume, Dataset: l.name, Used: l.data.Used, Modified: l.data.Written > 0}
 	if l.data.ResumeToken != "" {
 		v.Partial = true
-		info, _ := t.o.ZFS.TokenInfo(ctx, l.data.ResumeToken) // What it says is filled in where it cannot be sent from here.
+		info, _ := t.o.ZFS.TokenInfo(ctx, l.name, l.data.ResumeToken) // What it says is filled in where it cannot be sent from here.
 		v.PartialBytes = info.Bytes
 	}
 	return v
