@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -12,6 +13,7 @@ import (
 	"github.com/tandemd/tandem/pkg/ledger"
 	"github.com/tandemd/tandem/pkg/plan"
 	"github.com/tandemd/tandem/pkg/replicate"
+	"github.com/tandemd/tandem/pkg/replicate/replica"
 	"github.com/tandemd/tandem/pkg/replicate/wire"
 	"github.com/tandemd/tandem/pkg/zfs"
 	"github.com/tandemd/tandem/pkg/zfs/zfstest"
@@ -409,6 +411,32 @@ func TestFailure_AnAbsentPoolIsNotAnEmptyOne(t *testing.T) {
 	}
 }
 
+// F59: what was interrupted is not dropped because the source's pool went away after its volumes were listed.
+func TestFailure_APoolThatGoesBeforeAResume(t *testing.T) {
+	w := newWorld(t)
+	n1, n2 := w.node("1"), w.node("2")
+	w.cutIncrement()
+	token := n2.dataset(diskDS).ResumeToken
+	for _, state := range []zfstest.PoolState{{Exported: true}, {Suspended: true}} {
+		w.mu.Lock()
+		n1.trap = func(what string) error {
+			if strings.Contains(what, "TokenInfo") {
+				n1.pool.SetPool("tank", state)
+			}
+			return nil
+		}
+		w.mu.Unlock()
+		w.fails(replicate.ClassBusy, "pool tank is ")
+		w.mu.Lock()
+		n1.trap = nil
+		w.mu.Unlock()
+		n1.pool.SetPool("tank", zfstest.PoolState{})
+		equal(t, n2.dataset(diskDS).ResumeToken, token)
+	}
+	equal(t, w.run(job).Kind, replicate.KindResumed)
+	w.same("2")
+}
+
 // F63: of two ends that break the first cause is told.
 func TestFailure_TheFirstCauseIsTold(t *testing.T) {
 	for op, on := range map[string]string{"Send": "1", "Receive": "2"} {
@@ -477,5 +505,30 @@ func TestFailure_AStorageOnAZvolIsRefused(t *testing.T) {
 	})
 	if err == nil || !strings.Contains(err.Error(), diskDS+" is a volume") || replicate.HintOf(err) == "" {
 		t.Errorf("got %v (hint %q)", err, replicate.HintOf(err))
+	}
+}
+
+// R12: where zfs does not tell all snapshots of a volume, that volume stops, and nothing follows from what it told.
+func TestFailure_AVolumeOfWhichNotAllIsTold(t *testing.T) {
+	for _, sick := range []string{"1", "2"} {
+		w := newWorld(t)
+		w.node("1").snap(diskDS + "@op")
+		w.run(job)
+		w.node("1").write(diskDS, 100, 1)
+		before := w.node("2").dataset(diskDS)
+		io := fault.Fail("list", diskDS, "cannot iterate filesystems: I/O error")
+		w.node(sick).pool.Inject(zfstest.Fault{Op: "Read", Name: diskDS, Err: io})
+		w.fails(replicate.ClassPerson, "volume "+disk.String()+": read it")
+		list, err := w.node("2").target.Replicas(t.Context())
+		if told := err != nil && strings.Contains(err.Error(), "I/O error") && strings.Contains(err.Error(), disk.String()); told != (sick == "2") {
+			t.Errorf("node %s is sick, the target's status says %v", sick, err)
+		}
+		if len(list) != 1 || !slices.ContainsFunc(list[0].Volumes, func(v replica.VolumeStatus) bool { return v.Dataset == rootDS }) {
+			t.Errorf("the status of the other volume: %+v", list)
+		}
+		w.node(sick).pool.Heal()
+		equal(t, w.node("2").dataset(diskDS).Snapshots, before.Snapshots)
+		w.run(job)
+		w.same("2")
 	}
 }

@@ -112,7 +112,7 @@ func (r *run) pair(ctx context.Context) error {
 const stuckAfter = 3
 
 func (r *run) partial(ctx context.Context, v guest.Volume, dataset string, told wire.InventoryVolume) (*plan.Partial, error) {
-	info, err := r.s.o.ZFS.TokenInfo(ctx, told.Token)
+	info, err := r.s.o.ZFS.TokenInfo(ctx, dataset, told.Token)
 	p := &plan.Partial{Token: told.Token, ToGUID: info.ToGUID, FromGUID: info.FromGUID, Bytes: info.Bytes, Valid: err == nil, Ours: told.Ours}
 	switch class := zfs.ClassOf(err); {
 	case err == nil && zname.DatasetOf(info.ToName) != dataset:

@@ -115,7 +115,7 @@ func (r *run) step(ctx context.Context, v guest.Volume, step plan.Step) error {
 
 func sendSpec(dataset string, step plan.Step) zfs.SendSpec {
 	if step.Verb == plan.Resume {
-		return zfs.SendSpec{Token: step.Token}
+		return zfs.SendSpec{Token: step.Token, Dataset: dataset}
 	}
 	spec := zfs.SendSpec{Snapshot: dataset + "@" + step.To.Name, Intermediates: step.Verb == plan.Run, Raw: step.Raw}
 	switch {

@@ -105,8 +105,10 @@ func (z *ZFS) reader(ctx context.Context, spec ContentsSpec) (call, error) {
 	}
 	mount := []string{"-t", "zfs", "-o", "ro,nosuid,nodev,noexec", spec.Clone, dir}
 	c.bin = "tar"
+	// Access lists are among the attributes, with numbers. With --acls, which up to tar 1.34 knows no --numeric-owner, they would
+	// come once more, with this node's names for users.
 	c.args = []string{
-		"-C", dir, "--sort=name", "--numeric-owner", "--format=posix", "--acls", "--xattrs", "--xattrs-include=*", "-cf", "-", ".",
+		"-C", dir, "--sort=name", "--numeric-owner", "--format=posix", "--xattrs", "--xattrs-include=*", "-cf", "-", ".",
 	}
 	return c, z.run(ctx, call{op: "mount", bin: "mount", names: []string{spec.Clone}, args: mount, timeout: z.opt.ChangeTimeout})
 }

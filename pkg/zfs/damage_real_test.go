@@ -173,11 +173,11 @@ func (d *damaged) bad(dst string, which int, resume bool) bool {
 		return false
 	}
 	// A token that names something else than what is there is what the planner drops.
-	info, err := d.z.TokenInfo(d.t.Context(), l.ResumeToken)
+	info, err := d.z.TokenInfo(d.t.Context(), d.src, l.ResumeToken)
 	if err != nil || info.ToGUID != d.guids[which] {
 		return false
 	}
-	if err := d.receive(dst, d.send(zfs.SendSpec{Token: l.ResumeToken})); err != nil {
+	if err := d.receive(dst, d.send(zfs.SendSpec{Token: l.ResumeToken, Dataset: d.src})); err != nil {
 		d.t.Errorf("go on with what was kept: %v", err)
 		return false
 	}

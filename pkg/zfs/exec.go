@@ -120,9 +120,9 @@ func (z *ZFS) await(ctx context.Context, ch *child.Child, c call) error {
 	return e
 }
 
-// absentOrGone corrects what zfs says of an exported pool's datasets: "does not exist".
+// absentOrGone corrects what zfs says of an exported pool's datasets: "does not exist", and of a token "no longer exists".
 func (z *ZFS) absentOrGone(e *Error) error {
-	if e.Class == ClassGone && e.Dataset != "" && errors.Is(z.poolReady(e.Op, e.Dataset), ClassPoolAbsent) {
+	if (e.Class == ClassGone || e.Class == ClassToken) && e.Dataset != "" && errors.Is(z.poolReady(e.Op, e.Dataset), ClassPoolAbsent) {
 		e.Class = ClassPoolAbsent
 	}
 	return e

@@ -101,7 +101,8 @@ func nativeProps() []string {
 }
 
 // List reads the datasets with all their snapshots and bookmarks: one process, however many they are. One entry per name, in
-// that order; a dataset that does not exist, or whose pool does not answer, has its Err set and does not fail the others.
+// that order; a dataset that does not exist, of which zfs does not tell everything, or whose pool does not answer, has its Err set
+// and does not fail the others.
 //
 // It is `zfs get` and not `zfs list`: only that tells own user properties from inherited ones.
 func (z *ZFS) List(ctx context.Context, names ...string) ([]Dataset, error) {
@@ -120,27 +121,41 @@ func (z *ZFS) List(ctx context.Context, names ...string) ([]Dataset, error) {
 		return list, nil
 	}
 	inv := newInventory(ask)
-	said, failed := z.feed(ctx, call{op: "list", args: z.getArgs([]string{"-d", "1", "-t", "filesystem,volume,snapshot,bookmark"}, ask...), timeout: z.opt.QueryTimeout}, inv)
-	if e, ok := errors.AsType[*Error](failed); ok && e.Exit < 0 {
+	stderr, failed := z.feed(ctx, call{op: "list", args: z.getArgs([]string{"-d", "1", "-t", "filesystem,volume,snapshot,bookmark"}, ask...), timeout: z.opt.QueryTimeout}, inv)
+	if e, ok := errors.AsType[*Error](failed); ok && e.Exit < 0 && (e.Stderr == "" || e.Class != ClassUnknown) {
 		return nil, failed // It did not end by itself: nothing is known of any of them.
 	}
-	said = strings.Join(strings.Fields(said), " ")
+	said := listen(stderr, failed, ask)
 	for i := range list {
 		if list[i].Err != nil {
 			continue
 		}
-		if d := inv.byName[list[i].Name]; d.GUID != 0 {
-			d.Sort()
-			list[i] = *d
+		if said.rest != "" && len(ask) > 1 { // Which of them it is about shows where each is asked alone.
+			alone, err := z.List(ctx, list[i].Name)
+			if err != nil {
+				return nil, err
+			}
+			list[i] = alone[0]
 			continue
 		}
-		e := z.whyMissing(list[i].Name, said)
-		if e == nil {
-			return nil, cmp.Or(failed, error(&Error{Op: "list", Dataset: list[i].Name, Class: ClassUnknown, Err: errors.New("zfs said nothing of it")}))
-		}
-		list[i].Err = e
+		list[i] = z.listed(list[i].Name, inv, said)
 	}
 	return list, nil
+}
+
+// listed is what is known of one dataset.
+func (z *ZFS) listed(name string, inv *inventory, said said) Dataset {
+	switch d := inv.byName[name]; {
+	case said.rest != "":
+		return Dataset{Name: name, Err: said.doubt(name)}
+	case said.closed[name] != "":
+		return Dataset{Name: name, Err: z.absentOrGone(zerr.New("list", name, 1, said.closed[name]))}
+	case d.GUID == 0:
+		return Dataset{Name: name, Err: &Error{Op: "list", Dataset: name, Class: ClassUnknown, Exit: -1, Err: errors.New("zfs said nothing of it")}}
+	default:
+		d.Sort()
+		return *d
+	}
 }
 
 // Children reads the direct children of a dataset (a storage's root), without their snapshots, ordered by name.
@@ -151,9 +166,12 @@ func (z *ZFS) Children(ctx context.Context, root string) ([]Dataset, error) {
 	inv := newInventory([]string{root})
 	inv.children = true
 	args := z.getArgs([]string{"-d", "1", "-t", "filesystem,volume"}, root)
-	_, err := z.feed(ctx, call{op: "list", names: []string{root}, args: args, timeout: z.opt.QueryTimeout}, inv)
+	stderr, err := z.feed(ctx, call{op: "list", names: []string{root}, args: args, timeout: z.opt.QueryTimeout}, inv)
 	if err != nil {
 		return nil, err
+	}
+	if said := listen(stderr, nil, nil); said.rest != "" {
+		return nil, said.doubt(root)
 	}
 	delete(inv.byName, root)
 	children := make([]Dataset, 0, len(inv.byName))
@@ -168,18 +186,6 @@ func (z *ZFS) getArgs(scope []string, names ...string) []string {
 	props := slices.Concat(nativeProps(), NativeProps(), UserProps(), z.opt.UserProps)
 	args := []string{"get", "-Hp", "-o", "name,property,value,source"}
 	return slices.Concat(args, scope, []string{strings.Join(props, ",")}, names)
-}
-
-// whyMissing finds in stderr what zfs said of one of many datasets; nil if nothing.
-func (z *ZFS) whyMissing(name, said string) error {
-	_, rest, found := strings.Cut(said, "cannot open '"+name+"'")
-	if !found {
-		return nil
-	}
-	if i := strings.Index(rest, "cannot open '"); i >= 0 {
-		rest = rest[:i]
-	}
-	return z.absentOrGone(zerr.New("list", name, 1, "cannot open '"+name+"'"+rest))
 }
 
 // inventory parses what `zfs get -Hp -o name,property,value,source` prints, as it comes: tens of thousands of snapshots are

@@ -1,6 +1,7 @@
 package zfs
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -27,8 +28,9 @@ type SendSpec struct {
 	Intermediates bool
 	// Raw sends encrypted blocks as they are; only for encrypted datasets.
 	Raw bool
-	// Token resumes an interrupted receive; nothing else is set then, the token knows.
-	Token string
+	// Token resumes an interrupted receive. Dataset is what it is sent from, without which nobody would see that its pool is away
+	// or suspended; nothing else is set then, the token knows.
+	Token, Dataset string
 }
 
 // Check tells what is wrong with the spec; nil if nothing is.
@@ -37,13 +39,16 @@ func (s SendSpec) Check() error {
 		if s.Snapshot != "" || s.From != "" || s.Intermediates || s.Raw {
 			return refuse("send", s.Snapshot, errors.New("a token knows what to send: nothing else may be given"))
 		}
-		if err := zname.Token(s.Token); err != nil {
-			return refuse("send", "", err)
+		if err := cmp.Or(zname.Token(s.Token), zname.Dataset(s.Dataset)); err != nil {
+			return refuse("send", s.Dataset, err)
 		}
 		return nil
 	}
 	if err := zname.Snapshot(s.Snapshot); err != nil {
 		return refuse("send", s.Snapshot, err)
+	}
+	if s.Dataset != "" {
+		return refuse("send", s.Snapshot, errors.New("a snapshot's name tells its dataset: it is given only with a token"))
 	}
 	if s.From == "" {
 		if s.Intermediates {
@@ -82,13 +87,8 @@ func (s SendSpec) args() []string {
 	return append(args, s.Snapshot)
 }
 
-// Names are the full names that the spec is about; none with a token.
-func (s SendSpec) Names() []string {
-	if s.Token != "" {
-		return nil
-	}
-	return []string{s.Snapshot}
-}
+// Names are the full names that the spec is about.
+func (s SendSpec) Names() []string { return []string{cmp.Or(s.Dataset, s.Snapshot)} }
 
 // Stream is a running send. Read ends with io.EOF only if zfs ended well, else with an [*Error]: a copy of it cannot take
 // a broken stream for a whole one. Close ends a send that nobody wants any more and waits for it; after io.EOF it does nothing.
@@ -325,14 +325,14 @@ type Token struct {
 	Raw         bool
 }
 
-// TokenInfo reads a resume token. On the sender it also tells whether it can be resumed: with an error of ClassToken or ClassGone
-// it cannot, and the Token is still filled with what it says.
-func (z *ZFS) TokenInfo(ctx context.Context, token string) (Token, error) {
-	if err := zname.Token(token); err != nil {
-		return Token{}, refuse("send -t", "", err)
+// TokenInfo reads the resume token of what is to be sent from the dataset, or has arrived there. On the sender it also tells whether
+// it can be resumed: with an error of ClassToken or ClassGone it cannot, and the Token is still filled with what it says.
+func (z *ZFS) TokenInfo(ctx context.Context, dataset, token string) (Token, error) {
+	if err := cmp.Or(zname.Token(token), zname.Dataset(dataset)); err != nil {
+		return Token{}, refuse("send -t", dataset, err)
 	}
 	out, also, err := z.outputs(ctx, call{
-		op: "send -n -t", timeout: z.opt.QueryTimeout,
+		op: "send -n -t", names: []string{dataset}, timeout: z.opt.QueryTimeout,
 		args: []string{"send", "-n", "-v", "-P", "-t", token},
 	})
 	return parseToken(out + "\n" + also), err

@@ -103,7 +103,7 @@ func TestZFS_RunsExactlyTheseCommands(t *testing.T) {
 		send(zfs.SendSpec{Snapshot: snapA}),
 		send(zfs.SendSpec{Snapshot: "tank/vm@b", From: "tank/vm#a"}),
 		send(zfs.SendSpec{Snapshot: "tank/vm@b", From: snapA, Intermediates: true, Raw: true}),
-		send(zfs.SendSpec{Token: "1-a-b-c"}),
+		send(zfs.SendSpec{Token: "1-a-b-c", Dataset: "tank/vm"}),
 		receive(zfs.ReceiveSpec{Dataset: "tank/vm", Type: zfs.TypeVolume, Props: map[string]string{"volmode": "none"}}),
 		receive(zfs.ReceiveSpec{Dataset: "tank/ct", Type: zfs.TypeFilesystem, Origin: "tank/old@a", Exclude: []string{"quota"}}),
 	} {
@@ -293,7 +293,7 @@ func TestZFS_ReceiveReportsTheFirstCause(t *testing.T) {
 
 func TestZFS_ReadsTokensAndEstimates(t *testing.T) {
 	z, _ := tools(t, `printf 'resume token contents:\nnvlist version: 0\n\tfromguid = 0x1d\n\tobject = 0x1\n\tbytes = 0x400\n\ttoguid = 0xff\n\ttoname = tank/vm@a b\n\trawok = 1\nfull\ttank/vm@a\t77\nsize\t77\n'`)
-	token, err := z.TokenInfo(t.Context(), "1-a-b-c")
+	token, err := z.TokenInfo(t.Context(), "tank/vm", "1-a-b-c")
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -6,22 +6,28 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"sync"
 	"sync/atomic"
 	"time"
 
 	"github.com/tandemd/tandem/pkg/guest"
 )
 
-// Receiver is the receiver's end of a data stream. Read and WriteTo are called
-// by one goroutine; the others by any.
+// Receiver is the receiver's end of a data stream. Its methods may be called by any
+// goroutine; of two that read, each gets what the other does not.
 type Receiver struct {
 	wire      *wire
 	transport *Transport
 	header    json.RawMessage
 	received  atomic.Int64
 
-	left int   // bytes of the current data frame that were not read yet
-	err  error // why nothing more comes; io.EOF after a proper end
+	// over is set when the handler has returned: what still comes is for nobody.
+	over atomic.Bool
+	// reading is held while a frame's head or a piece of its data is read, and guards
+	// what follows.
+	reading sync.Mutex
+	left    int   // bytes of the current data frame that were not read yet
+	err     error // why nothing more comes; io.EOF after a proper end
 
 	// work ends when the handler's work is of no use any more.
 	work context.Context
@@ -44,27 +50,43 @@ func (s *Receiver) Received() int64 { return s.received.Load() }
 
 // Read reads data. It returns io.EOF only after the sender said that this was all;
 // the sender's own failure as *RemoteError; an error that matches
-// io.ErrUnexpectedEOF when the connection broke, and ErrStalled after silence.
+// io.ErrUnexpectedEOF when the connection broke, and ErrStalled after silence. After
+// the handler's end it fails, if it was called before, too.
 func (s *Receiver) Read(b []byte) (int, error) {
 	if len(b) == 0 {
 		return 0, nil
 	}
-	for s.left == 0 && s.err == nil {
+	n, _, err := s.read(b)
+	return n, err
+}
+
+// errOver is for who still reads for a handler that has returned.
+var errOver = errors.New("the stream is not received any more")
+
+// read also tells how much of the frame is left.
+func (s *Receiver) read(b []byte) (n, left int, err error) {
+	s.reading.Lock()
+	defer s.reading.Unlock()
+	// A sender that has nothing to send says so for ever: over is looked at between frames.
+	for s.left == 0 && s.err == nil && !s.over.Load() {
 		s.err = s.nextFrame()
 	}
-	if s.err != nil {
-		return 0, s.err
+	switch {
+	case s.err != nil:
+		return 0, 0, s.err
+	case s.over.Load():
+		return 0, 0, errOver
 	}
-	n, err := s.wire.Read(b[:min(len(b), s.left)])
+	n, err = s.wire.Read(b[:min(len(b), s.left)])
 	s.left -= n
 	s.received.Add(int64(n))
 	if err != nil {
 		s.err = s.broken(midFrame(err))
 		if n == 0 {
-			return 0, s.err
+			return 0, 0, s.err
 		}
 	}
-	return n, nil
+	return n, s.left, nil
 }
 
 // nextFrame reads up to the payload of the next data frame, or to the end.
@@ -128,23 +150,24 @@ func (s *Receiver) WriteTo(w io.Writer) (int64, error) {
 func (s *Receiver) fill(b []byte) (int, error) {
 	n := 0
 	for {
-		m, err := s.Read(b[n:])
+		m, left, err := s.read(b[n:])
 		n += m
-		if err != nil || n == len(b) || s.left == 0 {
+		if err != nil || n == len(b) || left == 0 {
 			return n, err
 		}
 	}
 }
 
-// settled tells whether the sender's last frame was read.
-func (s *Receiver) settled() bool {
-	_, failed := errors.AsType[*RemoteError](s.err)
-	return s.err == io.EOF || failed //nolint:errorlint // Read returns it bare
+// ended tells whether the sender said that this was all, and it was read.
+func (s *Receiver) ended() bool {
+	s.reading.Lock()
+	defer s.reading.Unlock()
+	return s.err == io.EOF //nolint:errorlint // Read returns it bare
 }
 
 // Handler receives one stream. Its result travels to the sender as JSON, its error
-// as *RemoteError. It stops using the stream before it returns. The context ends when
-// the connection breaks.
+// as *RemoteError. Whoever still reads the stream when it returns is told that it is
+// over. The context ends when the connection breaks.
 type Handler func(ctx context.Context, s *Receiver) (result any, err error)
 
 // Receive waits up to idle for a stream on a connection that is at rest, runs the
@@ -183,8 +206,9 @@ func (t *Transport) Receive(ctx context.Context, c Conn, idle time.Duration, han
 
 // finish sends our last frame and waits for the sender's.
 func (s *Receiver) finish(result any, err error) bool {
+	s.over.Store(true)
 	kind, last := frameResult, result
-	if err == nil && s.err != io.EOF { //nolint:errorlint // Read returns it bare
+	if err == nil && !s.ended() {
 		err = Coded(CodeFailed, "the receiver stopped before the end of the data")
 	}
 	if err != nil {
@@ -209,10 +233,13 @@ func (s *Receiver) finish(result any, err error) bool {
 }
 
 // drain reads what a sender has under way that does not know yet that we failed.
-// The same silence as ever ends it, and it takes no longer than a few farewells.
+// The same silence as ever ends it, and it takes no longer than a few farewells. It
+// tells whether the sender's last frame was read.
 func (s *Receiver) drain() bool {
 	enough := time.AfterFunc(10*s.wire.timing.Farewell, s.wire.Cut)
 	defer enough.Stop()
+	s.reading.Lock()
+	defer s.reading.Unlock()
 	for s.err == nil {
 		if s.left == 0 {
 			s.err = s.nextFrame()
@@ -224,5 +251,6 @@ func (s *Receiver) drain() bool {
 			s.err = s.broken(midFrame(err))
 		}
 	}
-	return s.settled()
+	_, failed := errors.AsType[*RemoteError](s.err)
+	return s.err == io.EOF || failed //nolint:errorlint // Read returns it bare
 }

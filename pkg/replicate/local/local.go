@@ -44,7 +44,7 @@ type Reader interface {
 	PoolFacts(ctx context.Context, pool string) (zfs.PoolFacts, error)
 	List(ctx context.Context, names ...string) ([]zfs.Dataset, error)
 	Children(ctx context.Context, root string) ([]zfs.Dataset, error)
-	TokenInfo(ctx context.Context, token string) (zfs.Token, error)
+	TokenInfo(ctx context.Context, dataset, token string) (zfs.Token, error)
 	Properties(ctx context.Context, props []string, names ...string) (map[string]map[string]zfs.Property, error)
 	Holds(ctx context.Context, snaps ...string) ([]zfs.Hold, error)
 	Mounted(dataset string) (bool, error)

@@ -61,8 +61,8 @@ type PointStatus struct {
 // point's age at arrival by the source's clock".
 func (p PointStatus) Lag(now time.Time) time.Duration { return max(0, now.Sub(p.Arrived)) + p.Age }
 
-// Replicas tells what this node has, from its disks, ordered by guest. A storage
-// that cannot be read makes an error beside what the others have.
+// Replicas tells what this node has, from its disks, ordered by guest. A storage or a
+// volume that cannot be read makes an error beside what the others have.
 func (t *Target) Replicas(ctx context.Context) ([]Status, error) {
 	view := t.o.Ledger.View()
 	byGuest := map[guest.ID]*Status{}
@@ -75,6 +75,10 @@ func (t *Target) Replicas(ctx context.Context) ([]Status, error) {
 			continue
 		}
 		for _, l := range list {
+			if l.data.Err != nil && zfs.ClassOf(l.data.Err) != zfs.ClassGone {
+				errs = append(errs, fault.WrapVolume(l.volume, l.data.Err, "read it"))
+				continue
+			}
 			id, err := guest.ParseID(l.data.Props[zfs.PropGuest])
 			if err != nil || !l.replica(view.Cluster, id) {
 				continue
@@ -141,7 +145,7 @@ func (t *Target) volumeStatus(ctx context.Context, l found) VolumeStatus {
 	v := VolumeStatus{Volume: l.volume, Dataset: l.name, Used: l.data.Used, Modified: l.data.Written > 0}
 	if l.data.ResumeToken != "" {
 		v.Partial = true
-		info, _ := t.o.ZFS.TokenInfo(ctx, l.data.ResumeToken) // What it says is filled in where it cannot be sent from here.
+		info, _ := t.o.ZFS.TokenInfo(ctx, l.name, l.data.ResumeToken) // What it says is filled in where it cannot be sent from here.
 		v.PartialBytes = info.Bytes
 	}
 	return v

@@ -262,7 +262,7 @@ func (t *Target) begun(ctx context.Context, id guest.ID, l found) bool {
 		return false
 	}
 	// Here, away from the sender, the token's content matters and not whether it can be sent.
-	info, _ := t.o.ZFS.TokenInfo(ctx, l.data.ResumeToken)
+	info, _ := t.o.ZFS.TokenInfo(ctx, l.name, l.data.ResumeToken)
 	return info.ToGUID == b.To
 }
 

@@ -33,6 +33,9 @@ func (p *Pool) List(ctx context.Context, list ...string) ([]zfs.Dataset, error) 
 			out[i].Err = err
 			continue
 		}
+		if out[i].Err = p.Part("Read", name); out[i].Err != nil {
+			continue
+		}
 		out[i] = p.export(d)
 		for _, s := range d.Snaps {
 			out[i].Snapshots = append(out[i].Snapshots, zfs.Snapshot{

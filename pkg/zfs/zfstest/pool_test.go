@@ -128,12 +128,12 @@ func TestPool_CutStreamsLeaveWhatARealOneLeaves(t *testing.T) {
 		list, err := dst.List(t.Context(), replica)
 		ok(t, err)
 		token := list[0].ResumeToken
-		info, err := src.TokenInfo(t.Context(), token)
+		info, err := src.TokenInfo(t.Context(), vol, token)
 		ok(t, err)
 		if info.Bytes < 90<<10 || info.Bytes > 100<<10 || info.Bytes+info.Size != 160<<10 {
 			t.Errorf("%s cut after 100 KiB of 160: %+v", op, info)
 		}
-		ok(t, copyTo(t.Context(), src, dst, zfs.SendSpec{Token: token}))
+		ok(t, copyTo(t.Context(), src, dst, zfs.SendSpec{Token: token, Dataset: vol}))
 		got, err := dst.Read(replica + "@a")
 		ok(t, err)
 		want, err := src.Read(vol + "@a")
@@ -151,7 +151,7 @@ func TestPool_SpaceAndQuota(t *testing.T) {
 	full.SetPool("tank", zfstest.PoolState{Size: 1 << 20})
 	list, err := full.List(t.Context(), replica)
 	ok(t, err)
-	ok(t, copyTo(t.Context(), src, full, zfs.SendSpec{Token: list[0].ResumeToken}))
+	ok(t, copyTo(t.Context(), src, full, zfs.SendSpec{Token: list[0].ResumeToken, Dataset: vol}))
 
 	limited := zfstest.New(zfstest.Options{Node: "c"})
 	ok(t, limited.SetProps(t.Context(), map[string]string{"quota": "65536"}, "tank"))

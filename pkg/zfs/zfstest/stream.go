@@ -136,12 +136,12 @@ func (p *Pool) EstimateSend(ctx context.Context, spec zfs.SendSpec) (uint64, err
 }
 
 // TokenInfo is [zfs.ZFS.TokenInfo].
-func (p *Pool) TokenInfo(ctx context.Context, token string) (zfs.Token, error) {
-	if err := check("send -t", zname.Token(token)); err != nil {
+func (p *Pool) TokenInfo(ctx context.Context, dataset, token string) (zfs.Token, error) {
+	if err := check("send -t", cmp.Or(zname.Token(token), zname.Dataset(dataset))); err != nil {
 		return zfs.Token{}, err
 	}
 	var info zfs.Token
-	err := p.do(ctx, "TokenInfo", nil, func() error {
+	err := p.do(ctx, "TokenInfo", []string{dataset}, func() error {
 		t, err := wire.ParseToken(token)
 		if err != nil {
 			return err

@@ -43,7 +43,7 @@ type File struct {
 	Device [2]int64 `json:"device,omitzero"`
 	// Modified is in nanoseconds since 1970.
 	Modified int64 `json:"modified"`
-	// Attributes is the SHA-256 of the extended attributes and access lists.
+	// Attributes is the SHA-256 of the extended attributes, access lists among them.
 	Attributes []byte `json:"attributes,omitempty"`
 }
 
@@ -114,8 +114,8 @@ func describe(h *tar.Header) *File {
 	sum := sha256.New()
 	known := false
 	for _, name := range slices.Sorted(maps.Keys(h.PAXRecords)) {
-		if !strings.HasPrefix(name, "SCHILY.xattr.") && !strings.HasPrefix(name, "SCHILY.acl.") {
-			continue
+		if !strings.HasPrefix(name, "SCHILY.xattr.") {
+			continue // SCHILY.acl.* is a text about some of them, with a node's own names for users.
 		}
 		known = true
 		fmt.Fprintf(sum, "%d %s %d %s\n", len(name), name, len(h.PAXRecords[name]), h.PAXRecords[name]) //nolint:errcheck // a hash takes everything

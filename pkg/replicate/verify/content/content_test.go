@@ -179,6 +179,22 @@ func TestFiles_TellEveryKindOfDifference(t *testing.T) {
 	}
 }
 
+// tar writes an access list a second time as text, some versions with the names that this very node has for users.
+func TestFiles_AccessListsDifferByNumbersOnly(t *testing.T) {
+	list := func(raw, text string) []content.Entry {
+		f := reg("f", "")
+		f.h.PAXRecords = map[string]string{"SCHILY.xattr.system.posix_acl_access": raw}
+		if text != "" {
+			f.h.PAXRecords["SCHILY.acl.access"] = text
+		}
+		return scan(t, content.Files, archive(t, f))
+	}
+	for _, text := range []string{"user:1000:r--", ""} {
+		equal(t, differences(t, list("\x02uid 1000", "user:alice:r--"), list("\x02uid 1000", text)), []content.Difference(nil))
+	}
+	equal(t, differences(t, list("\x02uid 1000", ""), list("\x02uid 1001", "")), []content.Difference{{Path: "f", What: []string{content.Attributes}}})
+}
+
 // A peer may tell anything: what is out of order is no finding about files.
 func TestCompare_RefusesDisorder(t *testing.T) {
 	a, b := content.Entry{Path: []byte("a")}, content.Entry{Path: []byte("b")}

@@ -41,7 +41,7 @@ type Backend interface {
 	AbortReceive(ctx context.Context, dataset string) error
 	DestroyDataset(ctx context.Context, spec zfs.DestroySpec) error
 	EstimateSend(ctx context.Context, spec zfs.SendSpec) (uint64, error)
-	TokenInfo(ctx context.Context, token string) (zfs.Token, error)
+	TokenInfo(ctx context.Context, dataset, token string) (zfs.Token, error)
 	Send(ctx context.Context, spec zfs.SendSpec) (zfs.Stream, error)
 	Receive(ctx context.Context, spec zfs.ReceiveSpec, r io.Reader) (zfs.Received, error)
 	Contents(ctx context.Context, spec zfs.ContentsSpec) (zfs.Stream, error)

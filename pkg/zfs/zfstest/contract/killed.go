@@ -25,7 +25,7 @@ func (s *suite) resumeKilled() {
 	if d.ResumeToken == "" || len(d.Props) > 0 && !maps.Equal(d.Props, props) {
 		s.Fatalf("token %q, properties %v", d.ResumeToken, d.Props)
 	}
-	_, err = s.env.ZFS.Receive(s.ctx, spec, bytes.NewReader(s.stream(zfs.SendSpec{Token: d.ResumeToken})))
+	_, err = s.env.ZFS.Receive(s.ctx, spec, bytes.NewReader(s.stream(zfs.SendSpec{Token: d.ResumeToken, Dataset: src})))
 	s.ok(err)
 	s.sameContent(dst+"@a", src+"@a")
 	equal(s, s.get(dst).Props, props)

@@ -106,13 +106,13 @@ func (s *suite) resume() {
 	token := s.cut(dst, full)
 	equal(s, len(s.get(dst).Snapshots), 0)
 	s.wantClass(s.receive(dst, full), zfs.ClassExists)
-	info, err := s.env.ZFS.TokenInfo(s.ctx, token)
+	info, err := s.env.ZFS.TokenInfo(s.ctx, src, token)
 	s.ok(err)
 	equal(s, []any{info.ToName, info.ToGUID, info.FromGUID}, []any{src + "@a", guids(s.get(src))["a"], uint64(0)})
 	if info.Bytes == 0 {
 		s.Errorf("token tells of 0 bytes: %+v", info)
 	}
-	rest := s.stream(zfs.SendSpec{Token: token})
+	rest := s.stream(zfs.SendSpec{Token: token, Dataset: src})
 	if len(rest) > len(full)*7/10 {
 		s.Errorf("resumed stream has %d of %d bytes", len(rest), len(full))
 	}
@@ -133,7 +133,7 @@ func (s *suite) resumeIncrement() {
 	// The base may become a bookmark meanwhile.
 	s.ok(s.env.ZFS.Bookmark(s.ctx, src+"@a", src+"#a"))
 	s.ok(s.env.ZFS.DestroySnapshots(s.ctx, src, []string{"a"}))
-	s.copyTo(dst, zfs.SendSpec{Token: token})
+	s.copyTo(dst, zfs.SendSpec{Token: token, Dataset: src})
 	s.sameContent(dst+"@b", src+"@b")
 }
 
@@ -143,23 +143,23 @@ func (s *suite) staleToken() {
 	s.change(src, "b")
 	token := s.cut(dst, s.stream(zfs.SendSpec{Snapshot: src + "@b", From: src + "@a"}))
 	s.ok(s.env.ZFS.DestroySnapshots(s.ctx, src, []string{"a"}))
-	_, err := s.env.ZFS.TokenInfo(s.ctx, token)
+	_, err := s.env.ZFS.TokenInfo(s.ctx, src, token)
 	s.wantClass(err, zfs.ClassToken)
 	s.ok(s.env.ZFS.DestroySnapshots(s.ctx, src, []string{"b"}))
-	info, err := s.env.ZFS.TokenInfo(s.ctx, token)
+	info, err := s.env.ZFS.TokenInfo(s.ctx, src, token)
 	s.wantClass(err, zfs.ClassToken)
 	equal(s, info.ToName, src+"@b")
 	s.change(src, "b")
-	_, err = s.env.ZFS.TokenInfo(s.ctx, token)
+	_, err = s.env.ZFS.TokenInfo(s.ctx, src, token)
 	s.wantClass(err, zfs.ClassToken)
-	st, err := s.env.ZFS.Send(s.ctx, zfs.SendSpec{Token: token})
+	st, err := s.env.ZFS.Send(s.ctx, zfs.SendSpec{Token: token, Dataset: src})
 	if err == nil {
 		_, err = io.Copy(io.Discard, st)
 	}
 	s.wantClass(err, zfs.ClassToken)
-	_, err = s.env.ZFS.TokenInfo(s.ctx, "1-abc-10-deadbeef")
+	_, err = s.env.ZFS.TokenInfo(s.ctx, src, "1-abc-10-deadbeef")
 	s.wantClass(err, zfs.ClassToken)
-	_, err = s.env.ZFS.TokenInfo(s.ctx, "-rf")
+	_, err = s.env.ZFS.TokenInfo(s.ctx, src, "-rf")
 	s.wantClass(err, zfs.ClassRefused)
 }
 
@@ -239,7 +239,7 @@ func (s *suite) staleOwner() {
 	// Cut, and resumed without the origin.
 	s.wantClass(receive(step[:len(step)*6/10], aside+"@a"), zfs.ClassStream)
 	token := s.get(stale).ResumeToken
-	rest := s.stream(zfs.SendSpec{Token: token})
+	rest := s.stream(zfs.SendSpec{Token: token, Dataset: owner})
 	s.ok(receive(rest, ""))
 	s.wantClass(receive(rest, ""), zfs.ClassToken)
 	equal(s, s.get(stale).Origin, aside+"@a")
@@ -336,10 +336,10 @@ func (s *suite) peer() {
 	}
 	equal(s, got.Bytes, int64(len(full)/2))
 	token := s.get(dst).ResumeToken
-	st, err := s.env.ZFS.Send(s.ctx, zfs.SendSpec{Token: token})
+	st, err := s.env.ZFS.Send(s.ctx, zfs.SendSpec{Token: token, Dataset: src})
 	s.ok(err)
 	s.ok(st.Close())
-	s.copyTo(dst, zfs.SendSpec{Token: token})
+	s.copyTo(dst, zfs.SendSpec{Token: token, Dataset: src})
 	s.sameContent(dst+"@a", src+"@a")
 }
 

@@ -23,7 +23,8 @@ type Event struct {
 
 // Fault is what goes wrong in operations to come.
 type Fault struct {
-	// Op is the method; Name, if not empty, must be a part of the name that it is about.
+	// Op is the method; Name, if not empty, must be a part of the name that it is about. "Read" is the part of a List that is about
+	// one dataset.
 	Op, Name string
 	// Times is how often it happens; 0: until Heal.
 	Times int
@@ -107,6 +108,14 @@ func (in *Injector) At(ctx context.Context, ev Event) error {
 		}
 	}
 	return f.Err
+}
+
+// Part returns the error of one of many datasets in an operation; nil: none.
+func (in *Injector) Part(op, name string) error {
+	if f := in.take(Event{Op: op, Name: name}, func(f *Fault) bool { return f.Err != nil }); f != nil {
+		return f.Err
+	}
+	return nil
 }
 
 // Cut returns after how many bytes the operation's stream ends too early; 0: it does not.
