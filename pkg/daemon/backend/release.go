@@ -22,8 +22,8 @@ type removal struct {
 	// guest is as it was before.
 	guest   guest.Guest
 	volumes []guest.Volume
-	// delete says that the data goes too.
-	delete bool
+	// delete says that the data goes too; whole, that the guest goes, and not some of its volumes.
+	delete, whole bool
 	// unmounted are volumes that checkGone has unmounted.
 	unmounted []guest.Volume
 }
@@ -31,7 +31,7 @@ type removal struct {
 func (r removal) question(b *Backend) poll.Question[release.Request, []release.Result] {
 	return poll.Question[release.Request, []release.Result]{
 		Path: pathRelease, Patience: releaseTimeout, Here: b.releaseHere,
-		Ask: release.Request{Guest: r.guest.ID, Volumes: r.volumes, Delete: r.delete, Unit: r.guest.Unit},
+		Ask: release.Request{Guest: r.guest.ID, Volumes: r.volumes, Delete: r.delete, Whole: r.whole, Unit: r.guest.Unit},
 	}
 }
 
