@@ -77,7 +77,6 @@ func (p *process) launch(id guest.ID, asked time.Time) {
 		return
 	}
 	p.m.guests[id] = g.Term
-	p.started = view.Generation
 	p.c.judge.starts(p.id, g)
 	p.log.Debug("guest started", zap.Stringer("guest", id), zap.Stringer("term", g.Term))
 }

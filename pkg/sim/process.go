@@ -50,8 +50,7 @@ type process struct {
 	convener *member.Convener
 	busy     map[guest.ID]bool // guests that are being moved or removed
 	// given is when this node last ended trying to give a guest away.
-	given   map[guest.ID]time.Time
-	started string // the generation in which a guest was started last
+	given map[guest.ID]time.Time
 }
 
 // newProcess starts a daemon; the machine's lock is held.

@@ -112,12 +112,9 @@ type seat struct{ *process }
 // Claim is what this node says of itself.
 func (s seat) Claim() member.Claim {
 	at := s.cons.Progress()
-	s.mu.Lock()
-	started := s.started == at.Generation
-	s.mu.Unlock()
 	c := member.Claim{
 		Node: s.id, Cluster: s.book.Current().Cluster, Generation: at.Generation, Index: at.Applied, LastCommand: at.LastCommand,
-		LastCommandTerm: at.LastCommandTerm, Started: started, Leader: at.Leader, Quorate: at.QuorateFor > 0, QuorateFor: at.QuorateFor,
+		LastCommandTerm: at.LastCommandTerm, Leader: at.Leader, Quorate: at.QuorateFor > 0, QuorateFor: at.QuorateFor,
 		Term: at.Term, LastIndex: at.LastIndex, Boots: s.boots.Load(), SetAside: at.SetAside,
 	}
 	// Before raft applied anything, the book may know the lineage.

@@ -27,8 +27,6 @@ type Claim struct {
 	// confirmed or not, LastCommandTerm raft's term of that entry; 0: not known.
 	LastCommand     uint64 `json:"last_command"`
 	LastCommandTerm uint64 `json:"last_command_term,omitempty"`
-	// Started: a guest was started here since the newest fork.
-	Started bool `json:"started,omitempty"`
 	// Leader is whom this node follows, itself where it leads; empty for none.
 	Leader guest.NodeID `json:"leader,omitempty"`
 	// QuorateFor is for how long it has been Quorate without a break.
@@ -103,7 +101,7 @@ type Verdict struct {
 //   - if several acted nobody yields, and all alarm.
 //
 // To have acted is to have a command behind the point at which they parted,
-// confirmed or not, or to have started a guest.
+// confirmed or not.
 func Decide(ours Claim, others ...Claim) Verdict {
 	sides := sidesOf(append([]Claim{ours}, others...))
 	if len(sides) == 1 {
@@ -131,7 +129,6 @@ type side struct {
 	generation string
 	lineage    []ledger.Fork
 	last       position
-	started    bool
 	outlived   map[string]bool
 	yielding   bool
 }
@@ -162,7 +159,6 @@ func sidesOf(claims []Claim) []*side {
 		if p := (position{c.LastCommandTerm, c.LastCommand}); p.beyond(s.last) {
 			s.last = p
 		}
-		s.started = s.started || c.Started
 		s.yielding = s.yielding || c.Yielding != ""
 		for _, fork := range c.Outlived {
 			s.outlived[fork] = true
@@ -212,7 +208,7 @@ type party struct {
 
 // acted says whether the branch has done anything since the branches parted.
 func (p party) acted(parted position) bool {
-	return slices.ContainsFunc(p.stay, func(s *side) bool { return s.started || s.last.beyond(parted) })
+	return slices.ContainsFunc(p.stay, func(s *side) bool { return s.last.beyond(parted) })
 }
 
 func (m *meeting) pick(in []party) []*side {

@@ -49,8 +49,6 @@ func outlived(forks ...string) func(*rules.Claim) {
 	return func(c *rules.Claim) { c.Outlived = forks }
 }
 
-func started(c *rules.Claim) { c.Started = true }
-
 func yielding(c *rules.Claim) { c.Yielding = "?" }
 
 const acted = 101
@@ -84,7 +82,6 @@ func TestDecide(t *testing.T) {
 		{"a forced node comes back to a healthy majority that worked", []rules.Claim{in("A", 2, outlived("X"), command(acted)), in("AX", 1, command(acted))}, "A", "yields"},
 		{"the same, and a follower knows it", []rules.Claim{in("A", 2), in("A", 3, outlived("X")), in("AX", 1, command(acted))}, "A", "yields"},
 		{"only the parent acted", []rules.Claim{in("A", 2, command(acted)), in("AX", 1)}, "A", "generation X yields: it has acted on nothing"},
-		{"a guest started is an act", []rules.Claim{in("A", 2), in("AX", 1, started)}, "X", "acted on nothing"},
 		{"none acted", []rules.Claim{in("A", 2), in("A", 3), in("AX", 1)}, "X", "generation A yields: none has acted since the fork, and generation X is what a person asked for"},
 		{"two forced at the same time", []rules.Claim{in("AX", 1), in("AY", 2)}, "Y", "generation X yields: none has acted since they parted, and its ID is smaller"},
 		{"the same, one acted", []rules.Claim{in("AX", 1, command(acted)), in("AY", 2)}, "X", "generation Y yields: it has acted on nothing"},
@@ -169,7 +166,6 @@ func world(t *rapid.T, most int) []rules.Claim {
 		for i := range c.Lineage {
 			c.Lineage[i].Index = index[c.Lineage[i].Generation]
 		}
-		c.Started = rapid.IntRange(0, 4).Draw(t, "started") == 0
 		c.Quorate = rapid.Bool().Draw(t, "quorate")
 		for _, other := range paths {
 			if i := strings.Index(other, id); c.Quorate && i >= 0 && i+1 < len(other) && rapid.Bool().Draw(t, "outlived") {
@@ -239,7 +235,7 @@ func TestDecide_NothingAcknowledgedIsGivenUpLightly(t *testing.T) {
 		parent, fork := claims[0], claims[1]
 		v := rules.Decide(fork, parent)
 		parted := fork.Lineage[0].Index
-		parentActed, forkActed := parent.LastCommand > parted || parent.Started, fork.LastCommand > parted || fork.Started
+		parentActed, forkActed := parent.LastCommand > parted, fork.LastCommand > parted
 		switch {
 		case len(parent.Outlived) > 0:
 			if v.Winner != "A" {
