@@ -137,7 +137,7 @@ func (g moveGuests) Running(ctx context.Context, x guest.Guest) (bool, error) {
 }
 
 // Stop stops the unit. A guest without one is whoever's who runs it: that nobody has
-// its volumes open is looked at when they are sealed.
+// its volumes open is looked at before they are sealed.
 func (g moveGuests) Stop(ctx context.Context, x guest.Guest) error {
 	if x.Unit == "" {
 		return nil
@@ -145,8 +145,10 @@ func (g moveGuests) Stop(ctx context.Context, x guest.Guest) error {
 	return g.c.d.units.Stop(ctx, x.Unit)
 }
 
-// Start is the keeper's.
-func (g moveGuests) Start(ctx context.Context, id guest.ID) error { return g.c.keeper.Start(ctx, id) }
+// Start is the keeper's, which goes on trying.
+func (g moveGuests) Start(ctx context.Context, id guest.ID) error {
+	return g.c.keeper.StartAgain(ctx, id)
+}
 
 // moveVolumes are the volumes of this node.
 type moveVolumes struct{ c *cluster }
@@ -154,6 +156,13 @@ type moveVolumes struct{ c *cluster }
 // Seal is pkg/move/retire's.
 func (v moveVolumes) Seal(ctx context.Context, cluster string, g guest.Guest) error {
 	return v.c.retirer.Seal(ctx, cluster, g)
+}
+
+// Unseal makes them the owner's of the guest's present term, writable and mounted, as its start does.
+func (v moveVolumes) Unseal(ctx context.Context, cluster string, g guest.Guest) error {
+	_, err := v.c.promoter.Promote(ctx, cluster, g)
+	v.c.keeper.Kick(g.ID) // It may have seen them read-only.
+	return err
 }
 
 const (

@@ -155,6 +155,83 @@ func TestMigrate_WithoutAReplicaAndWithoutAStart(t *testing.T) {
 	}
 }
 
+// tries moves guest 100 until it comes to what is wanted: on a busy machine the cluster is not quorate for moments.
+func (m *machine) tries(to guest.NodeName, what string, wanted func(x api.Migration) bool) (got api.Migration) {
+	m.t.Helper()
+	until(m.t, what, func() bool {
+		s, err := m.api.Migrate(m.t.Context(), api.MigrateRequest{ID: 100, To: to})
+		if err != nil {
+			m.t.Log(err)
+			return false
+		}
+		got = m.landed(s)
+		if strings.Contains(got.Reason, "not in use here yet") {
+			m.t.Fatalf("%s: %s", what, got.Reason)
+		}
+		return wanted(got)
+	})
+	return got
+}
+
+func wentBack(x api.Migration) bool {
+	return x.Outcome == api.MigrationUndone && strings.Contains(x.Reason, "process 4711 (qemu) has it open")
+}
+
+func hasMoved(x api.Migration) bool { return x.Outcome == api.MigrationMoved }
+
+// What a migration that goes back has sealed and unmounted is as it was, also where nothing is to be started: of a guest that
+// was stopped, and of one without a unit that runs by something else.
+func TestMigrate_GivesBackWhatItFoundInUse(t *testing.T) {
+	t.Parallel()
+	const disk, root = "vm-100-disk-0", "vm-100-root"
+	n, ctx := cluster(t, 2), t.Context()
+	for _, m := range n {
+		m.units.Add(serviceOf(100), unittest.Spec{})
+	}
+	n[0].disk(disk, "first")
+	if err := n[0].pool.Create("tank/guests/"+root, 0, nil); err != nil {
+		t.Fatal(err)
+	}
+	_, err := n[0].api.AddGuest(ctx, api.AddGuestRequest{
+		ID: 100, Type: guest.VM, Name: "web", Unit: serviceOf(100), Volumes: []guest.Volume{volume(100), {Storage: "local-zfs", Name: root}},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	n[0].replicate(0, "n2")
+	for _, unit := range []string{serviceOf(100), ""} {
+		if _, err := n[0].api.SetGuest(ctx, api.SetGuestRequest{ID: 100, Unit: &unit}); err != nil {
+			t.Fatal(err)
+		}
+		n[0].pool.SetBusy("tank/guests/"+disk, true)
+		n[0].tries("n2", "it goes back", wentBack)
+		n[0].pool.SetBusy("tank/guests/"+disk, false)
+		if d, r := n[0].dataset(disk), n[0].dataset(root); d.ReadOnly || r.ReadOnly || !r.Mounted {
+			t.Errorf("with the unit %q: read-only %v and %v, mounted %v", unit, d.ReadOnly, r.ReadOnly, r.Mounted)
+		}
+	}
+	n[0].tries("n2", "it moves", hasMoved)
+	if n[0].runs(100) || n[1].runs(100) {
+		t.Error("it was started")
+	}
+}
+
+// A guest that cannot be started again is not kept from being moved to where it can.
+func TestMigrate_OfAGuestThatDoesNotStartAgain(t *testing.T) {
+	t.Parallel()
+	n := herd(t)
+	n[0].units.Add(serviceOf(100), unittest.Spec{Fails: true}) // From its next start on.
+	n[0].pool.SetBusy("tank/guests/vm-100-disk-0", true)
+	got := n[0].tries("n2", "it goes back", wentBack)
+	if len(got.Warnings) != 1 || !strings.Contains(got.Warnings[0], "tandem guest stop") || n[0].runs(100) {
+		t.Errorf("%+v", got)
+	}
+	n[0].pool.SetBusy("tank/guests/vm-100-disk-0", false)
+	if got := n[0].tries("n2", "it moves", hasMoved); !got.Started || !n[1].runs(100) {
+		t.Errorf("to where it starts: %+v", got)
+	}
+}
+
 func TestMigrate_Refuses(t *testing.T) {
 	t.Parallel()
 	n := herd(t)

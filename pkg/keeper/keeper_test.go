@@ -530,6 +530,54 @@ func TestDue_UntilItRunsOrAnOperatorStopsIt(t *testing.T) {
 	})
 }
 
+// A guest that was stopped for a move is wanted by Tandem itself, over restarts too, until it runs or an operator stops it.
+func TestStartAgain_GoesOnUntilItRunsOrAnOperatorStopsIt(t *testing.T) {
+	within(t, func(t *testing.T, w *world) {
+		t.Helper()
+		g := moved(100, n1, 6)
+		g.Boot.On = false
+		w.has(g, rules.RoleOwner, term(6))
+		w.run()
+		w.wait(time.Second)
+		fails := func() {
+			t.Helper()
+			w.set(func() { w.units[unitOf(100)].running, w.trouble["start"] = false, errors.New("there is no memory") })
+			err := w.k.StartAgain(t.Context(), 100)
+			if err == nil || !strings.Contains(err.Error(), "there is no memory; it is tried again") {
+				t.Errorf("got %v", err)
+			}
+		}
+		fails()
+		w.wait(10 * time.Minute)
+		if tries := len(w.did()); tries < 3 || tries > 12 {
+			t.Errorf("it was tried %d times in 10 minutes", tries)
+		}
+		if due, err := w.k.Due(t.Context(), 100); !due || err != nil {
+			t.Errorf("a move does not know that it is to run: %v", err)
+		}
+		w.stop()
+		w.set(func() { clear(w.trouble) })
+		w.run()
+		w.wait(time.Minute)
+		w.want("start vm@100.service")
+
+		fails()
+		if err := w.k.Stop(t.Context(), 100); err != nil {
+			t.Fatal(err)
+		}
+		w.did()
+		w.set(func() { clear(w.trouble) })
+		w.wait(time.Hour)
+		w.want()
+
+		// What cannot be noted is done all the same.
+		w.set(func() { w.trouble["write"] = errors.New("its disk is read-only") })
+		if err := w.k.StartAgain(t.Context(), 100); err != nil && !w.unit(100).running {
+			t.Error(err)
+		}
+	})
+}
+
 func TestPause_HoldsTheKeeperOff(t *testing.T) {
 	within(t, func(t *testing.T, w *world) {
 		t.Helper()

@@ -60,6 +60,35 @@ func (k *Keeper) Start(ctx context.Context, id guest.ID) error {
 	return nil
 }
 
+// StartAgain starts a guest that was stopped for a move which came to nothing. Unlike with
+// Start it is Tandem that wants it: where it fails it is tried again, later and later, as
+// with a guest that has come to this node, until it runs or an operator stops it.
+func (k *Keeper) StartAgain(ctx context.Context, id guest.ID) error {
+	noted := k.want(ctx, id)
+	err := k.Start(ctx, id)
+	switch {
+	case err == nil:
+		return nil
+	case noted != nil:
+		return fmt.Errorf("%w; it is not tried again: %w", err, noted)
+	default:
+		return fmt.Errorf("%w; it is tried again until it runs, or is stopped by `tandem guest stop`", err)
+	}
+}
+
+// want notes that a guest is to be started.
+func (k *Keeper) want(ctx context.Context, id guest.ID) error {
+	e, release, err := k.take(ctx, id, nil)
+	if err != nil {
+		return err
+	}
+	defer release()
+	k.readNote(e)
+	n := e.note
+	n.Start = true
+	return k.keep(e, n)
+}
+
 // Due says whether a guest is to be started here by itself and has not been yet: its
 // machine has booted, or the guest has come to this node.
 func (k *Keeper) Due(ctx context.Context, id guest.ID) (bool, error) {

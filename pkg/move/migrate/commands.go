@@ -39,7 +39,7 @@ func (x *move) command(ctx context.Context, r Record, effect Effect) Event {
 		return Unknown{Reason: fmt.Sprintf("whose the guest is cannot be confirmed: %v", err)}
 	}
 	g, ok := o.Ledger.View().Guests[r.Guest]
-	return Refused{Reason: refused.Reason, Now: r.StandingOf(g, ok)}
+	return Refused{Reason: refused.Reason, Now: r.StandingOf(g, ok), Spent: !ok || g.Term != r.Term}
 }
 
 // await waits for the target to have the guest, and for what is left here.
@@ -96,22 +96,30 @@ func (x *move) downtime(answered time.Time, ran time.Duration) time.Duration {
 	return max(x.sentAt.Sub(x.stopBegun), answered.Sub(x.stopBegun)-max(0, ran))
 }
 
-// undo lets the guest run again where it was, if it is still this node's.
+// undo makes the guest's volumes usable again where it was, if it is still this node's,
+// and starts it if it ran. One that does not start is its keeper's from then on, not a
+// reason to keep it from being stopped, or moved to where it would start.
 func (x *move) undo(ctx context.Context, r Record) Event {
 	o := &x.m.o
 	if err := o.Ledger.Confirm(ctx); err != nil {
 		return Failed{Reason: fmt.Sprintf("the guest stays stopped until the cluster confirms whose it is: %v", err)}
 	}
-	g, ok := o.Ledger.View().Guests[r.Guest]
+	view := o.Ledger.View()
+	g, ok := view.Guests[r.Guest]
 	if r.StandingOf(g, ok) != Ours {
 		x.release()
 		return Gone{Reason: "the guest went to another node meanwhile"}
 	}
+	x.leave()
+	if err := o.Volumes.Unseal(ctx, view.Cluster, g); err != nil {
+		return Failed{Reason: fmt.Sprintf("the guest's volumes cannot be made usable again: %v", err)}
+	}
 	x.release()
-	if r.Ran && g.Unit != "" {
-		if err := o.Guests.Start(ctx, r.Guest); err != nil {
-			return Failed{Reason: fmt.Sprintf("the guest could not be started again: %v", err)}
-		}
+	if !r.Ran || g.Unit == "" {
+		return Restored{}
+	}
+	if err := o.Guests.Start(ctx, r.Guest); err != nil {
+		return Restored{Warnings: []string{fmt.Sprintf("the guest does not run again yet: %v", err)}}
 	}
 	return Restored{}
 }

@@ -107,7 +107,9 @@ func (x *move) advance(ev Event) Effect {
 	}
 	next, effect := Step(at, ev, now)
 	if err := x.m.o.Files.Write(next); err != nil {
-		next, effect = unwritten(at, next, effect, err, now)
+		reason := fmt.Sprintf("the migration cannot be written down: %v", err)
+		next, effect = Step(at, Unwritten{Event: ev, Reason: reason, Retain: x.m.o.NewID()}, now)
+		_ = x.m.o.Files.Write(next) // The less there is to do again after a restart the better; nothing depends on it.
 	}
 	if next.Over() && !before.Over() {
 		x.m.o.Ended(next)
@@ -117,21 +119,6 @@ func (x *move) advance(ev Event) Effect {
 	x.mu.Unlock()
 	x.tell(before, next)
 	return effect
-}
-
-// unwritten goes back where going on was not written down. What undoes things, or
-// goes on with what the ledger knows, is done again after a restart anyway.
-func unwritten(at, next Record, effect Effect, err error, now time.Time) (Record, Effect) {
-	switch next.Phase {
-	case Prepared, Presync, Stopping, Stopped, Sealed, Final:
-	case Sent:
-		if at.Phase == Sent {
-			return next, effect
-		}
-	case Confirmed, Back, Ended:
-		return next, effect
-	}
-	return Step(at, Failed{Reason: fmt.Sprintf("the migration cannot be written down: %v", err)}, now)
 }
 
 // tell says what changed, to who watches and to the log.
@@ -184,6 +171,15 @@ func (x *move) letGo() {
 }
 
 func (x *move) release() {
+	x.leave()
+	if x.resume != nil {
+		x.resume()
+		x.resume = nil
+	}
+}
+
+// leave ends the syncs, and gives back the lock that the last one has. The guest stays held.
+func (x *move) leave() {
 	if x.handover != nil {
 		x.handover.Close()
 		x.handover = nil
@@ -191,10 +187,6 @@ func (x *move) release() {
 	if x.unlock != nil {
 		x.unlock()
 		x.unlock = nil
-	}
-	if x.resume != nil {
-		x.resume()
-		x.resume = nil
 	}
 }
 

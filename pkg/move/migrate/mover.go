@@ -27,7 +27,8 @@ type Guests interface {
 	Running(ctx context.Context, g guest.Guest) (bool, error)
 	// Stop stops it and makes sure of that.
 	Stop(ctx context.Context, g guest.Guest) error
-	// Start starts a guest of this node's own by a confirmed ledger, and makes its volumes writable.
+	// Start starts a guest of this node's own again, by a confirmed ledger. The error says
+	// why it does not run, and whether that is tried again without the Mover.
 	Start(ctx context.Context, id guest.ID) error
 }
 
@@ -35,6 +36,9 @@ type Guests interface {
 type Volumes interface {
 	// Seal makes them read-only and makes sure that nobody has them open.
 	Seal(ctx context.Context, cluster string, g guest.Guest) error
+	// Unseal makes them writable and mounts them, those of a guest of this node's own by a
+	// confirmed ledger. It takes the guest's lock. Done again it changes nothing.
+	Unseal(ctx context.Context, cluster string, g guest.Guest) error
 	// Discard removes the copy that is left here of a guest that was moved away.
 	Discard(ctx context.Context, id guest.ID) error
 }
@@ -224,9 +228,7 @@ func (m *Mover) Start(q Request) (Record, error) {
 		return Record{}, m.brokenError(q.Guest, err)
 	}
 	if x := m.moves[q.Guest]; x != nil && !x.Record().Over() {
-		r := x.Record()
-		return Record{}, fault.Never("`tandem guest show "+q.Guest.String()+"` tells how far it is; `tandem guest migrate "+q.Guest.String()+" --cancel` ends it",
-			"guest %s is being moved already, to %s: phase %s", q.Guest, m.o.Ledger.View().NameOf(r.To), r.Phase)
+		return Record{}, m.goesOn(x.Record())
 	}
 	view := m.o.Ledger.View()
 	g, ok := view.Guests[q.Guest]
@@ -250,6 +252,18 @@ func (m *Mover) Start(q Request) (Record, error) {
 	m.moves[g.ID] = x
 	m.goOn(x, Began{})
 	return r, nil
+}
+
+// goesOn refuses another migration of a guest that is being moved.
+func (m *Mover) goesOn(r Record) error {
+	to, hint := m.o.Ledger.View().NameOf(r.To), "`tandem guest show "+r.Guest.String()+"` tells how far it is"
+	if r.Phase == Back {
+		return fault.Never(hint, "a migration of guest %s to %s is being undone", r.Guest, to)
+	}
+	if r.Phase != Confirmed {
+		hint += "; `tandem guest migrate " + r.Guest.String() + " --cancel` ends it"
+	}
+	return fault.Never(hint, "guest %s is being moved already, to %s: phase %s", r.Guest, to, r.Phase)
 }
 
 func (m *Mover) brokenError(id guest.ID, err error) error {

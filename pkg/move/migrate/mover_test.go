@@ -17,7 +17,7 @@ func TestMover_Moves(t *testing.T) {
 		s := newScene()
 		s.slow["stop"], s.slow["ship"], s.slow["landing"] = 2*time.Second, 3*time.Second, 4*time.Second
 		m, _ := s.daemon(t)
-		begin(t, m)
+		s.begin(t, m)
 		if _, err := m.Start(migrate.Request{Guest: 100, To: node("2")}); err == nil || !strings.Contains(err.Error(), "is being moved already") {
 			t.Errorf("a second one: %v", err)
 		}
@@ -41,7 +41,7 @@ func TestMover_DowntimeIsAtLeastWhatThisNodeKnows(t *testing.T) {
 				s := newScene()
 				s.slow["stop"], s.slow["ship"], s.slow["landing"], s.ago = 2*time.Second, 3*time.Second, 4*time.Second, ago
 				m, _ := s.daemon(t)
-				begin(t, m)
+				s.begin(t, m)
 				time.Sleep(time.Minute)
 				v := s.expect(t, m, migrate.Moved, "2")
 				want := 5 * time.Second // Until then the owner change was not sent.
@@ -65,7 +65,7 @@ func TestMover_GoesBackWhateverFails(t *testing.T) {
 				s := newScene()
 				s.fails[what] = errors.New("it is broken")
 				m, _ := s.daemon(t)
-				begin(t, m)
+				s.begin(t, m)
 				time.Sleep(time.Minute)
 				if v := s.expect(t, m, migrate.Undone, "1"); !strings.Contains(v.Reason, "it is broken") {
 					t.Errorf("the reason: %q", v.Reason)
@@ -78,6 +78,141 @@ func TestMover_GoesBackWhateverFails(t *testing.T) {
 	}
 }
 
+// A guest that was stopped is left so, and its volumes are as they were: so are those of a guest without a unit, which whoever
+// runs it has stopped.
+func TestMover_AGuestThatDoesNotRunGetsItsVolumesBack(t *testing.T) {
+	for _, unit := range []string{"web.service", ""} {
+		for _, what := range []string{"stop", "seal", "ship", "prove", "write stopped", "write sealed", "write final", "write sent"} {
+			t.Run(what+" of "+unit, func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) {
+					s := newScene()
+					s.runs = false
+					g := s.state.Guests[100]
+					g.Unit = unit
+					s.state.Guests[100] = g
+					s.fails[what] = errors.New("it is broken")
+					m, _ := s.daemon(t)
+					s.begin(t, m)
+					time.Sleep(time.Minute)
+					s.expect(t, m, migrate.Undone, "1")
+					if slices.Contains(s.did, "start") {
+						t.Error("it was started")
+					}
+					s.with(func() { clear(s.fails) })
+					s.begin(t, m)
+					time.Sleep(time.Minute)
+					s.expect(t, m, migrate.Moved, "2")
+				})
+			})
+		}
+	}
+}
+
+// Its volumes are what a migration has to give back. That its unit does not start is no reason to keep hold of the guest.
+func TestMover_AGuestThatDoesNotStartAgainIsLetGo(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newScene()
+		s.fails["ship"], s.fails["start"] = errors.New("it is cut"), errors.New("there is no memory")
+		m, _ := s.daemon(t)
+		s.begin(t, m)
+		time.Sleep(time.Minute)
+		s.with(func() { s.ran = false })
+		v := s.expect(t, m, migrate.Undone, "1")
+		if len(v.Warnings) != 1 || !strings.Contains(v.Warnings[0], "there is no memory") {
+			t.Errorf("warnings: %q", v.Warnings)
+		}
+		s.with(func() { clear(s.fails) })
+		s.begin(t, m)
+		time.Sleep(time.Minute)
+		s.expect(t, m, migrate.Moved, "2")
+	})
+}
+
+// While its volumes cannot be given back it is not over, and says why.
+func TestMover_GoesOnGoingBackUntilTheVolumesAreUsable(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newScene()
+		s.fails["ship"], s.fails["unseal"] = errors.New("it is cut"), errors.New("the pool is suspended")
+		m, stop := s.daemon(t)
+		s.begin(t, m)
+		for range 2 {
+			time.Sleep(time.Minute)
+			v, _ := m.Look(100)
+			s.with(func() {
+				if v.Phase != migrate.Back || !strings.Contains(v.Trouble, "the pool is suspended") || s.runs {
+					t.Errorf("phase %s (%s), it runs %v", v.Phase, v.Trouble, s.runs)
+				}
+			})
+			if _, err := m.Start(migrate.Request{Guest: 100, To: node("2")}); err == nil || strings.Contains(err.Error(), "--cancel") {
+				t.Errorf("another one: %v", err)
+			}
+			stop()
+			m, stop = s.daemon(t)
+		}
+		s.with(func() { clear(s.fails) })
+		time.Sleep(time.Minute)
+		s.expect(t, m, migrate.Undone, "1")
+	})
+}
+
+// The write of `sent` fails, and the disk has it all the same: no restart may send the owner change of a guest that has been
+// started again meanwhile.
+func TestMover_WhatTheDiskSaysIsNotDoneToAGuestThatRuns(t *testing.T) {
+	for _, stuck := range []bool{true, false} {
+		t.Run(fmt.Sprintf("on disk all the same %v", stuck), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				s := newScene()
+				s.stuck = stuck
+				for _, p := range []migrate.Phase{migrate.Sent, migrate.Back, migrate.Ended} {
+					s.fails["write "+string(p)] = errors.New("its disk is read-only")
+				}
+				s.slow["start"] = time.Minute
+				m, stop := s.daemon(t)
+				s.begin(t, m)
+				time.Sleep(30 * time.Second)
+				stop()
+				s.with(func() { clear(s.fails); clear(s.slow) })
+				m, _ = s.daemon(t)
+				time.Sleep(time.Minute)
+				s.expect(t, m, migrate.Undone, "1")
+				if slices.Contains(s.did, "propose ledger.ChangeOwner") && s.state.Guests[100].Term.N == 1 {
+					t.Error("the owner change was sent while the ledger could carry it out")
+				}
+			})
+		})
+	}
+}
+
+// The change was never sent, the disk says that it was, and cannot be told otherwise.
+func TestMover_WhatWasNeverSentIsNotSentDaysLater(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newScene()
+		s.away = true
+		for _, p := range []migrate.Phase{migrate.Back, migrate.Ended} {
+			s.fails["write "+string(p)] = errors.New("its disk is read-only")
+		}
+		m, stop := s.daemon(t)
+		s.begin(t, m)
+		time.Sleep(time.Minute)
+		s.with(func() {
+			if s.runs {
+				t.Error("it runs while nobody confirms whose it is")
+			}
+		})
+		s.with(func() { s.away = false })
+		time.Sleep(time.Minute)
+		if v := s.expect(t, m, migrate.Undone, "1"); !strings.Contains(v.Reason, "could not be sent") {
+			t.Errorf("the reason: %q", v.Reason)
+		}
+		time.Sleep(72 * time.Hour)
+		stop()
+		s.with(func() { clear(s.fails) })
+		m, _ = s.daemon(t)
+		time.Sleep(time.Minute)
+		s.expect(t, m, migrate.Undone, "1")
+	})
+}
+
 func TestMover_GoesBackOnCancelAndRestart(t *testing.T) {
 	for _, what := range []string{"check", "sync", "stop", "seal", "ship", "prove"} {
 		for _, how := range []string{"cancel", "restart"} {
@@ -86,7 +221,7 @@ func TestMover_GoesBackOnCancelAndRestart(t *testing.T) {
 					s := newScene()
 					s.slow[what] = time.Hour
 					m, stop := s.daemon(t)
-					begin(t, m)
+					s.begin(t, m)
 					time.Sleep(time.Minute)
 					if how == "cancel" {
 						if err := m.Cancel(t.Context(), 100); err != nil {
@@ -118,7 +253,7 @@ func TestMover_InDoubtOnlyACommandEndsIt(t *testing.T) {
 					if !taken {
 						s.tried["id-2"] = "" // It never arrives: what is sent again is taken for it, and nothing is done.
 					}
-					begin(t, m)
+					s.begin(t, m)
 					time.Sleep(time.Minute)
 					for range 2 {
 						v, _ := m.Look(100)
@@ -158,7 +293,7 @@ func TestMover_WithoutAMajorityNothingIsSentAndTheGuestComesBack(t *testing.T) {
 		s := newScene()
 		s.away = true
 		m, _ := s.daemon(t)
-		begin(t, m)
+		s.begin(t, m)
 		time.Sleep(time.Minute)
 		if v, _ := m.Look(100); v.Phase != migrate.Back || s.runs {
 			t.Errorf("phase %s, runs %v", v.Phase, s.runs)
@@ -172,7 +307,7 @@ func TestMover_WithoutAMajorityNothingIsSentAndTheGuestComesBack(t *testing.T) {
 func TestMover_ABrokenRecordHoldsTheGuestUntilACancel(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newScene()
-		s.broken, s.runs = true, false
+		s.broken, s.runs, s.sealed, s.ran = true, false, true, true
 		g := s.state.Guests[100]
 		g.Boot.On = true
 		s.state.Guests[100] = g

@@ -7,6 +7,9 @@
 //	                           ↓  every failure, a cancel, a crash  │ a cancel that the ledger
 //	                          back → ended  ←───────────────────────┘ took before the change
 //
+// What cannot be written down goes back, too. Where the disk may then say sent although the
+// change was not, the cancel is sent first: a restart would send the change.
+//
 // Until the owner change is sent, everything goes back. Once it is sent and its
 // outcome not known the move is in doubt, over restarts too: the guest stays stopped
 // on both nodes, and only a command ends it. Of the owner change and the cancel, which
@@ -45,7 +48,7 @@ const (
 	Sent Phase = "sent"
 	// Confirmed: the target owns the guest, and is starting it.
 	Confirmed Phase = "confirmed"
-	// Back: the guest is being started again where it was.
+	// Back: the guest's volumes are being made usable again where it was, and it is started if it ran.
 	Back Phase = "back"
 	// Ended: nothing is left to do; Outcome says how it ended.
 	Ended Phase = "ended"
@@ -103,7 +106,7 @@ type Record struct {
 	// Command is the ID of the owner change, Retain that of the command that cancels it.
 	Command string `json:"command,omitempty"`
 	Retain  string `json:"retain,omitempty"`
-	// Cancelled: an operator asked for the cancel.
+	// Cancelled: it is not to go on: an operator asked for the cancel, or it could not be written down.
 	Cancelled bool `json:"cancelled,omitempty"`
 	// Doubt is since when the outcome of a command that was sent is not known; zero: it is, or none was sent.
 	Doubt time.Time `json:"doubt,omitzero"`

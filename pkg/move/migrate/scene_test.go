@@ -25,12 +25,14 @@ type scene struct {
 	state  ledger.State
 	tried  map[string]string
 	runs   bool // the guest, here
+	ran    bool // it ran when the migration began
 	sealed bool
 	held   int
 	there  bool // the guest runs on n2
 	lost   int  // so many answers of the ledger are lost, after the command was taken
 	away   bool // the ledger cannot be reached
 	fails  map[string]error
+	stuck  bool // a write that fails has been done all the same
 	slow   map[string]time.Duration
 	files  map[guest.ID]migrate.Record
 	broken bool
@@ -91,7 +93,7 @@ func (s *scene) Running(context.Context, guest.Guest) (bool, error) {
 
 func (s *scene) Stop(ctx context.Context, _ guest.Guest) error {
 	err := s.do(ctx, "stop")
-	s.with(func() { s.runs = err != nil })
+	s.with(func() { s.runs = s.runs && err != nil })
 	return err
 }
 
@@ -104,7 +106,10 @@ func (s *scene) Start(ctx context.Context, _ guest.ID) error {
 	if s.held > 0 || s.state.Guests[100].Owner != node("1") {
 		return errors.New("it may not be started")
 	}
-	s.runs, s.sealed = true, false
+	if s.sealed {
+		return errors.New("its volumes are read-only")
+	}
+	s.runs = true
 	return nil
 }
 
@@ -112,6 +117,19 @@ func (s *scene) Seal(ctx context.Context, _ string, _ guest.Guest) error {
 	err := s.do(ctx, "seal")
 	s.with(func() { s.sealed = true })
 	return err
+}
+
+func (s *scene) Unseal(ctx context.Context, _ string, g guest.Guest) error {
+	if err := s.do(ctx, "unseal"); err != nil {
+		return err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if now := s.state.Guests[100]; now.Owner != node("1") || g.Term != now.Term {
+		return errors.New("it is another's, or of another term")
+	}
+	s.sealed = false
+	return nil
 }
 
 func (s *scene) Discard(ctx context.Context, _ guest.ID) error { return s.do(ctx, "discard") }
@@ -208,6 +226,9 @@ func (s *scene) Write(r migrate.Record) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if err := s.fails["write "+string(r.Phase)]; err != nil {
+		if s.stuck {
+			s.files[r.Guest] = r
+		}
 		return err
 	}
 	s.files[r.Guest] = r
@@ -268,8 +289,9 @@ func (s *scene) daemon(t *testing.T) (m *migrate.Mover, stop func()) {
 	return m, stop
 }
 
-func begin(t *testing.T, m *migrate.Mover) {
+func (s *scene) begin(t *testing.T, m *migrate.Mover) {
 	t.Helper()
+	s.with(func() { s.ran = s.runs })
 	if _, err := m.Start(migrate.Request{Guest: 100, To: node("2"), By: "root@n1"}); err != nil {
 		t.Fatal(err)
 	}
@@ -283,7 +305,8 @@ func (s *scene) expect(t *testing.T, m *migrate.Mover, outcome migrate.Outcome, 
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if g := s.state.Guests[100]; g.Owner != node(on) || s.runs != (on == "1") || s.there != (on == "2") || s.held != 0 || s.runs && s.sealed {
+	here, there := on == "1" && s.ran, on == "2" && s.ran
+	if g := s.state.Guests[100]; g.Owner != node(on) || s.runs != here || s.there != there || s.held != 0 || s.sealed && on == "1" {
 		t.Errorf("the guest is n%s's; runs here %v, there %v; sealed %v, held %d", g.Owner.Short(), s.runs, s.there, s.sealed, s.held)
 	}
 	return v

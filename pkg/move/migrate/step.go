@@ -1,122 +1,12 @@
 package migrate
 
 import (
+	"cmp"
 	"slices"
 	"time"
 
 	"github.com/tandemd/tandem/pkg/guest"
 )
-
-// Effect is what is to be done next. Each ends in one event; all that it needs is in
-// the record, which is on disk before it is done. Each may be done again.
-type Effect string
-
-// The effects.
-const (
-	// DoNothing: what is being done goes on, or nothing is left.
-	DoNothing Effect = ""
-	// DoCheck looks whether the migration can be done.
-	DoCheck Effect = "check"
-	// DoSync brings what was written to the target while the guest runs.
-	DoSync Effect = "sync"
-	// DoHold keeps everybody else's hands off the guest, and looks whether it runs.
-	DoHold Effect = "hold"
-	// DoStop stops it.
-	DoStop Effect = "stop"
-	// DoSeal makes its volumes read-only.
-	DoSeal Effect = "seal"
-	// DoShip brings the rest to the target.
-	DoShip Effect = "ship"
-	// DoProve makes sure that the target has all.
-	DoProve Effect = "prove"
-	// DoPropose sends the owner change, again with the same ID.
-	DoPropose Effect = "propose"
-	// DoRetain sends the command that cancels it, again with the same ID.
-	DoRetain Effect = "retain"
-	// DoAwait waits for the target to start the guest.
-	DoAwait Effect = "await"
-	// DoUndo lets the guest run again where it was.
-	DoUndo Effect = "undo"
-)
-
-// Event is what happened.
-//
-//sumtype:decl
-type Event interface{ event() }
-
-type (
-	// Began says: the record is new.
-	Began struct{}
-	// Resumed says: the daemon was restarted, and has read the record.
-	Resumed struct{}
-	// Cancel says: an operator wants it back. Retain is a new command ID.
-	Cancel struct{ Retain string }
-	// Failed says: the effect did not succeed.
-	Failed struct{ Reason string }
-	// Checked says: it can be done.
-	Checked struct{}
-	// Synced says: a sync while the guest runs is done.
-	Synced struct{ Round Round }
-	// Held says: nobody else touches the guest; Ran says whether it runs.
-	Held struct{ Ran bool }
-	// Halted says: it does not run.
-	Halted struct{}
-	// Closed says: nobody can write to its volumes.
-	Closed struct{}
-	// Shipped says: the target has the point.
-	Shipped struct {
-		Point string
-		Round Round
-	}
-	// Proven says: the target has all. Command is a new command ID.
-	Proven struct {
-		GUIDs   map[guest.Volume]uint64
-		Command string
-	}
-	// Done says: the owner change was carried out.
-	Done struct{}
-	// Retained says: the cancel was carried out.
-	Retained struct{}
-	// Unsent says: the command has certainly never been sent.
-	Unsent struct{ Reason string }
-	// Unknown says: the command may have been carried out or not.
-	Unknown struct{ Reason string }
-	// Refused says: the ledger refused the command, and says now whose the guest is.
-	Refused struct {
-		Reason string
-		Now    Standing
-	}
-	// Arrived says: the target has finished.
-	Arrived struct {
-		Started  bool
-		Downtime *time.Duration
-		Warnings []string
-	}
-	// Restored says: the guest is where it was.
-	Restored struct{}
-	// Gone says: by a confirmed ledger it is somebody else's business now.
-	Gone struct{ Reason string }
-)
-
-func (Began) event()    {}
-func (Resumed) event()  {}
-func (Cancel) event()   {}
-func (Failed) event()   {}
-func (Checked) event()  {}
-func (Synced) event()   {}
-func (Held) event()     {}
-func (Halted) event()   {}
-func (Closed) event()   {}
-func (Shipped) event()  {}
-func (Proven) event()   {}
-func (Done) event()     {}
-func (Retained) event() {}
-func (Unsent) event()   {}
-func (Unknown) event()  {}
-func (Refused) event()  {}
-func (Arrived) event()  {}
-func (Restored) event() {}
-func (Gone) event()     {}
 
 // Standing is whose a guest is, by the ledger, as seen from one migration.
 type Standing string
@@ -180,8 +70,12 @@ func Step(r Record, e Event, now time.Time) (Record, Effect) {
 }
 
 func step(r Record, e Event, now time.Time) (Record, Effect) {
-	if c, ok := e.(Cancel); ok {
-		return cancel(r, c)
+	switch e := e.(type) {
+	case Cancel:
+		return cancel(r, e)
+	case Unwritten:
+		return unwritten(r, e, now)
+	default:
 	}
 	switch r.Phase {
 	case Prepared, Presync, Stopping, Stopped, Sealed, Final:
@@ -298,7 +192,7 @@ func sent(r Record, e Event, now time.Time) (Record, Effect) {
 	case Done:
 		return r.forward()
 	case Retained:
-		return goBack(r, "it was cancelled")
+		return goBack(r, cmp.Or(r.Reason, "it was cancelled"))
 	case Refused:
 		switch e.Now {
 		case Theirs:
@@ -369,12 +263,55 @@ func back(r Record, e Event) (Record, Effect) {
 		r.Trouble = e.Reason
 		return r, DoUndo
 	case Restored:
+		r.Warnings = append(slices.Clone(r.Warnings), e.Warnings...)
 		return end(r, Undone, r.Reason)
 	case Gone:
 		return end(r, Superseded, e.Reason)
 	default:
 	}
 	return r, DoNothing
+}
+
+// unwritten goes back where going on was not written down. What undoes things, or goes
+// on with what the ledger knows, is done all the same: it is done again after a restart.
+//
+// But a restart that finds the phase sent on disk sends the owner change. Where the ledger
+// would still take that, the guest may not run here again before the disk says otherwise:
+// so the ledger is made to refuse it, by the cancel.
+func unwritten(r Record, e Unwritten, now time.Time) (Record, Effect) {
+	next, effect := step(r, e.Event, now)
+	switch {
+	case next.Phase == Sent && r.Phase != Sent:
+		return retain(next, e.Reason, e)
+	case next.Phase == Back && r.Phase == Sent && !spent(e.Event):
+		return retain(r, next.Reason, e)
+	case slices.Contains(early(), next.Phase):
+		return step(r, Failed{Reason: e.Reason}, now)
+	default:
+		return next, effect
+	}
+}
+
+// early are the phases before the owner change may have been sent.
+func early() []Phase { return []Phase{Prepared, Presync, Stopping, Stopped, Sealed, Final} }
+
+// spent says that after an event the ledger carries out no owner change of the migration.
+func spent(e Event) bool {
+	switch e := e.(type) {
+	case Retained:
+		return true
+	case Refused:
+		return e.Spent
+	default:
+		return false
+	}
+}
+
+// retain has the cancel sent, whatever the disk says.
+func retain(r Record, why string, e Unwritten) (Record, Effect) {
+	r.Cancelled, r.Retain = true, cmp.Or(r.Retain, e.Retain)
+	r.Reason, r.Trouble = why, e.Reason
+	return r.in(Sent), DoRetain
 }
 
 func end(r Record, how Outcome, why string) (Record, Effect) {

@@ -7,8 +7,6 @@ import (
 	"testing"
 	"time"
 
-	"pgregory.net/rapid"
-
 	"github.com/tandemd/tandem/pkg/guest"
 	"github.com/tandemd/tandem/pkg/move/migrate"
 )
@@ -46,8 +44,10 @@ func events() []migrate.Event {
 		migrate.Refused{Now: migrate.Ours},
 		migrate.Refused{Now: migrate.Theirs},
 		migrate.Refused{Now: migrate.Others},
+		migrate.Refused{Now: migrate.Ours, Spent: true},
 		migrate.Arrived{Started: true},
 		migrate.Restored{},
+		migrate.Restored{Warnings: []string{"w"}},
 		migrate.Gone{Reason: "x"},
 	}
 }
@@ -141,6 +141,39 @@ func effectful(ev migrate.Event) bool {
 	}
 }
 
+// Whatever cannot be written down: the guest is let run again only where no restart, whatever it finds on disk, has the
+// owner change carried out.
+func TestStep_EveryPhaseTakesThatItCannotBeWrittenDown(t *testing.T) {
+	order := migrate.Phases()
+	sent := slices.Index(order, migrate.Sent)
+	for _, phase := range order {
+		for _, ev := range events() {
+			t.Run(fmt.Sprintf("%s %T%+v", phase, ev, ev), func(t *testing.T) {
+				r, _ := at(t, phase)
+				now := time.Unix(1_800_000_001, 0)
+				meant, _ := migrate.Step(r, ev, now)
+				next, effect := migrate.Step(r, migrate.Unwritten{Event: ev, Reason: "x", Retain: "r"}, now)
+				maySay := phase == migrate.Sent || meant.Phase == migrate.Sent
+				refused, isRefused := ev.(migrate.Refused)
+				_, retained := ev.(migrate.Retained)
+				never := retained || isRefused && refused.Spent
+				switch {
+				case effect == migrate.DoPropose && phase != migrate.Sent:
+					t.Error("an owner change is proposed that is not on disk")
+				case maySay && !never && (next.Phase == migrate.Back || next.Outcome == migrate.Undone):
+					t.Errorf("it went to %s, and the disk may say that the change was sent", next.Phase)
+				case maySay && never && next.Phase == migrate.Sent && meant.Phase != migrate.Sent:
+					t.Errorf("the ledger refuses the change for ever, and it went to %s", next.Phase)
+				case effect == migrate.DoRetain && (next.Retain == "" || !next.Cancelled || next.Trouble == ""):
+					t.Errorf("the cancel is sent by %+v", next)
+				case slices.Index(order, next.Phase) < sent && effect != migrate.DoNothing:
+					t.Errorf("it goes on to %s with %q", next.Phase, effect)
+				}
+			})
+		}
+	}
+}
+
 func TestStep_SyncsAreRepeatedWhileThatHelps(t *testing.T) {
 	for name, tc := range map[string]struct {
 		took []time.Duration
@@ -167,245 +200,4 @@ func TestStep_SyncsAreRepeatedWhileThatHelps(t *testing.T) {
 			}
 		})
 	}
-}
-
-// world is two nodes, a ledger that takes commands at any time after they were sent,
-// or never, and a migration between them.
-type world struct {
-	*rapid.T
-	record migrate.Record // on disk
-	effect migrate.Effect
-	memory migrate.Record
-	wish   bool // a cancel that the machine has not seen
-	sent   bool // this process may have sent the owner change
-
-	owner  guest.NodeID
-	term   uint64
-	begun  *guest.Beginning
-	tried  map[string]bool // outcomes of commands: done or refused
-	flight []string        // sent, and not yet on the log
-	held   bool
-
-	runsA, runsB, sealed bool
-	dataA, dataB         int // what was written, and what the target has
-	pointData            int
-	faults               bool
-}
-
-func (w *world) guest() guest.Guest {
-	return guest.Guest{ID: 100, Owner: w.owner, Term: termN(w.term), Beginning: w.begun}
-}
-
-// commit puts a command on the log.
-func (w *world) commit(id string) {
-	if _, known := w.tried[id]; known {
-		return
-	}
-	held := w.owner == w.memory.From && w.term == w.memory.Term.N
-	w.tried[id] = held
-	switch {
-	case !held:
-	case strings.HasPrefix(id, "change"):
-		b := w.record.Beginning()
-		b.From, b.Term = w.owner, termN(w.term)
-		w.owner, w.term, w.begun = w.memory.To, w.term+1, b
-	default:
-		w.term++
-	}
-}
-
-// feed takes an event in as the Mover does: on disk before it is acted on.
-func (w *world) feed(ev migrate.Event) {
-	now := time.Unix(1_800_000_000, 0)
-	r := w.memory
-	if w.wish {
-		w.wish = false
-		r, _ = migrate.Step(r, migrate.Cancel{Retain: "retain-" + fmt.Sprint(len(w.tried)+len(w.flight))}, now)
-	}
-	w.memory, w.effect = migrate.Step(r, ev, now)
-	w.record = w.memory
-	if w.memory.Phase != migrate.Sent && (w.memory.Phase == migrate.Back || w.memory.Phase == migrate.Confirmed || w.memory.Over()) {
-		w.held = false
-	}
-}
-
-func (w *world) crash() {
-	w.memory, w.wish, w.sent = w.record, false, w.record.Phase == migrate.Sent
-	w.held = w.record.Phase == migrate.Sent
-	if !w.memory.Over() {
-		w.feed(migrate.Resumed{})
-	}
-}
-
-// perform does what is to be done, with what luck there is.
-func (w *world) perform() {
-	if w.effect == migrate.DoNothing {
-		return
-	}
-	fault := ""
-	if w.faults {
-		fault = rapid.SampledFrom([]string{"", "", "", "fails", "crash before", "crash after"}).Draw(w.T, "fault")
-	}
-	switch fault {
-	case "crash before":
-		w.crash()
-		return
-	case "fails":
-		if w.effect != migrate.DoPropose && w.effect != migrate.DoRetain {
-			w.feed(migrate.Failed{Reason: "fault"})
-			return
-		}
-	}
-	ev := w.act(fault == "fails")
-	if fault == "crash after" {
-		w.crash()
-		return
-	}
-	w.feed(ev)
-}
-
-func (w *world) act(lost bool) migrate.Event {
-	switch w.effect {
-	case migrate.DoCheck:
-		return migrate.Checked{}
-	case migrate.DoSync:
-		w.dataB = w.dataA
-		return migrate.Synced{Round: migrate.Round{Took: time.Second}}
-	case migrate.DoHold:
-		w.held = true
-		return migrate.Held{Ran: w.runsA}
-	case migrate.DoStop:
-		w.runsA = false
-		return migrate.Halted{}
-	case migrate.DoSeal:
-		w.sealed = true
-		return migrate.Closed{}
-	case migrate.DoShip:
-		w.dataB, w.pointData = w.dataA, w.dataA
-		return migrate.Shipped{Point: "p"}
-	case migrate.DoProve:
-		return migrate.Proven{GUIDs: map[guest.Volume]uint64{disk(): 7}, Command: "change"}
-	case migrate.DoPropose:
-		return w.propose(w.memory.Command, lost)
-	case migrate.DoRetain:
-		return w.propose(w.memory.Retain, lost)
-	case migrate.DoAwait:
-		if !w.runsB && !w.memory.Beginning().Stopped {
-			return migrate.Failed{Reason: "not yet"}
-		}
-		return migrate.Arrived{Started: w.runsB}
-	case migrate.DoUndo:
-		if w.memory.StandingOf(w.guest(), true) != migrate.Ours {
-			return migrate.Gone{Reason: "gone"}
-		}
-		w.sealed = false
-		w.runsA = w.runsA || w.memory.Ran
-		return migrate.Restored{}
-	case migrate.DoNothing:
-	}
-	return nil
-}
-
-func (w *world) propose(id string, lost bool) migrate.Event { //nolint:revive // flag-parameter: a fact of this try
-	first := !w.sent
-	w.sent = true
-	if lost {
-		if first && rapid.Bool().Draw(w.T, "never sent") {
-			return migrate.Unsent{Reason: "x"}
-		}
-		if rapid.Bool().Draw(w.T, "under way") {
-			w.flight = append(w.flight, id)
-		}
-		return migrate.Unknown{Reason: "x"}
-	}
-	w.commit(id)
-	switch {
-	case !w.tried[id]:
-		return migrate.Refused{Reason: "refused", Now: w.memory.StandingOf(w.guest(), true)}
-	case strings.HasPrefix(id, "retain"):
-		return migrate.Retained{}
-	default:
-		return migrate.Done{}
-	}
-}
-
-// keepers are what both nodes do by themselves with what the ledger says.
-func (w *world) keepers() {
-	if w.owner == node("2") && !w.begun.Stopped && !w.runsB {
-		if w.runsB = true; w.pointData != w.dataA || w.dataB != w.dataA {
-			w.Fatalf("the target starts with %d of %d writes", w.dataB, w.dataA)
-		}
-	}
-	if w.owner == node("1") && !w.held && w.record.Phase == migrate.Back {
-		w.sealed = false // A guest of its own whose volumes are read-only.
-	}
-}
-
-func (w *world) check() {
-	if w.runsA && w.runsB {
-		w.Fatal("the guest runs on both")
-	}
-	if w.runsA && w.owner != node("1") {
-		w.Fatal("the guest runs where it is not owned")
-	}
-	if w.runsA && w.sealed {
-		w.Fatal("the guest runs with sealed volumes")
-	}
-}
-
-func TestStep_NeverTwoNeverLostAlwaysEnds(t *testing.T) {
-	rapid.Check(t, func(t *rapid.T) {
-		w := &world{T: t, owner: node("1"), term: 1, tried: map[string]bool{}, runsA: rapid.Bool().Draw(t, "runs"), faults: true, dataA: 1}
-		ran := w.runsA
-		w.memory = begun()
-		w.record = w.memory
-		w.feed(migrate.Began{})
-		for range rapid.IntRange(0, 60).Draw(t, "steps") {
-			switch rapid.IntRange(0, 9).Draw(t, "what") {
-			case 0:
-				w.wish = true
-			case 1:
-				w.crash()
-			case 2:
-				if n := len(w.flight); n > 0 {
-					i := rapid.IntRange(0, n-1).Draw(t, "which")
-					w.commit(w.flight[i])
-					w.flight = slices.Delete(w.flight, i, i+1)
-				}
-			case 3:
-				if w.runsA && !w.sealed {
-					w.dataA++
-				}
-			case 4:
-				w.keepers()
-			default:
-				w.perform()
-			}
-			w.check()
-		}
-		w.faults = false
-		for range 40 {
-			if w.memory.Over() {
-				break
-			}
-			w.perform()
-			w.keepers()
-			w.check()
-		}
-		for _, id := range w.flight { // What was under way all the time arrives at last.
-			w.commit(id)
-			w.keepers()
-			w.check()
-		}
-		switch {
-		case !w.memory.Over():
-			t.Fatalf("it does not end: %+v", w.memory)
-		case ran && !w.runsA && !w.runsB:
-			t.Fatalf("the guest runs nowhere: %+v", w.memory)
-		case !ran && (w.runsA || w.runsB):
-			t.Fatalf("the guest was started: %+v", w.memory)
-		case (w.memory.Outcome == migrate.Moved) != (w.owner == node("2")):
-			t.Fatalf("outcome %s, owner %s", w.memory.Outcome, w.owner)
-		}
-	})
 }

@@ -21,6 +21,7 @@ func (w *world) suffer(length time.Duration) {
 		w.migrates, w.migrates, w.migrates, w.migrates, w.migratesTwice, w.recovers, w.recovers, w.recoversTwice, w.stops, w.adds,
 		w.kills, w.kills, w.cuts, w.blackout, w.trap, w.trap, w.trap, w.trap, w.isolates, w.parts, w.loses, w.doubts, w.doubts, w.refuses, w.lag,
 	}
+	w.wg.Go(w.shuffles)
 	looks := 0
 	for time.Since(w.begun) < length && len(w.judge.trouble()) == 0 {
 		if !pause(w.life, w.upTo(2*gap, "next")) {
@@ -40,9 +41,18 @@ func (w *world) other(m *machine, what string) *machine {
 	return w.machines[(m.n-1+1+w.draw(what).IntN(len(w.machines)-1))%len(w.machines)]
 }
 
+// guest is one that runs.
 func (w *world) guest(what string) guest.Guest {
-	list := w.agreed.view().GuestList()
+	list := slices.DeleteFunc(w.agreed.view().GuestList(), func(g guest.Guest) bool { return g.Unit == "" })
 	return list[w.draw(what).IntN(len(list))]
+}
+
+// shuffles migrates the idle guest all the time.
+func (w *world) shuffles() {
+	for pause(w.life, w.upTo(40*time.Second, "shuffles")) && !w.isCalm() {
+		g := w.agreed.view().Guests[idle]
+		w.moves(g, w.other(w.machine(g.Owner), "shuffles to"))
+	}
 }
 
 // within runs what an operator asks of a daemon, for a minute at most.

@@ -31,8 +31,11 @@ type agreed struct {
 
 func newAgreed(w *world) *agreed { return &agreed{w: w, machine: ledger.NewMachine()} }
 
+// idle is a guest without a unit, which nobody runs: nothing but a migration touches its volumes.
+const idle guest.ID = 300
+
 // found makes the cluster: a virtual machine on the first node with jobs to two
-// others, and a container on the second with one job.
+// others, a container on the second with one job, and the idle guest on the third.
 func (a *agreed) found(machines []*machine) {
 	member := func(m *machine) ledger.Member {
 		return ledger.Member{
@@ -58,7 +61,9 @@ func (a *agreed) found(machines []*machine) {
 	}}, ledger.AddGuest{Guest: guest.Guest{
 		ID: 200, Type: guest.CT, Name: "db", Owner: nodeID(2), Unit: "db.service", Boot: guest.Boot{On: true},
 		Volumes: []guest.Volume{volume("ct-200-root")},
-	}}, job(100, 0, 2), job(100, 1, 3), job(200, 0, 1))
+	}}, ledger.AddGuest{Guest: guest.Guest{
+		ID: idle, Type: guest.VM, Name: "old", Owner: nodeID(3), Volumes: []guest.Volume{volume("vm-300-disk-0"), volume("vm-300-state")},
+	}}, job(100, 0, 2), job(100, 1, 3), job(200, 0, 1), job(idle, 0, 2))
 	for _, op := range ops {
 		if out := a.apply(ledger.Command{ID: a.newID(), Op: op}); out.Refused != "" {
 			a.w.t.Fatal(out.Refused)

@@ -328,7 +328,7 @@ func (p *process) checkMove(ctx context.Context, g guest.Guest, r migrate.Record
 
 func (p *process) couldStart(ctx context.Context, _ guest.NodeID, q moveQuestion) (struct{}, error) {
 	g, ok := council{p}.View().Guests[q.Guest]
-	if !ok {
+	if !ok || g.Unit == "" {
 		return struct{}{}, nil
 	}
 	st, err := units{p}.State(ctx, g.Unit)

@@ -310,6 +310,9 @@ func (g moveGuests) Pause(ctx context.Context, id guest.ID) (func(), error) {
 
 // Running asks systemd, and the keeper.
 func (g moveGuests) Running(ctx context.Context, x guest.Guest) (bool, error) {
+	if x.Unit == "" {
+		return false, nil
+	}
 	s, err := units(g).State(ctx, x.Unit)
 	if err != nil || s.Running {
 		return s.Running, err
@@ -319,11 +322,16 @@ func (g moveGuests) Running(ctx context.Context, x guest.Guest) (bool, error) {
 
 // Stop stops the unit.
 func (g moveGuests) Stop(ctx context.Context, x guest.Guest) error {
+	if x.Unit == "" {
+		return nil
+	}
 	return units(g).Stop(ctx, x.Unit)
 }
 
 // Start is the keeper's.
-func (g moveGuests) Start(ctx context.Context, id guest.ID) error { return g.keeper.Start(ctx, id) }
+func (g moveGuests) Start(ctx context.Context, id guest.ID) error {
+	return g.keeper.StartAgain(ctx, id)
+}
 
 // moveVolumes are the volumes here.
 type moveVolumes struct{ *process }
@@ -331,6 +339,13 @@ type moveVolumes struct{ *process }
 // Seal makes them read-only.
 func (v moveVolumes) Seal(ctx context.Context, cluster string, g guest.Guest) error {
 	return v.retirer.Seal(ctx, cluster, g)
+}
+
+// Unseal makes them usable again.
+func (v moveVolumes) Unseal(ctx context.Context, cluster string, g guest.Guest) error {
+	_, err := engines(v).Promote(ctx, cluster, g)
+	v.keeper.Kick(g.ID) //nolint:contextcheck // it has the keeper's life
+	return err
 }
 
 // Discard is not asked for.

@@ -87,7 +87,7 @@ func (w *world) unsettled() string {
 		w.judge.mu.Lock()
 		runs, lines := maps.Clone(w.judge.runs[g.ID]), maps.Clone(w.judge.lines[g.ID])
 		w.judge.mu.Unlock()
-		if len(runs) != 1 || !runs[owner.n] {
+		if g.Unit != "" && (len(runs) != 1 || !runs[owner.n]) {
 			cond := owner.running().keeper.State(g.ID)
 			return fmt.Sprintf("guest %s is %s's, and runs on %v: %s %s", g.ID, owner.name, runs, cond.State, cond.Trouble)
 		}

@@ -101,7 +101,9 @@ func newWorld(tb testing.TB, seed uint64, nodes int) *world {
 	w.agreed.found(w.machines)
 	for _, g := range w.agreed.view().GuestList() {
 		for _, m := range w.machines {
-			m.install(g.ID, g.Unit)
+			if g.Unit != "" {
+				m.install(g.ID, g.Unit)
+			}
 		}
 		owner := w.machine(g.Owner)
 		for _, v := range g.Volumes {

@@ -15,6 +15,8 @@ import (
 // Seal makes the guest's volumes here read-only, unmounts its filesystems, and makes sure of both and that nobody has them open.
 // Volumes that are not the owner's are passed over, but where this node owns the guest: then all must be, at its term. Done again
 // it makes sure again. After an error some may be read-only. A promotion of the same owner makes them writable again.
+//
+// A guest without a unit is stopped by nobody here: while somebody uses its volumes none of them is made read-only.
 func (r *Retirer) Seal(ctx context.Context, cluster string, g guest.Guest) error {
 	release, err := r.o.LockGuest(ctx, g)
 	if err != nil {
@@ -24,6 +26,9 @@ func (r *Retirer) Seal(ctx context.Context, cluster string, g guest.Guest) error
 	list, err := r.owned(ctx, cluster, g)
 	if err == nil && g.Owner == r.o.Node {
 		err = r.all(g, list)
+	}
+	if err == nil && g.Unit == "" {
+		err = r.vacated(ctx, list, inUse)
 	}
 	if err == nil {
 		err = r.fence(ctx, g, list)
@@ -55,18 +60,30 @@ func (r *Retirer) fence(ctx context.Context, g guest.Guest, list []volume) error
 	if err := r.o.ZFS.SetProps(ctx, seal, names(list)...); err != nil {
 		return fault.Wrap(err, "make the volumes of guest %s read-only", g.ID)
 	}
+	if err := r.vacated(ctx, list, stillInUse); err != nil {
+		return err
+	}
+	return r.verified(ctx, list)
+}
+
+// How a volume is that somebody uses.
+const (
+	inUse      = "is in use"
+	stillInUse = "is read-only now, and still in use"
+)
+
+// vacated unmounts the filesystems, and makes sure that nobody has the volumes open or mounted.
+func (r *Retirer) vacated(ctx context.Context, list []volume, how string) error {
 	for _, v := range list {
 		if v.data.Type != zfs.TypeFilesystem {
 			continue
 		}
 		if err := r.o.ZFS.Unmount(ctx, v.data.Name); err != nil {
-			return r.inUse(ctx, v, err)
+			users, _ := r.o.ZFS.Users(ctx, v.data.Name)
+			return r.told(v, how, users, err)
 		}
 	}
-	if err := r.unused(ctx, list); err != nil {
-		return err
-	}
-	return r.verified(ctx, list)
+	return r.unused(ctx, list, how)
 }
 
 // lookAgain is for how long somebody may have a volume open who only looks into it: udev does after every change.
@@ -76,7 +93,7 @@ const (
 )
 
 // unused makes sure that nobody has the volumes open or mounted.
-func (r *Retirer) unused(ctx context.Context, list []volume) error {
+func (r *Retirer) unused(ctx context.Context, list []volume, how string) error {
 	for waited := time.Duration(0); ; waited += lookEvery {
 		users, err := r.o.ZFS.Users(ctx, names(list)...)
 		if err != nil {
@@ -88,10 +105,10 @@ func (r *Retirer) unused(ctx context.Context, list []volume) error {
 		if waited >= lookAgain {
 			for _, v := range list {
 				if v.data.Name == users[0].Dataset {
-					return r.told(v, users, nil)
+					return r.told(v, how, users, nil)
 				}
 			}
-			return r.told(list[0], users, nil)
+			return r.told(list[0], how, users, nil)
 		}
 		timer := time.NewTimer(lookEvery)
 		select {
@@ -103,14 +120,8 @@ func (r *Retirer) unused(ctx context.Context, list []volume) error {
 	}
 }
 
-// inUse is the error of a filesystem that cannot be unmounted.
-func (r *Retirer) inUse(ctx context.Context, v volume, err error) error {
-	users, _ := r.o.ZFS.Users(ctx, v.data.Name)
-	return r.told(v, users, err)
-}
-
-func (r *Retirer) told(v volume, users []zfs.User, err error) error {
-	text := fmt.Sprintf("%s is read-only now, and still in use on %s", v.data.Name, r.o.Name)
+func (r *Retirer) told(v volume, how string, users []zfs.User, err error) error {
+	text := fmt.Sprintf("%s %s on %s", v.data.Name, how, r.o.Name)
 	if len(users) > 0 {
 		var all []string
 		for _, u := range users[:min(len(users), 4)] {

@@ -320,6 +320,31 @@ func TestSeal_AndBack(t *testing.T) {
 	w.replica(diskDS)
 }
 
+// Whoever runs a guest without a unit may run it still: his writes do not fail because somebody wants to move it.
+func TestSeal_WhatRunsWithoutAUnitIsNotMadeReadOnly(t *testing.T) {
+	for _, busy := range []string{diskDS, rootDS} {
+		synctest.Test(t, func(t *testing.T) {
+			w := newWorld(t)
+			w.pool.SetBusy(busy, true)
+			w.trap = func(e zfstest.Event) error {
+				if e.Op == "SetProps" {
+					t.Errorf("%s: the properties of %s are set", busy, e.Name)
+				}
+				return nil
+			}
+			err := w.retirer.Seal(t.Context(), "c1", w.guest())
+			if err == nil || !strings.Contains(err.Error(), busy+" is in use on n1: process 4711 (qemu)") {
+				t.Errorf("got %v", err)
+			}
+			w.trap = nil
+			equal(t, []bool{w.dataset(diskDS).ReadOnly, w.dataset(rootDS).ReadOnly}, []bool{false, false})
+			w.pool.SetBusy(busy, false)
+			must(t, w.retirer.Seal(t.Context(), "c1", w.guest()))
+			equal(t, []bool{w.dataset(diskDS).ReadOnly, w.dataset(rootDS).ReadOnly}, []bool{true, true})
+		})
+	}
+}
+
 func TestSeal_AllVolumesMustBeTheOwners(t *testing.T) {
 	w := newWorld(t)
 	must(t, w.pool.SetProps(t.Context(), map[string]string{zfs.PropTerm: term(7).String()}, diskDS))
