@@ -4,9 +4,12 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/google/go-cmp/cmp"
+
 	"github.com/tandemd/tandem/pkg/api"
 	"github.com/tandemd/tandem/pkg/guest"
 	"github.com/tandemd/tandem/pkg/unit/unittest"
+	"github.com/tandemd/tandem/pkg/zfs"
 )
 
 // A container's filesystem stays mounted when it is stopped. Its data goes all the same, without force, or nothing of it.
@@ -52,6 +55,50 @@ func TestRemoveGuest_AContainerWhoseFilesystemIsMounted(t *testing.T) {
 	gone, err := n[1].api.RemoveGuest(ctx, api.RemoveGuestRequest{ID: 200, DeleteData: true})
 	if err != nil || len(gone.Traces) != 1 || gone.Traces[0].Fate != api.FateDestroyed || n[0].dataset(name).Exists() {
 		t.Errorf("%+v, %v; it exists: %v", gone, err, n[0].dataset(name).Exists())
+	}
+}
+
+// Of a guest that has a disk open nothing goes, on no node, and it stays the cluster's. Where that shows only once the cluster has
+// let go, the replicas stay with the owner's data.
+func TestRemoveGuest_AGuestInUseKeepsAllThatItHas(t *testing.T) {
+	t.Parallel()
+	ctx := t.Context()
+	n, id := replicated(t, "x")
+	idle := guest.Volume{Storage: "local-zfs", Name: "vm-100-disk-1"}
+	n[0].disk(idle.Name, "y")
+	if _, err := n[0].api.SetGuest(ctx, api.SetGuestRequest{ID: 100, AddVolumes: []guest.Volume{idle}}); err != nil {
+		t.Fatal(err)
+	}
+	n[0].syncNow(id)
+	have := func() (all []zfs.Dataset) {
+		for _, m := range n {
+			all = append(all, m.dataset("vm-100-disk-0"), m.dataset(idle.Name))
+		}
+		return all
+	}
+	n[1].endJob(id, true)
+	n[0].pool.SetBusy("tank/guests/vm-100-disk-0", true)
+	before := have()
+	_, err := n[1].api.RemoveGuest(ctx, api.RemoveGuestRequest{ID: 100, DeleteData: true})
+	wantError(t, err, api.CodeRefused, "tank/guests/vm-100-disk-0 on n1: it is in use: process 4711 (qemu) has it open")
+	if d := cmp.Diff(before, have()); d != "" {
+		t.Errorf("something was changed:\n%s", d)
+	}
+	n[0].pool.SetBusy("tank/guests/vm-100-disk-0", false)
+	if _, err := n[0].api.CreateJob(ctx, api.CreateJobRequest{ID: id, Target: "n2"}); err != nil {
+		t.Fatal(err) // It is a guest still.
+	}
+	n[0].syncNow(id)
+	point := n[0].dataset(idle.Name).Snapshots[0].Name
+	if err := n[0].pool.Clone(ctx, "tank/guests/vm-100-disk-1@"+point, "tank/guests/mine", nil); err != nil {
+		t.Fatal(err)
+	}
+	g, err := n[1].api.SetGuest(ctx, api.SetGuestRequest{ID: 100, RemoveVolumes: []guest.Volume{idle}, DeleteData: true})
+	if err != nil || len(g.Warnings) != 1 || !strings.Contains(g.Warnings[0], "the replicas on other nodes stay") {
+		t.Errorf("%+v, %v", g, err)
+	}
+	if len(g.Traces) != 2 || g.Traces[0].Fate != api.FateLeft || g.Traces[1].Fate != api.FateReplica || !n[1].dataset(idle.Name).Exists() {
+		t.Errorf("%+v", g.Traces)
 	}
 }
 

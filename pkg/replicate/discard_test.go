@@ -1,6 +1,7 @@
 package replicate_test
 
 import (
+	"errors"
 	"strings"
 	"testing"
 
@@ -79,6 +80,29 @@ func TestDiscard_RefusesWhatIsNotMeant(t *testing.T) {
 	must(t, err)
 	equal(t, n2.dataset(asideRoot+"/100/theirs").Exists(), true)
 	equal(t, n2.dataset(asideRoot+"/100").Exists(), true)
+}
+
+// ZFS may refuse what was not foreseen: a clone outside the storages, a device that is opened at that moment. The copy is kept then
+// as it was, also from other tools.
+func TestDiscard_PutsTheHoldsBackWhereZFSRefuses(t *testing.T) {
+	w := newWorld(t)
+	w.run(job)
+	w.diverge(50)
+	n2 := w.node("2")
+	name := n2.aside()[0].Name
+	must(t, n2.pool.Clone(t.Context(), name+"@"+n2.dataset(name).Snapshots[0].Name, "tank/elsewhere", nil))
+	all := func() []uint64 { return []uint64{holds(n2.dataset(name)), holds(n2.dataset(diskDS))} }
+	before := all()
+	equal(t, before, []uint64{1, 1})
+	n2.cannotDiscard(name, "something was cloned from it")
+	equal(t, all(), before)
+	n2.pool.Destroy("tank/elsewhere")
+	n2.pool.Inject(zfstest.Fault{Op: "DestroyDataset", Name: name, Times: 1, Err: errors.New("dataset is busy")})
+	n2.cannotDiscard(name, "dataset is busy")
+	equal(t, all(), []uint64{0, 1}) // Its own snapshot is gone.
+	_, err := n2.keeper.Discard(t.Context(), "c1", name)
+	must(t, err)
+	equal(t, holds(n2.dataset(diskDS)), uint64(0))
 }
 
 // As long as the replica is being made out of a copy, that cannot go.

@@ -102,6 +102,28 @@ func TestRestore_IsAGuestOfItsOwn(t *testing.T) {
 	must(t, err)
 }
 
+// The daemon ends before the clones are made usable, and somebody starts the guest: then they carry an owner's marks, and can be
+// written to, and lack a device and a mount all the same.
+func TestRestore_CutBeforeItSettledIsGoneOnWithOnceTheGuestWasStarted(t *testing.T) {
+	w := newWorld(t)
+	ofDisk, ofRoot := w.divergeBoth()
+	n2, ctx := w.node("2"), t.Context()
+	names := []string{ofDisk.Name, ofRoot.Name}
+	r, err := n2.keeper.Restore(ctx, "c1", names, 900)
+	must(t, err)
+	w.admit(r)
+	_, err = n2.promoter.Promote(ctx, "c1", w.View().Guests[900])
+	must(t, err)
+	n2.write(newDisk, 7, 3)
+	want := n2.content(t, newDisk)
+	must(t, w.restore(names...))
+	equal(t, n2.dataset(newRoot).Mounted, true)
+	_, err = n2.pool.Device(ctx, newDisk)
+	must(t, err)
+	equal(t, bytes.Equal(n2.content(t, newDisk), want), true)
+	equal(t, n2.dataset(newDisk).ReadOnly, false)
+}
+
 func TestRestore_RefusesWhatIsInTheWay(t *testing.T) {
 	w := newWorld(t)
 	ofDisk, ofRoot := w.divergeBoth()

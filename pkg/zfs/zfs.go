@@ -59,7 +59,8 @@ const (
 )
 
 // PropSealed is on an owner's volume that was made read-only, for a move or because another owns its guest now: the guest's term
-// then. It goes when the volume is the owner's again, or a replica. Only who does that reads it.
+// then. It goes when the volume is the owner's again, or as the last thing of an owner's when it becomes a replica: on one with
+// another role it says that this was cut.
 const PropSealed = "tandem:sealed"
 
 // PropDiverged says of data set aside why, when and by whom. Only who looks at such data reads it.
@@ -69,7 +70,7 @@ const PropDiverged = "tandem:diverged"
 func UserProps() []string {
 	return []string{
 		PropCluster, PropGuest, PropRole, PropTerm, PropVolume, PropPoint, PropComplete, PropArrived, PropReceived, PropRemoving,
-		PropMode, PropManifest, PropLanding,
+		PropMode, PropManifest, PropLanding, PropSealed,
 	}
 }
 

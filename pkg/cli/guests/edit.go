@@ -73,9 +73,10 @@ func (a verbs) setCmd() *cobra.Command {
 node and belong to nobody else, and the nodes that the guest is replicated to
 must have its storage. A volume that is removed keeps its data and becomes an
 ordinary dataset; replicas of it stay where they are. --delete-data destroys
-both, unless somebody made snapshots of them or uses them. --take-volume says
-that a dataset without Tandem's marks, which stands in the place of a volume of
-the guest, is the guest's data from now on, as after a restore from a backup.
+both, unless somebody made snapshots of them or uses them; nothing is changed
+then. --take-volume says that a dataset without Tandem's marks, which stands in
+the place of a volume of the guest, is the guest's data from now on, as after a
+restore from a backup.
 
 ` + owningText + `
 
@@ -210,9 +211,10 @@ func (a verbs) removeCmd() *cobra.Command {
 		Short: "Take a guest out of Tandem's care",
 		Long: `Takes a guest out of Tandem's care. It must have no jobs: delete them first. Its
 volumes keep their data and become ordinary datasets; replicas that jobs left
-with --keep stay where they are. --delete-data destroys both, unless somebody
-made snapshots of them or uses them; nothing is changed then. Filesystems of a
-guest whose unit is stopped are unmounted for it.
+with --keep stay where they are. --delete-data destroys both, unless the guest's
+unit runs, or somebody made snapshots of them or uses them (a zvol that is open,
+a filesystem in use); nothing is changed then. Filesystems of a guest whose unit
+is stopped are unmounted for it.
 
 ` + frame.ExitCodes,
 		Example: `  tandem guest remove 100

@@ -262,7 +262,7 @@ func (b *Backend) RemoveGuest(ctx context.Context, r api.RemoveGuestRequest) (ap
 			Hint: fmt.Sprintf("delete them first, like `tandem delete %s`, and wait until `tandem list` shows them no more", ids[0]),
 		}
 	}
-	gone := removal{guest: g, volumes: g.Volumes, delete: r.DeleteData}
+	gone := removal{guest: g, volumes: g.Volumes, delete: r.DeleteData, whole: true}
 	if err := b.checkGone(ctx, &gone); err != nil {
 		return api.GuestRemoval{}, err
 	}

@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"time"
 
 	"github.com/tandemd/tandem/pkg/api"
@@ -22,8 +24,8 @@ type removal struct {
 	// guest is as it was before.
 	guest   guest.Guest
 	volumes []guest.Volume
-	// delete says that the data goes too.
-	delete bool
+	// delete says that the data goes too; whole, that the guest goes, and not some of its volumes.
+	delete, whole bool
 	// unmounted are volumes that checkGone has unmounted.
 	unmounted []guest.Volume
 }
@@ -31,7 +33,7 @@ type removal struct {
 func (r removal) question(b *Backend) poll.Question[release.Request, []release.Result] {
 	return poll.Question[release.Request, []release.Result]{
 		Path: pathRelease, Patience: releaseTimeout, Here: b.releaseHere,
-		Ask: release.Request{Guest: r.guest.ID, Volumes: r.volumes, Delete: r.delete, Unit: r.guest.Unit},
+		Ask: release.Request{Guest: r.guest.ID, Volumes: r.volumes, Delete: r.delete, Whole: r.whole, Unit: r.guest.Unit},
 	}
 }
 
@@ -124,18 +126,30 @@ func (b *Backend) letGo(ctx context.Context, r removal, op ledger.Op) error {
 }
 
 // release takes Tandem off volumes that the ledger gives to no guest any more, on
-// all nodes. It tells what became of them, and who did not answer.
+// all nodes. It tells what became of them, and who did not answer. Where data is to go
+// the owner's goes first: as long as it is there, so are its replicas.
 func (b *Backend) release(ctx context.Context, r removal) (traces []api.Trace, warnings []string) {
 	if len(r.volumes) == 0 {
 		return nil, nil
 	}
-	// The change is made: what follows from it is not left half done.
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), releaseTimeout)
-	defer cancel()
 	s := b.Book.Current()
 	q := r.question(b)
 	q.Ask.Index = s.Index
-	answers := poll.All(ctx, b.asker(), s.MemberList(), q)
+	ask := func(members []ledger.Member) map[guest.NodeID]poll.Answer[[]release.Result] {
+		// The change is made: what follows from it is not left half done.
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), releaseTimeout)
+		defer cancel()
+		return poll.All(ctx, b.asker(), members, q)
+	}
+	isOwner := func(m ledger.Member) bool { return m.ID == r.guest.Owner }
+	others := slices.DeleteFunc(s.MemberList(), isOwner)
+	answers := ask(slices.DeleteFunc(s.MemberList(), func(m ledger.Member) bool { return !isOwner(m) }))
+	if a := answers[r.guest.Owner]; r.delete && (a.Err != nil || slices.ContainsFunc(a.Said, func(res release.Result) bool { return res.Left != "" })) {
+		q.Ask.Delete = false
+		warnings = append(warnings, fmt.Sprintf(
+			"%s could not destroy all of its data, so the replicas on other nodes stay: `tandem diverged list` shows those of guests that are gone", s.NameOf(r.guest.Owner)))
+	}
+	maps.Copy(answers, ask(others))
 	for _, m := range s.MemberList() {
 		a := answers[m.ID]
 		for _, res := range a.Said {

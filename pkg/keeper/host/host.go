@@ -77,6 +77,8 @@ func volumeOf(cluster string, g guest.Guest, v guest.Volume, d zfs.Dataset) rule
 		term, err := guest.ParseTerm(d.Props[zfs.PropTerm])
 		out.Marked, out.Role, out.Term = true, role, term
 		out.Foreign = err != nil
+		// A retirement seals first and takes the seal off last; what is set aside keeps it, under another name.
+		out.Unfinished = !out.Foreign && role != zfs.RoleOwner && d.Props[zfs.PropSealed] != ""
 	}
 	return out
 }

@@ -20,8 +20,9 @@ func (f Facts) others() Step {
 	h := f.held()
 	whose := fmt.Sprintf("guest %s is %s's at term %s", f.Guest.ID, f.Owner, f.Guest.Term)
 	past := h.older || !h.owner && Older(f.Note.Term, f.Guest.Term)
+	former := h.owner || h.unfinished
 	switch {
-	case f.Unit.Named && f.Unit.Unknown != "" && (h.owner || f.Disks.Unknown != "" && !f.Note.Term.IsZero()):
+	case f.Unit.Named && f.Unit.Unknown != "" && (former || f.Disks.Unknown != "" && !f.Note.Term.IsZero()):
 		return Step{Tell, whose + ", and whether its unit runs here cannot be told: " + f.Unit.Unknown}
 	case f.Unit.Running && (past || f.Confirmed):
 		return Step{Stop, whose + ", so it may not run here"}
@@ -33,9 +34,9 @@ func (f Facts) others() Step {
 		return Step{Nothing, whose + ", and was never this node's"}
 	case f.Disks.Unknown != "":
 		return Step{Tell, whose + ", and its volumes here cannot be read: " + f.Disks.Unknown}
-	case h.owner && !f.Confirmed:
-		return Step{Confirm, whose + ", and its volumes here are still marked as an owner's"}
-	case h.owner:
+	case former && !f.Confirmed:
+		return Step{Confirm, whose + ", and its volumes here are still an owner's, or no replica yet"}
+	case former:
 		return Step{Retire, whose + ", so its volumes here follow that node from now on"}
 	default:
 		return Step{Nothing, whose}

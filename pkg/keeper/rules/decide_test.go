@@ -29,6 +29,10 @@ func disk(word string) rules.Volume {
 		v.ReadOnly = true
 	case "replica":
 		v.Role, v.ReadOnly = "replica", true
+	case "half":
+		v.Role, v.ReadOnly, v.Unfinished = "replica", true, true
+	case "leaving":
+		v.Role, v.ReadOnly, v.Unfinished = "diverged", true, true
 	case "bare":
 		v = rules.Volume{Volume: v.Volume}
 	case "missing":
@@ -42,7 +46,7 @@ func disk(word string) rules.Volume {
 }
 
 func words() []string {
-	return []string{"ready", "old", "ahead", "fork", "sealed", "replica", "bare", "missing", "foreign"}
+	return []string{"ready", "old", "ahead", "fork", "sealed", "replica", "half", "leaving", "bare", "missing", "foreign"}
 }
 
 // everything calls f with all combinations of facts, of guests with two volumes.
@@ -94,6 +98,7 @@ func anyOf(f rules.Facts, ok func(rules.Volume) bool) bool {
 }
 
 func owners(v rules.Volume) bool  { return v.Marked && v.Role == rules.RoleOwner }
+func former(v rules.Volume) bool  { return owners(v) || v.Unfinished }
 func replica(v rules.Volume) bool { return v.Marked && v.Role != rules.RoleOwner }
 func ready(v rules.Volume) bool   { return owners(v) && v.Term == term(5) && !v.ReadOnly }
 func past(v rules.Volume) bool    { return !owners(v) || v.Term == term(4) }
@@ -117,7 +122,7 @@ func TestDecide_NeverDoesWhatMayNotBe(t *testing.T) {
 				bad = "a take-over"
 			}
 		case rules.Retire:
-			if own || !f.Confirmed || f.Paused != "" || f.Unit.Running || f.Unit.Unknown != "" || !anyOf(f, owners) {
+			if own || !f.Confirmed || f.Paused != "" || f.Unit.Running || f.Unit.Unknown != "" || !anyOf(f, former) {
 				bad = "a retirement"
 			}
 		case rules.Stop:
@@ -174,7 +179,7 @@ func do(t *testing.T, f rules.Facts, s rules.Step) rules.Facts {
 		f.Unit.Running = false
 	case rules.Retire:
 		for i, v := range f.Disks.Volumes {
-			if owners(v) {
+			if former(v) {
 				f.Disks.Volumes[i] = disk("replica")
 			}
 		}
@@ -202,7 +207,7 @@ func TestDecide_ComesToAnEnd(t *testing.T) {
 				t.Errorf("it gave up: %s: %s from %+v", trace, s.Why, begin)
 			case s.Do == rules.Nothing && wanted && !f.Unit.Running && f.Unit.Unknown == "":
 				t.Errorf("it does not run: %s from %+v", trace, begin)
-			case s.Do == rules.Nothing && f.Guest.Owner != self && f.Paused == "" && (f.Unit.Running || anyOf(f, owners)):
+			case s.Do == rules.Nothing && f.Guest.Owner != self && f.Paused == "" && (f.Unit.Running || anyOf(f, former)):
 				t.Errorf("it is not fenced: %s from %+v", trace, begin)
 			}
 			return
@@ -241,9 +246,14 @@ func TestDecide(t *testing.T) {
 		"a stale owner, stopped and sure":                  {other, moved, rules.Facts{Unit: stopped, Confirmed: true}, []string{"old"}, rules.Retire},
 		"a ledger older than the disks stops nothing":      {other, moved, rules.Facts{Unit: running}, []string{"ahead"}, rules.Confirm},
 		"another generation's term of the same count":      {other, moved, rules.Facts{Unit: running}, []string{"fork"}, rules.Confirm},
-		"a target":                         {other, moved, rules.Facts{Unit: stopped}, []string{"replica"}, rules.Nothing},
-		"somebody started a target's unit": {other, moved, rules.Facts{Unit: running, Confirmed: true}, []string{"replica"}, rules.Stop},
-		"no bus, and volumes of an owner":  {other, moved, rules.Facts{Unit: rules.Unit{Named: true, Unknown: "no bus"}, Confirmed: true}, []string{"old"}, rules.Tell},
+		"a retirement was cut, not confirmed":              {other, moved, rules.Facts{Unit: stopped}, []string{"half"}, rules.Confirm},
+		"a retirement was cut, a replica":                  {other, moved, rules.Facts{Unit: stopped, Confirmed: true}, []string{"half"}, rules.Retire},
+		"a retirement was cut, set aside":                  {other, moved, rules.Facts{Unit: stopped, Confirmed: true}, []string{"replica", "leaving"}, rules.Retire},
+		"a retirement was cut, the guest moves":            {other, moved, rules.Facts{Unit: stopped, Confirmed: true, Paused: "it moves"}, []string{"half"}, rules.Nothing},
+		"it came back, and had been cut":                   {self, moved, rules.Facts{Unit: stopped, Confirmed: true}, []string{"leaving"}, rules.TakeOver},
+		"a target":                                         {other, moved, rules.Facts{Unit: stopped}, []string{"replica"}, rules.Nothing},
+		"somebody started a target's unit":                 {other, moved, rules.Facts{Unit: running, Confirmed: true}, []string{"replica"}, rules.Stop},
+		"no bus, and volumes of an owner":                  {other, moved, rules.Facts{Unit: rules.Unit{Named: true, Unknown: "no bus"}, Confirmed: true}, []string{"old"}, rules.Tell},
 	} {
 		t.Run(name, func(t *testing.T) {
 			f := tc.facts

@@ -60,6 +60,8 @@ type Volume struct {
 	Term   guest.Term
 	// ReadOnly is the property.
 	ReadOnly bool
+	// Unfinished says that it was an owner's, and that its becoming a replica, or its being set aside, was cut.
+	Unfinished bool
 }
 
 // RoleOwner marks an owner's volume; pkg/zfs writes it.
@@ -118,6 +120,8 @@ func (f Facts) Usable() bool { return f.Guest.Owner == f.Self && f.held().ready(
 type held struct {
 	// owner: some carry role owner, of any term; older: all these carry an older term than the ledger's.
 	owner, older bool
+	// unfinished: some were an owner's and are no replica yet.
+	unfinished bool
 	// replica: some carry another role. other: some carry role owner of another term.
 	replica, other bool
 	// bare: some carry no mark. sealed: some of the present term are read-only.
@@ -130,6 +134,7 @@ func (f Facts) held() held {
 	var h held
 	h.older = true
 	for _, v := range f.Disks.Volumes {
+		h.unfinished = h.unfinished || v.Unfinished
 		switch {
 		case v.Missing:
 			h.missing = &v.Volume

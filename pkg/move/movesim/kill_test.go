@@ -10,6 +10,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/tandemd/tandem/pkg/guest"
 	"github.com/tandemd/tandem/pkg/move/migrate"
 )
 
@@ -32,6 +33,19 @@ func (k kill) String() string { return fmt.Sprintf("%s of %s at %s", k.how, k.vi
 // moments of both, and ends who the kill says at its moment.
 func migration(t *testing.T, k kill) (out outcome, moments []string, how migrate.Outcome) {
 	t.Helper()
+	return journey{guest: 100, from: 1, to: 2, counts: func(_ *world, m *machine) bool { return m.n <= 2 }}.make(t, k)
+}
+
+// journey is a migration of a guest from a node to another.
+type journey struct {
+	guest    guest.ID
+	from, to int
+	// counts says whether what a machine does now is one of the moments. The world's lock is held.
+	counts func(w *world, m *machine) bool
+}
+
+func (j journey) make(t *testing.T, k kill) (out outcome, moments []string, how migrate.Outcome) {
+	t.Helper()
 	dog := time.AfterFunc(hangs, func() { panic(fmt.Sprintf("movesim: %s hangs", k)) })
 	defer dog.Stop()
 	synctest.Test(t, func(t *testing.T) {
@@ -42,7 +56,7 @@ func migration(t *testing.T, k kill) (out outcome, moments []string, how migrate
 		counts := map[string]int{}
 		w.mu.Lock()
 		w.reap = func(m *machine, what string) (end, []*machine) {
-			if m.n > 2 {
+			if !j.counts(w, m) {
 				return "", nil
 			}
 			name := string(m.name) + ": " + what
@@ -61,13 +75,13 @@ func migration(t *testing.T, k kill) (out outcome, moments []string, how migrate
 			return k.how, who
 		}
 		w.mu.Unlock()
-		m := w.machines[0].running().mover
-		if _, err := m.Start(migrate.Request{Guest: 100, To: nodeID(2), By: "operator"}); err != nil && k.moment == "" {
+		m := w.machines[j.from-1].running().mover
+		if _, err := m.Start(migrate.Request{Guest: j.guest, To: nodeID(j.to), By: "operator"}); err != nil && k.moment == "" {
 			t.Error(err)
 		}
 		for range 600 {
 			pause(w.life, 500*time.Millisecond)
-			if v, ok := m.Look(100); ok && v.Over() {
+			if v, ok := m.Look(j.guest); ok && v.Over() {
 				how = v.Outcome
 				break
 			}
@@ -150,5 +164,33 @@ func TestKill_AMigrationInEveryPhase(t *testing.T) {
 	t.Logf("seed %d: %d moments, %d kills, of which %d came about; %d moved", *seed, len(moments), len(all), came.Load(), moved.Load())
 	if came.Load() < int64(len(all))*3/4 {
 		t.Error("too few kills came about: a run does not repeat what the one before did")
+	}
+}
+
+// TestKill_AFormerOwnerWithoutAJob ends the former owner, or its power, at each change that it makes to the only volume of a guest
+// that it gave away, and to which no job brings it back: no sync repairs there what a retirement leaves half done.
+func TestKill_AFormerOwnerWithoutAJob(t *testing.T) {
+	j := journey{guest: 200, from: 2, to: 3, counts: func(w *world, m *machine) bool {
+		return m.n == 2 && w.agreed.view().Guests[200].Owner == nodeID(3)
+	}}
+	out, moments, how := j.make(t, kill{})
+	if len(out.problems) > 0 || how != migrate.Moved {
+		t.Fatalf("without a kill: %s, %s\n%s", how, out.problems, out.trace)
+	}
+	came, rng := 0, rand.New(rand.NewPCG(*seed, 2)) //nolint:gosec // it is to be the same again
+	for _, moment := range moments {
+		if !strings.Contains(moment, "tank/g/ct-200-root") || !strings.Contains(moment, "SetProps") && !strings.Contains(moment, "Inherit") {
+			continue
+		}
+		for _, k := range sample(rng, []kill{{moment, killed, "n2"}, {moment, powerCut, "n2"}}, min(*ways, 2)) {
+			out, _, _ := j.make(t, k)
+			if len(out.problems) > 0 {
+				t.Fatalf("-movesim.seed %d: %s: %s\n%s", *seed, k, out.problems, out.trace)
+			}
+			came += min(out.deaths, 1)
+		}
+	}
+	if came < 4 {
+		t.Errorf("only %d kills came about, of %d moments: %q", came, len(moments), moments)
 	}
 }

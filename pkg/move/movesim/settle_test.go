@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/tandemd/tandem/pkg/guest"
+	"github.com/tandemd/tandem/pkg/plan/manifest"
 	"github.com/tandemd/tandem/pkg/zfs"
 )
 
@@ -127,6 +128,8 @@ func (w *world) misfit(m *machine, v guest.Volume, owner guest.NodeID, want cont
 		}
 	case d.Exists() && role != "" && (role != zfs.RoleReplica || !d.ReadOnly || d.Mounted):
 		return fmt.Sprintf("has role %q, read-only %v, mounted %v", role, d.ReadOnly, d.Mounted)
+	case d.Exists() && role != "" && (d.Props[zfs.PropSealed] != "" || !manifest.Demote(manifest.Kind(d.Type), d.Own()).None()):
+		return fmt.Sprintf("has something of an owner's still: sealed %q, %v", d.Props[zfs.PropSealed], d.Own())
 	}
 	return ""
 }

@@ -68,7 +68,7 @@ type Retired struct {
 	Warnings []string `json:"warnings,omitempty"`
 }
 
-// Former says that this node has volumes of the guest with role owner, although another node owns it.
+// Former says that this node has volumes of the guest as an owner's, or not all the way to a replica, although another node owns it.
 func (r *Retirer) Former(ctx context.Context, cluster string, g guest.Guest) (bool, error) {
 	if g.Owner == r.o.Node {
 		return false, nil
@@ -127,8 +127,8 @@ func (r *Retirer) owned(ctx context.Context, cluster string, g guest.Guest) ([]v
 	return r.marked(ctx, cluster, g, zfs.RoleOwner)
 }
 
-// former are those with which a retirement is not through: the owner's, those whose setting aside was cut, and replicas that were
-// sealed and have something left that only an owner's volume has.
+// former are those with which a retirement is not through: the owner's, those whose setting aside was cut, and replicas that are
+// sealed still.
 func (r *Retirer) former(ctx context.Context, cluster string, g guest.Guest) ([]volume, error) {
 	list, err := r.marked(ctx, cluster, g, zfs.RoleOwner, zfs.RoleDiverged, zfs.RoleReplica)
 	if err != nil {
@@ -136,19 +136,9 @@ func (r *Retirer) former(ctx context.Context, cluster string, g guest.Guest) ([]
 	}
 	var out []volume
 	for _, v := range list {
-		if v.data.Props[zfs.PropRole] == zfs.RoleReplica {
-			if v.demoted().None() {
-				continue
-			}
-			props, err := r.o.ZFS.Properties(ctx, []string{zfs.PropSealed}, v.data.Name)
-			if err != nil {
-				return nil, fault.WrapVolume(v.Volume, err, "look whether it was the owner's")
-			}
-			if !props[v.data.Name][zfs.PropSealed].Own() {
-				continue
-			}
+		if v.data.Props[zfs.PropRole] != zfs.RoleReplica || v.data.Props[zfs.PropSealed] != "" {
+			out = append(out, v)
 		}
-		out = append(out, v)
 	}
 	return out, nil
 }
@@ -224,8 +214,11 @@ func (x *retirement) begun(v guest.Volume) uint64 {
 // began, it cannot tell: then the new owner's next sync finds out, by what both have, and sets aside what diverged.
 func (x *retirement) diverged(v volume) (base uint64, why string) {
 	base = x.begun(v.Volume)
-	if v.data.Props[zfs.PropRole] == zfs.RoleDiverged {
+	switch v.data.Props[zfs.PropRole] {
+	case zfs.RoleDiverged:
 		return base, "its setting aside was interrupted"
+	case zfs.RoleReplica:
+		return 0, "" // That was found out before; what it has more by now a sync has brought.
 	}
 	at := slices.IndexFunc(v.data.Snapshots, func(s zfs.Snapshot) bool { return s.GUID == base && base != 0 })
 	if at < 0 {

@@ -17,6 +17,8 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/tandemd/tandem/pkg/guest"
+	"github.com/tandemd/tandem/pkg/keeper/host"
+	"github.com/tandemd/tandem/pkg/keeper/rules"
 	"github.com/tandemd/tandem/pkg/ledger"
 	"github.com/tandemd/tandem/pkg/move/promote"
 	"github.com/tandemd/tandem/pkg/move/retire"
@@ -133,7 +135,8 @@ func (w *world) leave(job bool) { //nolint:revive // flag-parameter: which of tw
 	w.t.Helper()
 	g := w.guest()
 	g.Beginning = &guest.Beginning{How: guest.ByRecovery, From: here, Term: g.Term, Point: point, GUIDs: map[guest.Volume]uint64{}}
-	for v, d := range map[guest.Volume]string{disk: diskDS, root: rootDS} {
+	for _, v := range g.Volumes {
+		d := "tank/g/" + v.Name
 		for _, s := range w.dataset(d).Snapshots {
 			if s.Name == point {
 				g.Beginning.GUIDs[v] = s.GUID
@@ -352,14 +355,105 @@ func TestSeal_AllVolumesMustBeTheOwners(t *testing.T) {
 	equal(t, w.dataset(rootDS).ReadOnly, false)
 }
 
+// keep does what the node's keeper does for the guest, until nothing is left to do.
+func (w *world) keep() error {
+	for range 3 {
+		volumes, err := host.Volumes{Storages: map[string]string{"local-zfs": "tank/g"}, List: w.pool.List}.Look(w.t.Context(), "c1", w.guest())
+		if err != nil {
+			return err
+		}
+		step := rules.Decide(rules.Facts{Self: here, Owner: "n2", Guest: w.guest(), Confirmed: true, Disks: rules.Disks{Volumes: volumes}})
+		if step.Do == rules.Nothing {
+			return nil
+		}
+		if step.Do != rules.Retire {
+			return fmt.Errorf("the keeper would %s: %s", step.Do, step.Why)
+		}
+		if _, err := w.retirer.Retire(w.t.Context(), &w.state, w.guest()); err != nil {
+			return err
+		}
+	}
+	return errors.New("the keeper comes to no end")
+}
+
+// alone leaves the guest its zvol only: with it the last volume is retired.
+func (w *world) alone() {
+	g := w.guest()
+	g.Volumes = []guest.Volume{disk}
+	w.state.Guests = map[guest.ID]guest.Guest{100: g}
+	w.pool.Destroy(rootDS)
+	property, err := guest.Point{Volumes: g.Volumes, Consistency: guest.Crash, Taken: w.now.Unix()}.Property()
+	must(w.t, err)
+	must(w.t, w.pool.SetProps(w.t.Context(), map[string]string{zfs.PropPoint: property}, diskDS+"@"+point))
+}
+
+func TestRetire_IsGoneOnWithWhereItsLastStepWasRefused(t *testing.T) {
+	for name, tc := range map[string]struct {
+		written int
+		op      string
+	}{
+		"the snapshot of what diverged": {10, "Change"},
+		"the name of what diverged":     {10, "Rename"},
+		"the marks of a replica":        {0, "Inherit"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t)
+			w.alone()
+			if tc.written > 0 {
+				w.write(diskDS, 50, tc.written)
+			}
+			w.leave(false)
+			held, refused := map[string][]byte{diskDS: w.content(diskDS)}, false
+			w.trap = func(e zfstest.Event) error {
+				if e.Op != tc.op || e.After || refused {
+					return nil
+				}
+				refused = true
+				return errors.New("out of space")
+			}
+			if err := w.keep(); err == nil || !refused {
+				t.Fatalf("it went well: %v", refused)
+			}
+			must(t, w.keep())
+			w.settled(name, held)
+		})
+	}
+}
+
+// TestRetire_LeavesWhatSyncsBroughtSince is for a retirement that was cut after the volume had become a replica: the new owner may
+// have sent to it by the time it is gone on with.
+func TestRetire_LeavesWhatSyncsBroughtSince(t *testing.T) {
+	w := newWorld(t)
+	w.alone()
+	w.leave(true)
+	w.trap = func(e zfstest.Event) error {
+		if e.Op == "Inherit" {
+			return errKilled
+		}
+		return nil
+	}
+	if _, err := w.retirer.Retire(t.Context(), &w.state, w.guest()); !errors.Is(err, errKilled) {
+		t.Fatalf("got %v", err)
+	}
+	w.restart()
+	must(t, w.pool.SetProps(t.Context(), map[string]string{"readonly": "off"}, diskDS))
+	w.write(diskDS, 90, 4)
+	must(t, w.pool.SetProps(t.Context(), map[string]string{"readonly": "on"}, diskDS))
+	must(t, w.pool.Snapshot(t.Context(), []string{diskDS + "@tandem_2-0123456789abcdef_n2_1_20270115T090000Z"}, nil))
+	must(t, w.keep())
+	w.replica(diskDS)
+}
+
 var errKilled = errors.New("killed")
 
 // TestKill_AnywhereConverges ends the process, or the machine, before and after each effect of a retirement.
 func TestKill_AnywhereConverges(t *testing.T) {
 	reads := []string{"List", "Children", "Properties", "Holds", "Version"}
 	for name, before := range map[string]func(*world){
-		"clean":    func(*world) {},
-		"diverged": func(w *world) { w.write(diskDS, 50, 10) },
+		"clean":                func(*world) {},
+		"diverged":             func(w *world) { w.write(diskDS, 50, 10) },
+		"one volume":           func(w *world) { w.alone() },
+		"one volume, diverged": func(w *world) { w.alone(); w.write(diskDS, 50, 10) },
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -369,7 +463,10 @@ func TestKill_AnywhereConverges(t *testing.T) {
 					before(w)
 					w.leave(true)
 					w.pool.Sync()
-					held := map[string][]byte{diskDS: w.content(diskDS), rootDS: w.content(rootDS)}
+					held := map[string][]byte{}
+					for _, v := range w.guest().Volumes {
+						held["tank/g/"+v.Name] = w.content("tank/g/" + v.Name)
+					}
 					n, what := 0, ""
 					w.trap = func(e zfstest.Event) error {
 						switch {
@@ -389,13 +486,13 @@ func TestKill_AnywhereConverges(t *testing.T) {
 					_, err := w.retirer.Retire(t.Context(), &w.state, w.guest())
 					if what == "" {
 						must(t, err)
-						if at < 8 {
+						if at < 4*len(held) {
 							t.Errorf("only %d moments", at)
 						}
 						return
 					}
 					w.restart()
-					if _, err := w.retirer.Retire(t.Context(), &w.state, w.guest()); err != nil {
+					if err := w.keep(); err != nil {
 						t.Fatalf("killed at %s: %v", what, err)
 					}
 					w.settled(what, held)
@@ -417,6 +514,9 @@ func (w *world) settled(what string, held map[string][]byte) {
 			if c := manifest.Demote(manifest.Kind(w.dataset(name).Type), w.dataset(name).Own()); !c.None() {
 				w.t.Errorf("%s still has what an owner's volume has: %+v", name, c)
 			}
+			props, err := w.pool.Properties(w.t.Context(), []string{zfs.PropSealed}, name)
+			must(w.t, err)
+			equal(w.t, props[name][zfs.PropSealed].Own(), false)
 			continue
 		}
 		if len(copies) != 1 || !bytes.Equal(w.content(copies[0].Data.Name), data) {

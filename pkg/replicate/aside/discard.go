@@ -79,11 +79,35 @@ func (k *Keeper) find(ctx context.Context, cluster, dataset string) (Copy, error
 	return found[0], nil
 }
 
-// destroy takes the holds off and destroys the copy. The caller has the volume's lock.
+// destroy takes the holds off and destroys the copy, or puts them back where that is refused. The caller has the volume's lock.
 func (k *Keeper) destroy(ctx context.Context, c Copy) error {
 	if err := k.independent(ctx, c); err != nil {
 		return err
 	}
+	spec := zfs.DestroySpec{Dataset: c.Data.Name, GUID: c.Data.GUID, Guest: c.Guest.String(), Role: zfs.RoleDiverged}
+	for _, s := range c.Data.Snapshots {
+		spec.Snapshots = append(spec.Snapshots, s.GUID)
+	}
+	err := k.release(ctx, c)
+	if err == nil {
+		if err = k.o.ZFS.DestroyDataset(ctx, spec); err != nil {
+			hint := ""
+			if errors.Is(err, zfs.ClassClones) {
+				hint = "something was cloned from it, or set aside after it: discard that first"
+			}
+			err = &fault.Error{Class: fault.ClassPerson, Volume: c.Volume, Text: "discard " + c.Data.Name, Hint: hint, Err: err}
+		}
+	}
+	if err != nil {
+		k.holdAgain(context.WithoutCancel(ctx), c)
+		return err
+	}
+	k.tidy(ctx, c)
+	return nil
+}
+
+// release takes the copy's holds off.
+func (k *Keeper) release(ctx context.Context, c Copy) error {
 	own := tag(c.Data)
 	if c.Data.Origin != "" {
 		// One that was not promoted over has no hold there; one that is gone needs none.
@@ -91,28 +115,41 @@ func (k *Keeper) destroy(ctx context.Context, c Copy) error {
 			return fault.WrapVolume(c.Volume, err, "release %s", c.Data.Origin)
 		}
 	}
-	spec := zfs.DestroySpec{Dataset: c.Data.Name, GUID: c.Data.GUID, Guest: c.Guest.String(), Role: zfs.RoleDiverged}
-	var held []string
-	for _, s := range c.Data.Snapshots {
-		spec.Snapshots = append(spec.Snapshots, s.GUID)
-		if s.UserRefs > 0 {
-			held = append(held, c.Data.Name+"@"+s.Name)
-		}
+	if held := c.held(); len(held) > 0 {
+		return fault.WrapVolume(c.Volume, k.o.ZFS.Release(ctx, own, held...), "release the snapshots of %s", c.Data.Name)
 	}
-	if len(held) > 0 {
-		if err := k.o.ZFS.Release(ctx, own, held...); err != nil {
-			return fault.WrapVolume(c.Volume, err, "release the snapshots of %s", c.Data.Name)
-		}
-	}
-	if err := k.o.ZFS.DestroyDataset(ctx, spec); err != nil {
-		hint := ""
-		if errors.Is(err, zfs.ClassClones) {
-			hint = "something was cloned from it, or set aside after it: discard that first"
-		}
-		return &fault.Error{Class: fault.ClassPerson, Volume: c.Volume, Text: "discard " + c.Data.Name, Hint: hint, Err: err}
-	}
-	k.tidy(ctx, c)
 	return nil
+}
+
+// held are its snapshots that have holds.
+func (c Copy) held() (snaps []string) {
+	for _, s := range c.Data.Snapshots {
+		if s.UserRefs > 0 {
+			snaps = append(snaps, c.Data.Name+"@"+s.Name)
+		}
+	}
+	return snaps
+}
+
+// holdAgain puts back what release took off, as far as it is there still. Without the holds the copy is as good as with them, and
+// discarded in the same way; they tell other tools only.
+func (k *Keeper) holdAgain(ctx context.Context, c Copy) {
+	list, err := k.o.ZFS.List(ctx, c.Data.Name)
+	if err != nil || !list[0].Exists() || list[0].GUID != c.Data.GUID {
+		return
+	}
+	var snaps []string
+	for _, name := range c.held() {
+		if slices.ContainsFunc(list[0].Snapshots, func(s zfs.Snapshot) bool { return c.Data.Name+"@"+s.Name == name }) {
+			snaps = append(snaps, name)
+		}
+	}
+	if c.Data.Origin != "" {
+		snaps = append(snaps, c.Data.Origin)
+	}
+	for _, name := range snaps { // One that is gone does not stand in the way of the others.
+		_ = k.o.ZFS.Hold(ctx, tag(c.Data), name)
+	}
 }
 
 // independent refuses a copy that is still needed, before anything is changed.
@@ -131,13 +168,7 @@ func (k *Keeper) independent(ctx context.Context, c Copy) error {
 	case strings.HasPrefix(list[0].Origin, c.Data.Name+"@"):
 		return fault.Person(c.Volume, "the next sync of the guest ends that; then discard it", "the replica %s is being made out of %s", replica, c.Data.Name)
 	}
-	var snaps []string
-	for _, s := range c.Data.Snapshots {
-		if s.UserRefs > 0 {
-			snaps = append(snaps, c.Data.Name+"@"+s.Name)
-		}
-	}
-	holds, err := k.o.ZFS.Holds(ctx, snaps...)
+	holds, err := k.o.ZFS.Holds(ctx, c.held()...)
 	if err != nil {
 		return fault.WrapVolume(c.Volume, err, "read the holds on %s", c.Data.Name)
 	}

@@ -295,7 +295,7 @@ func (k *Keeper) Settle(ctx context.Context, r Restoration) error {
 		if err == nil && list[0].GUID != v.guid {
 			err = errors.New("it is another dataset by now")
 		}
-		if err == nil && list[0].ReadOnly { // Else it is in use.
+		if err == nil {
 			err = k.open(ctx, list[0])
 		}
 		if err != nil {
@@ -305,9 +305,17 @@ func (k *Keeper) Settle(ctx context.Context, r Restoration) error {
 	return nil
 }
 
+// open takes off what a clone got with it. Whether it can be written to says nothing: the guest may have been started before this.
+// A guard of what is a replica by now is not a clone's.
 func (k *Keeper) open(ctx context.Context, d zfs.Dataset) error {
-	if d.Type == zfs.TypeFilesystem {
+	m, own := local.MarksOf(d), d.Own()
+	switch {
+	case !m.None() && m.Role != zfs.RoleOwner:
+		return nil
+	case d.Type == zfs.TypeFilesystem && own["canmount"] == "noauto":
 		return k.o.ZFS.SetProps(ctx, map[string]string{"canmount": "on"}, d.Name)
+	case d.Type == zfs.TypeVolume && own["volmode"] == "none":
+		return k.o.ZFS.Inherit(ctx, "volmode", d.Name)
 	}
-	return k.o.ZFS.Inherit(ctx, "volmode", d.Name)
+	return nil
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/tandemd/tandem/pkg/zfs"
 )
@@ -20,6 +21,54 @@ const (
 	Remount Mounts = "mount"
 )
 
+const (
+	// lookAgain is for how long somebody may have a volume open who only looks into it, as udev does after every change.
+	lookAgain = 5 * time.Second
+	lookEvery = 250 * time.Millisecond
+)
+
+// unused looks who uses what is not mounted: who has a zvol open, or a filesystem in a place of his own. Of what is mounted
+// unmounting it tells.
+func (r *Releaser) unused(ctx context.Context, list []*volume) {
+	var names []string
+	for _, x := range list {
+		if x.Left == "" && !x.data.Mounted {
+			names = append(names, x.Dataset)
+		}
+	}
+	if len(names) == 0 {
+		return
+	}
+	users, err := r.users(ctx, names)
+	for _, x := range list {
+		of := slices.DeleteFunc(slices.Clone(users), func(u zfs.User) bool { return u.Dataset != x.Dataset })
+		switch {
+		case !slices.Contains(names, x.Dataset):
+		case err != nil:
+			x.Left = fmt.Sprintf("who has it in use cannot be told: %v", err)
+		case len(of) > 0:
+			x.Left = inUse("it is in use", of, nil)
+		}
+	}
+}
+
+// users are who has the datasets in use and does not let them go within a moment.
+func (r *Releaser) users(ctx context.Context, names []string) ([]zfs.User, error) {
+	for waited := time.Duration(0); ; waited += lookEvery {
+		users, err := r.zfs.Users(ctx, names...)
+		if err == nil && len(users) == 0 || waited >= lookAgain {
+			return users, err
+		}
+		timer := time.NewTimer(lookEvery)
+		select {
+		case <-timer.C:
+		case <-ctx.Done():
+			timer.Stop()
+			return nil, context.Cause(ctx)
+		}
+	}
+}
+
 // unmount unmounts what is mounted, without force, or nothing: then it is the dataset that
 // somebody uses.
 func (r *Releaser) unmount(ctx context.Context, list []*volume) (blocked string) {
@@ -33,7 +82,7 @@ func (r *Releaser) unmount(ctx context.Context, list []*volume) (blocked string)
 		if err == nil && len(users) == 0 && failed == nil {
 			continue
 		}
-		x.Left = inUse(users, errors.Join(err, failed))
+		x.Left = inUse("it is mounted and in use", users, errors.Join(err, failed))
 		r.remount(ctx, list)
 		return x.Dataset
 	}
@@ -54,9 +103,9 @@ func (r *Releaser) remount(ctx context.Context, list []*volume) {
 	}
 }
 
-// inUse names who uses a filesystem, as far as that is known; that it is mounted is no news
+// inUse names who uses a dataset, as far as that is known; that it is mounted is no news
 // as long as somebody does more than that.
-func inUse(users []zfs.User, err error) string {
+func inUse(text string, users []zfs.User, err error) string {
 	busy := slices.DeleteFunc(slices.Clone(users), func(u zfs.User) bool { return strings.HasPrefix(u.How, "has it mounted") })
 	if len(busy) == 0 {
 		busy = users
@@ -68,7 +117,6 @@ func inUse(users []zfs.User, err error) string {
 	if more := len(busy) - len(all); more > 0 {
 		all = append(all, fmt.Sprintf("and %d more", more))
 	}
-	text := "it is mounted and in use"
 	if len(all) > 0 {
 		text += ": " + strings.Join(all, "; ")
 	}

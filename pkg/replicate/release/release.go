@@ -61,6 +61,8 @@ type Request struct {
 	Check bool `json:"check,omitempty"`
 	// Mounts goes with Check: nothing is changed but that.
 	Mounts Mounts `json:"mounts,omitempty"`
+	// Whole says that the guest goes with its volumes, so that Delete is not done while its unit runs.
+	Whole bool `json:"whole,omitempty"`
 	// Unit is that which runs the guest; empty: there is none that Tandem knows.
 	Unit string `json:"unit,omitempty"`
 	// Idle says that it does not run on this node, which this node looks up itself.
@@ -105,16 +107,19 @@ func (r *Releaser) Release(ctx context.Context, req Request) ([]Result, error) {
 	if err := req.Validate(); err != nil {
 		return nil, fault.Never("", "release volumes: %v", err)
 	}
-	view, err := r.view(ctx, req)
-	if err != nil {
+	if err := r.catchUp(ctx, req); err != nil {
 		return nil, err
 	}
 	if !req.Check || req.Mounts != "" {
-		release, err := r.lock(ctx, req)
+		release, err := r.lock(ctx, req.Guest, req.Volumes)
 		if err != nil {
 			return nil, err
 		}
 		defer release()
+	}
+	view, err := r.view(req)
+	if err != nil {
+		return nil, err
 	}
 	list, err := r.volumes(ctx, view.Cluster, req)
 	if err != nil {
@@ -142,17 +147,22 @@ func (r *Releaser) Release(ctx context.Context, req Request) ([]Result, error) {
 	return out, nil
 }
 
-// view is the ledger once it is as far as the sender's, and gives none of the
-// volumes to the guest.
-func (r *Releaser) view(ctx context.Context, req Request) (*ledger.State, error) {
-	if r.o.Ledger.View().Index < req.Index {
-		wait, cancel := context.WithTimeout(ctx, r.o.CatchUp)
-		err := r.o.Ledger.WaitApplied(wait, req.Index)
-		cancel()
-		if err != nil {
-			return nil, fault.Retry("", "node %s has not applied the ledger to %d yet: %v", r.o.Name, req.Index, err)
-		}
+// catchUp waits until the ledger here is as far as the sender's.
+func (r *Releaser) catchUp(ctx context.Context, req Request) error {
+	if r.o.Ledger.View().Index >= req.Index {
+		return nil
 	}
+	wait, cancel := context.WithTimeout(ctx, r.o.CatchUp)
+	defer cancel()
+	if err := r.o.Ledger.WaitApplied(wait, req.Index); err != nil {
+		return fault.Retry("", "node %s has not applied the ledger to %d yet: %v", r.o.Name, req.Index, err)
+	}
+	return nil
+}
+
+// view is the ledger, which gives none of the volumes to a guest. It is asked once the
+// locks are there: they are waited for.
+func (r *Releaser) view(req Request) (*ledger.State, error) {
 	view := r.o.Ledger.View()
 	for _, v := range req.Volumes {
 		if g, ok := view.GuestOf(v); ok && !req.Check {
@@ -163,10 +173,10 @@ func (r *Releaser) view(ctx context.Context, req Request) (*ledger.State, error)
 }
 
 // lock waits until no sync takes, cleans or receives snapshots of the volumes.
-func (r *Releaser) lock(ctx context.Context, req Request) (release func(), err error) {
+func (r *Releaser) lock(ctx context.Context, id guest.ID, volumes []guest.Volume) (release func(), err error) {
 	ctx, cancel := context.WithTimeout(ctx, r.o.LockWait)
 	defer cancel()
-	return r.locks.All(ctx, append([]string{local.GuestLock(req.Guest)}, local.VolumeLocks(req.Volumes)...)...)
+	return r.locks.All(ctx, append([]string{local.GuestLock(id)}, local.VolumeLocks(volumes)...)...)
 }
 
 // volume is one that this node has, marked.
@@ -206,11 +216,14 @@ func (r *Releaser) volumes(ctx context.Context, cluster string, req Request) (ou
 }
 
 // remove destroys the volumes, or tells what stands in the way. Where one of the owner's
-// cannot go, none of them does.
+// cannot go, none of them does: snapshots go before their volume, so that one in use has to be known before.
 func (r *Releaser) remove(ctx context.Context, req Request, list []*volume) {
 	blocked := ""
 	for _, x := range list {
 		x.Left, x.Mounted = obstacle(x.data, x.side, req), x.data.Mounted
+	}
+	r.unused(ctx, list)
+	for _, x := range list {
 		if x.Left != "" && !x.Replica {
 			blocked = x.Dataset
 		}
@@ -251,6 +264,8 @@ func obstacle(d zfs.Dataset, side plan.Side, req Request) string {
 		return "it is mounted, and the guest has no unit that would tell whether it is used: unmount it first"
 	case d.Mounted && !req.Idle:
 		return "it is mounted, and the guest's unit " + req.Unit + " is not known to be stopped: stop the guest first"
+	case !replica && req.Whole && req.Unit != "" && !req.Idle:
+		return "the guest's unit " + req.Unit + " is not known to be stopped: stop the guest first"
 	case replica && d.Written > 0 && !d.Removing():
 		return "it was written to since its newest snapshot"
 	case d.ResumeToken != "":
@@ -299,7 +314,13 @@ func (r *Releaser) unmark(ctx context.Context, d zfs.Dataset, side plan.Side) er
 		}
 	}
 	// The cluster's mark goes last: Clear knows by it what was begun here.
-	for _, p := range []string{zfs.PropMode, zfs.PropTerm, zfs.PropVolume, zfs.PropGuest, zfs.PropRole, zfs.PropCluster} {
+	var props []string
+	for _, p := range []string{zfs.PropRemoving, zfs.PropSealed, zfs.PropManifest, zfs.PropLanding} {
+		if d.Props[p] != "" { // Few volumes have them.
+			props = append(props, p)
+		}
+	}
+	for _, p := range append(props, zfs.PropMode, zfs.PropTerm, zfs.PropVolume, zfs.PropGuest, zfs.PropRole, zfs.PropCluster) {
 		if err := r.zfs.Inherit(ctx, p, d.Name); err != nil {
 			return errors.Join(failed, fmt.Errorf("take the property %s off: %w", p, err))
 		}
@@ -311,6 +332,11 @@ func (r *Releaser) unmark(ctx context.Context, d zfs.Dataset, side plan.Side) er
 // marks of a guest of this cluster that no longer has them: what a removal left
 // whose node was away.
 func (r *Releaser) Clear(ctx context.Context, g guest.Guest) error {
+	release, err := r.lock(ctx, g.ID, g.Volumes) // A removal that goes on has the volumes.
+	if err != nil {
+		return err
+	}
+	defer release()
 	view := r.o.Ledger.View()
 	for _, v := range g.Volumes {
 		name, err := r.o.Dataset(v)

@@ -5,6 +5,7 @@ import (
 	"io/fs"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
@@ -47,7 +48,7 @@ func newWorld(t *testing.T, role string) *world {
 	}
 	w.r, err = release.New(local.Options{
 		Node: guest.NodeID(strings.Repeat("1", 32)), Name: "n1", Storages: map[string]string{"local-zfs": "tank/g"}, ZFS: w.pool,
-		Ledger: w, Store: nothing{}, LockDir: dir, Locks: w.locks, Now: time.Now, LockWait: 50 * time.Millisecond,
+		Ledger: w, Store: nothing{}, LockDir: dir, Locks: w.locks, Now: time.Now, LockWait: time.Second,
 	}, w.pool)
 	w.ok(err)
 	return w
@@ -201,12 +202,122 @@ func TestRelease_Delete(t *testing.T) {
 			}
 		})
 	}
-	w := newWorld(t, zfs.RoleOwner)
-	w.pool.SetBusy(dataset, true)
-	got := w.release(func(r *release.Request) { r.Delete = true })
-	if len(got) != 1 || got[0].Destroyed || !strings.Contains(got[0].Left, "busy") || !w.dataset().Exists() {
-		t.Errorf("a volume that is open: %+v", got)
+}
+
+// disks has a second zvol beside the volume.
+func disks(t *testing.T, role string) (w *world, change func(*release.Request)) {
+	t.Helper()
+	w = newWorld(t, role)
+	w.ok(w.pool.Create(secondDS, 1<<20, nil))
+	w.ok(w.pool.SetProps(t.Context(), map[string]string{
+		zfs.PropCluster: "c1", zfs.PropGuest: "100", zfs.PropRole: role, zfs.PropTerm: "1-0123456789abcdef", zfs.PropVolume: second().String(),
+	}, secondDS))
+	w.ok(w.pool.Snapshot(t.Context(), []string{secondDS + "@tandem_2"}, map[string]string{
+		zfs.PropPoint: w.dataset().Snapshots[0].Props[zfs.PropPoint],
+	}))
+	return w, func(r *release.Request) { r.Volumes, r.Delete = []guest.Volume{volume(), second()}, true }
+}
+
+// all is what the pool has of the two.
+func (w *world) all() []zfs.Dataset {
+	w.t.Helper()
+	list, err := w.pool.List(w.t.Context(), dataset, secondDS)
+	w.ok(err)
+	return list
+}
+
+func TestRelease_DestroysNothingWhereAZvolIsOpen(t *testing.T) {
+	for _, check := range []bool{true, false} {
+		synctest.Test(t, func(t *testing.T) {
+			w, both := disks(t, zfs.RoleOwner)
+			w.pool.SetBusy(secondDS, true)
+			before := w.all()
+			got := w.release(func(r *release.Request) { both(r); r.Check = check })
+			if len(got) != 2 || got[1].Left != "it is in use: process 4711 (qemu) has it open" {
+				t.Errorf("check %v: %+v", check, got)
+			}
+			if !check && got[0].Left != secondDS+" cannot be destroyed, so it stays too" {
+				t.Errorf("the disk beside it: %+v", got[0])
+			}
+			if d := cmp.Diff(before, w.all()); d != "" {
+				t.Errorf("check %v: something was changed:\n%s", check, d)
+			}
+		})
 	}
+	synctest.Test(t, func(t *testing.T) { // Who only looks into it is waited for.
+		w, both := disks(t, zfs.RoleOwner)
+		w.pool.SetBusy(secondDS, true)
+		go func() {
+			time.Sleep(time.Second)
+			w.pool.SetBusy(secondDS, false)
+		}()
+		for _, r := range w.release(both) {
+			if !r.Destroyed {
+				t.Errorf("%+v", r)
+			}
+		}
+	})
+}
+
+// The guest's unit is about to open the volumes, or has some of them open in a way that nobody sees.
+func TestRelease_DestroysNothingOfAGuestThatRuns(t *testing.T) {
+	w, both := disks(t, zfs.RoleOwner)
+	before := w.all()
+	for _, idle := range []bool{false, true} {
+		got := w.release(func(r *release.Request) { both(r); r.Check, r.Whole, r.Unit, r.Idle = true, true, "vm.service", idle })
+		for _, x := range got {
+			if (x.Left == "") != idle || !idle && x.Left != "the guest's unit vm.service is not known to be stopped: stop the guest first" {
+				t.Errorf("idle %v: %+v", idle, x)
+			}
+		}
+	}
+	// A disk that it gives up while it runs is another thing.
+	if got := w.release(func(r *release.Request) { both(r); r.Check, r.Unit = true, "vm.service" }); got[0].Left != "" {
+		t.Errorf("%+v", got)
+	}
+	w.release(func(r *release.Request) { both(r); r.Whole, r.Unit = true, "vm.service" })
+	if d := cmp.Diff(before, w.all()); d != "" {
+		t.Errorf("something was changed:\n%s", d)
+	}
+	// A node that has replicas of it has no say in that.
+	w, both = disks(t, zfs.RoleReplica)
+	for _, x := range w.release(func(r *release.Request) { both(r); r.Whole, r.Unit = true, "vm.service" }) {
+		if !x.Destroyed {
+			t.Errorf("%+v", x)
+		}
+	}
+}
+
+// A removal that was cut leaves the mark of a removal.
+func TestRelease_TakesTheMarkOfARemovalOff(t *testing.T) {
+	w := newWorld(t, zfs.RoleOwner)
+	w.mark(map[string]string{zfs.PropRemoving: "7", zfs.PropSealed: "1-0123456789abcdef", zfs.PropManifest: "{}", zfs.PropLanding: "1-0123456789abcdef"})
+	w.release(nil)
+	if p := w.dataset().Props; len(p) != 0 {
+		t.Errorf("marks are left: %v", p)
+	}
+}
+
+// A guest may get the volumes while the locks are waited for.
+func TestRelease_AsksTheLedgerOnceItHasTheLocks(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, zfs.RoleOwner)
+		before := w.dataset()
+		unlock, err := w.locks.Lock(t.Context(), local.VolumeLock(volume()))
+		w.ok(err)
+		go func() {
+			time.Sleep(time.Second / 2)
+			w.state.Guests = map[guest.ID]guest.Guest{101: {ID: 101, Volumes: []guest.Volume{volume()}}}
+			unlock()
+		}()
+		got, err := w.r.Release(t.Context(), release.Request{Guest: 100, Volumes: []guest.Volume{volume()}, Index: 7, Delete: true})
+		if err == nil || !strings.Contains(err.Error(), "belongs to guest 101") {
+			t.Errorf("%+v, %v", got, err)
+		}
+		if d := cmp.Diff(before, w.dataset()); d != "" {
+			t.Errorf("it was changed:\n%s", d)
+		}
+	})
 }
 
 // tree makes the volume a mounted filesystem, with a second one beside it.
