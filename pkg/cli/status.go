@@ -51,8 +51,9 @@ Jobs in good order that find no place on 80 columns and 24 rows are counted;
 
 Exit codes:
   0  all is well
-  1  something is wrong: the cluster is not quorate, there is a warning, or a job
-     that is not disabled has failed since its last success or lags
+  1  something is wrong: the cluster is not quorate or runs on forced quorum, there
+     is a warning, or a job that is not disabled has failed since its last success
+     or lags
   2  cannot tell: nothing of that, but the daemon, a member (with --guest and
      --node: one that a shown job is about) or a job's owner did not answer
 With --watch it is that of the last one shown.`,

@@ -1,7 +1,6 @@
 package daemon
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -12,6 +11,7 @@ import (
 	"github.com/tandemd/tandem/pkg/api"
 	"github.com/tandemd/tandem/pkg/consensus"
 	"github.com/tandemd/tandem/pkg/daemon/backend"
+	"github.com/tandemd/tandem/pkg/daemon/failure"
 	"github.com/tandemd/tandem/pkg/guest"
 	"github.com/tandemd/tandem/pkg/keeper"
 	"github.com/tandemd/tandem/pkg/keeper/host"
@@ -114,9 +114,9 @@ func (a agreement) Confirm(ctx context.Context) (*ledger.State, error) {
 // notQuorate says what is missing for a guest to be started, and what to do.
 func (c *cluster) notQuorate() error {
 	v := c.overview.Votes()
-	why := fmt.Sprintf("not quorate: %d of %s, %d needed", v.Votes, counted(v.Voters, "vote"), v.Quorum)
-	if v.Voters == 0 { // Its part in the agreement has not begun: as after a boot of a part of the cluster.
-		why = "not quorate: " + cmp.Or(c.gate.Waiting(), "this node does not know yet who votes")
+	why := "not quorate: " + failure.Tally(v)
+	if waits := c.gate.Waiting(); v.Voters == 0 && waits != "" { // Its part in the agreement has not begun.
+		why = "not quorate: " + waits
 	}
 	return &api.Error{
 		Code:    api.CodeNotQuorate,
@@ -124,13 +124,6 @@ func (c *cluster) notQuorate() error {
 		Hint: fmt.Sprintf("`tandem cluster status` shows which members are away: bring them back; "+
 			"if they are off and stay off, `tandem cluster expected %d` lets this node go on without them", max(v.Votes, 1)),
 	}
-}
-
-func counted(n int, noun string) string {
-	if n == 1 {
-		return "1 " + noun
-	}
-	return fmt.Sprintf("%d %ss", n, noun)
 }
 
 // unitWords are what gossip tells of the guests that are this node's or run here.

@@ -225,8 +225,9 @@ func (a verbs) statusCmd() *cobra.Command {
 		Use:   "status",
 		Short: "Show the cluster, its members and their votes",
 		Long: `Shows the cluster as this node sees it, as pvecm status does. What needs a
-person stands at the top. The exit code is 1 where this node is not quorate, the
-cluster runs on forced quorum, or a member is not alive.
+person stands at the top. The exit code is 1 where this node is not quorate or
+was removed, the cluster runs on forced quorum, a member is not alive, or an
+alarm needs a person.
 
   Votes    expected: how many there are; total: how many of them this node
            sees; quorum: how many are needed. Of the members up to 7 vote, the

@@ -55,10 +55,11 @@ Use this only where that is not possible at the moment, to get vital guests up
 and running again or to resolve the quorum issue itself.
 
 The ledger is copied into a new generation; the old one is kept. Avoid changes
-that affect the cluster while it runs so: adding and removing nodes, storages
-and guests ask for --force. When the other members come back they follow this
-node, if they did nothing on their own meanwhile. Otherwise one side gives up by
-itself, or ` + "`tandem cluster status`" + ` asks you to decide with yield.
+that affect the cluster while it runs so: joining and removing nodes and adding
+guests ask for --force, and a change of [storages] is not taken over. When the
+other members come back they follow this node, if they were not a majority all
+the while and did nothing on their own. Otherwise one side gives up by itself, or
+` + "`tandem cluster status`" + ` asks you to decide with yield.
 
 ` + frame.ExitCodes,
 		Example: "  tandem cluster expected 1",

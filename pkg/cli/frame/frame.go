@@ -39,7 +39,7 @@ type Env struct {
 // The exit codes of tandem.
 const (
 	ExitOK = iota
-	// ExitError: it was refused or failed; `status`: something is in error or lagging.
+	// ExitError: it was refused or failed; `status`: something is wrong.
 	ExitError
 	// ExitUnknown: it cannot be told, because somebody did not answer.
 	ExitUnknown
@@ -48,7 +48,7 @@ const (
 // ExitCodes is the end of every command's help.
 const ExitCodes = `Exit codes:
   0  done; status: all is well
-  1  refused or failed; status: something is in error or lagging
+  1  refused or failed; status: something is wrong
   2  cannot tell: tandemd or the node that knows did not answer; where a change
      may have been made all the same, the message says so`
 

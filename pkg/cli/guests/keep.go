@@ -152,8 +152,8 @@ func (a verbs) statusCmd() *cobra.Command {
 		Short: "Show which guests run, where and since when",
 		Long: `Shows the guests that have a systemd unit: whether they run, since when, and
 where; how the last drill of each of their replicas went, and how long ago; and
-what nodes keep of them: diverged data and kept copies. Exit code 1 where one
-runs where it should not, or has failed.
+what nodes keep of them: diverged data and kept copies. The exit code is 1 where
+one runs where it should not, or has failed, 2 where an owner does not tell.
 
 ` + frame.ExitCodes,
 		Example: `  tandem guest status

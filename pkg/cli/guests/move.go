@@ -65,7 +65,7 @@ unless the change was made. A guest that did not run is not started.
 	}
 	f := cmd.Flags()
 	f.BoolVar(&r.NoStart, "no-start", false, "leave it stopped on the other node")
-	f.BoolVar(&r.DeleteSource, "delete-source", false, "remove the copy that the old node keeps, where no job points back to it")
+	f.BoolVar(&r.DeleteSource, "delete-source", false, "remove the copy that the old node keeps; refused where a job replicates to NODE")
 	f.BoolVar(&cancel, "cancel", false, "undo the migration that goes on")
 	return cmd
 }

@@ -98,6 +98,15 @@ func votes(m api.Member) string {
 	return n
 }
 
+// notQuorate says what is missing.
+func notQuorate(votes, voters, quorum int) string {
+	missing := fmt.Sprintf("%d of %s, %d needed", votes, Count(voters, "vote"), quorum)
+	if voters == 0 { // As after a boot of a part of the cluster.
+		missing = "its voters are not known here yet"
+	}
+	return "WARNING: not quorate: " + missing + ". Nothing can be changed; what is shown may be old."
+}
+
 // forced tells how the newest generation began.
 func (p Printer) forced(c api.Cluster) string {
 	if len(c.Lineage) == 0 {
@@ -111,8 +120,7 @@ func (p Printer) forced(c api.Cluster) string {
 func (p Printer) clusterAlarms(c api.Cluster) []string {
 	lines := p.standing(c)
 	if !c.Quorate && c.Removed == nil && c.Voters > 0 {
-		lines = append(lines, fmt.Sprintf("WARNING: not quorate: %d of %s, %d needed. Nothing can be changed; what is shown may be old.",
-			c.Votes, Count(c.Voters, "vote"), c.Quorum))
+		lines = append(lines, notQuorate(c.Votes, c.Voters, c.Quorum))
 	}
 	for _, a := range c.Alarms {
 		lines = append(lines, "WARNING: "+Printable(a))
@@ -210,8 +218,9 @@ func (p Printer) Expected(e api.Expectation) []string {
 		"Cluster  " + ClusterLine(c),
 		"",
 		"Until the other members are back:",
-		"- Avoid changes that affect the cluster (nodes, storages, new guests); they ask",
-		"  for --force. Get vital guests running, or resolve the quorum issue itself.",
+		"- Avoid changes that affect the cluster. Joining and removing nodes and adding",
+		"  guests ask for --force; a change of [storages] is not taken over until then.",
+		"  Get vital guests running, or resolve the quorum issue itself.",
 		"- Do not do the same on another node: the two would not come together by",
 		"  themselves once both have changed something.",
 		"- Make sure that the nodes that are away do not still run guests that you start",

@@ -66,3 +66,12 @@ func TestStatus_OfAHealthyClusterFitsATerminal(t *testing.T) {
 		}
 	})
 }
+
+// After a boot of a part of the cluster a node does not know who votes: numbers would say that nobody has to be waited for.
+func TestStatus_WithoutKnownVoters(t *testing.T) {
+	s := api.Status{Node: "n2", Cluster: api.Cluster{ID: "c", Quorum: 1}}
+	text := strings.Join(report.Printer{Zone: time.UTC}.Status(s, true), "\n")
+	if want := "WARNING: not quorate: its voters are not known here yet."; !strings.Contains(text, want) || strings.Contains(text, "0 of 0") {
+		t.Errorf("got:\n%s\nwant %q and no numbers", text, want)
+	}
+}

@@ -207,12 +207,7 @@ func (b *Backend) editFor(ctx context.Context, by string, op ledger.Op) error {
 	}
 	err = c.Propose(ctx, by, op)
 	if errors.Is(err, consensus.ErrNotQuorate) {
-		d := c.Overview.Votes()
-		return &api.Error{
-			Code:    api.CodeNotQuorate,
-			Message: fmt.Sprintf("not quorate: %d of %d votes, %d needed; nothing was changed", d.Votes, d.Voters, d.Quorum),
-			Hint:    "see with `tandem cluster status` which members are away, and bring them back",
-		}
+		err = failure.NotQuorate(c.Overview.Votes(), err)
 	}
 	if err != nil {
 		return b.failure(err)

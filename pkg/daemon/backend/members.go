@@ -127,7 +127,7 @@ type removalPlan struct {
 // and the rest dropped.
 func (b *Backend) planRemoval(c *Cluster, m ledger.Member, r api.RemoveMemberRequest) (p removalPlan, err error) {
 	s, now := b.Book.Current(), c.Overview.Votes()
-	facts := rules.RemovalFacts{Quorate: now.Quorate, Alive: c.Overview.Alive(), Force: r.Force, DropJobs: true}
+	facts := rules.RemovalFacts{Quorate: now.Quorate, Alive: c.Overview.Alive(), Force: r.Force}
 	if l, ok := s.MemberByName(now.Leader); ok {
 		facts.Leader = l.ID
 	}

@@ -188,7 +188,7 @@ func MigrationOf(s *ledger.State, v migrate.View, now time.Time) api.Migration {
 	case v.Broken != nil:
 		out.Phase, out.Trouble = string(migrate.Sent), v.Broken.Error()
 		out.InDoubt = now
-		out.Advice = fmt.Sprintf("`tandem guest migrate %s --cancel` makes sure that the guest stays here, and starts it", v.Guest)
+		out.Advice = fmt.Sprintf("`tandem guest migrate %s --cancel` makes sure that the guest stays here, and starts it if it starts at boot", v.Guest)
 	case v.InDoubt():
 		out.InDoubt = v.Doubt
 		out.Advice = fmt.Sprintf("nobody needs to do anything: it is settled as soon as this node reaches a majority (`tandem cluster status`); "+

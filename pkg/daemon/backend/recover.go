@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/tandemd/tandem/pkg/api"
+	"github.com/tandemd/tandem/pkg/daemon/failure"
 	"github.com/tandemd/tandem/pkg/daemon/overview"
 	"github.com/tandemd/tandem/pkg/daemon/poll"
 	"github.com/tandemd/tandem/pkg/guest"
@@ -73,7 +74,7 @@ func (b *Backend) planRecovery(ctx context.Context, c *Cluster, g guest.Guest, o
 	votes := c.Overview.Votes()
 	f := recovery.Facts{
 		Self: b.Self, Guest: g, Members: s.Members, Alive: b.alive(), Quorate: votes.Quorate, DownSince: c.Recoverer.DownSince(g.Owner),
-		Votes:    fmt.Sprintf("%d of %d votes, %d needed", votes.Votes, votes.Voters, votes.Quorum),
+		Votes:    failure.Tally(votes),
 		Conflict: c.Recoverer.Conflict(), Words: map[guest.NodeID]recovery.Word{}, On: on, Load: map[guest.NodeID]int{}, Jobs: map[guest.NodeID]int{},
 	}
 	for id, a := range answers {

@@ -4,6 +4,8 @@ package failure
 
 import (
 	"errors"
+	"fmt"
+	"strings"
 
 	"github.com/tandemd/tandem/pkg/api"
 	"github.com/tandemd/tandem/pkg/consensus"
@@ -53,4 +55,48 @@ func remoteCode(code string) api.Code {
 	default:
 		return api.CodeRefused
 	}
+}
+
+// NotQuorate is what clients are told of a command that no leader took: err is
+// consensus.ErrNotQuorate, v has the votes as this node sees them. IDs of nodes are
+// still in it.
+func NotQuorate(v api.Cluster, err error) *api.Error {
+	out := &api.Error{
+		Code:    api.CodeNotQuorate,
+		Message: fmt.Sprintf("not quorate: %s; nothing was changed", Tally(v)),
+		Hint:    "see with `tandem cluster status` which members are away, and bring them back",
+	}
+	if why := reasonOf(err); why != "" { // There may be votes enough then.
+		out.Message = fmt.Sprintf("not quorate: %s; nothing was changed (%s)", why, Tally(v))
+		out.Hint = "try again; if it stays so, " + out.Hint
+	}
+	return out
+}
+
+// Tally is how many votes there are and are needed, as far as that is known.
+func Tally(v api.Cluster) string {
+	switch v.Voters {
+	case 0: // As after a boot of a part of the cluster.
+		return "its voters are not known here yet"
+	case 1:
+		return fmt.Sprintf("%d of 1 vote, %d needed", v.Votes, v.Quorum)
+	default:
+		return fmt.Sprintf("%d of %d votes, %d needed", v.Votes, v.Voters, v.Quorum)
+	}
+}
+
+// reasonOf is what the error says beside that no leader took the command: why a leader
+// did not. Another node's is in its own words.
+func reasonOf(err error) string {
+	text := err.Error()
+	if remote, ok := errors.AsType[*peer.RemoteError](err); ok {
+		text = remote.Message
+	}
+	for _, known := range []error{consensus.ErrNotQuorate, consensus.ErrNotLeader} {
+		if text == known.Error() {
+			return ""
+		}
+		text = strings.TrimPrefix(text, known.Error()+": ")
+	}
+	return text
 }

@@ -114,5 +114,5 @@ func ExpectedWarnings(f ExpectedFacts) []string {
 		out = append(out, "the cluster runs on forced quorum already")
 	}
 	return append(out, "what was confirmed elsewhere and has not reached this node is not part of the new generation",
-		"until enough members follow again, changes of members and storages and new guests need --force")
+		"until enough members follow again, joining and removing nodes and adding guests need --force, and no change of [storages] is taken over")
 }

@@ -19,9 +19,8 @@ type RemovalFacts struct {
 	// Alive are the members that gossip or a connection shows alive; Voters are
 	// the nodes that vote.
 	Alive, Voters map[guest.NodeID]bool
-	// Force insists while the cluster runs on forced quorum, DropJobs on dropping
-	// the jobs to a node that is alive.
-	Force, DropJobs bool
+	// Force insists while the cluster runs on forced quorum.
+	Force bool
 }
 
 // RemovalPlan is what `tandem cluster remove` does, or why it does not.
@@ -36,7 +35,8 @@ type RemovalPlan struct {
 	Refusal *Refusal
 }
 
-// PlanRemoval plans to take the node with that name off the member list.
+// PlanRemoval plans to take the node with that name off the member list. The jobs to it
+// that are still in s are dropped: whoever asks ends those before that can be cleaned up.
 func PlanRemoval(s *ledger.State, name guest.NodeName, f RemovalFacts) RemovalPlan {
 	m, ok := s.MemberByName(name)
 	if !ok {
@@ -78,7 +78,6 @@ func refuseRemoval(s *ledger.State, m ledger.Member, f RemovalFacts) *Refusal {
 			owned = append(owned, g.ID.String())
 		}
 	}
-	jobs := jobsTo(s, m.ID)
 	switch {
 	case len(s.Members) == 1:
 		return Refuse("to end Tandem on this machine, stop tandemd and remove its state folder; volumes stay as they are",
@@ -92,9 +91,6 @@ func refuseRemoval(s *ledger.State, m ledger.Member, f RemovalFacts) *Refusal {
 		return Refuse("recover them on other nodes, or take them out with `tandem guest remove`", "%s owns guests: %s", m.Name, list(owned))
 	case s.Forced && !f.Force:
 		return Refuse("bring the other members back first, or insist with --force", "%s cannot be removed now: the cluster runs on forced quorum", m.Name)
-	case len(jobs) > 0 && f.Alive[m.ID] && !f.DropJobs:
-		return Refuse(fmt.Sprintf("delete them first (`tandem delete %s`) and wait until they are gone, so that the replicas on %s are cleaned; --drop-jobs leaves the replicas there",
-			jobs[0].ID, m.Name), "%s is alive, and jobs replicate to it: %s", m.Name, jobNames(jobs))
 	}
 	return refuseVotes(s, m, f)
 }
@@ -136,14 +132,6 @@ func votersAfter(s *ledger.State) string {
 
 func jobsTo(s *ledger.State, node guest.NodeID) []guest.Job {
 	return slices.DeleteFunc(s.JobList(), func(j guest.Job) bool { return j.Target != node })
-}
-
-func jobNames(jobs []guest.Job) string {
-	var out []string
-	for _, j := range jobs {
-		out = append(out, j.ID.String())
-	}
-	return list(out)
 }
 
 func volumesOf(s *ledger.State, id guest.ID) string {

@@ -45,7 +45,6 @@ func TestPlanRemoval_Refuses(t *testing.T) {
 		{"no majority", housed(3), "n2", func(f *rules.RemovalFacts) { f.Quorate = false }, "this node is not quorate", "tandem cluster expected"},
 		{"it owns guests", housed(3), "n1", nil, "n1 owns guests: 100", "move them"},
 		{"a dead one owns guests", housed(3), "n1", func(f *rules.RemovalFacts) { f.Alive = set(2, 3) }, "n1 owns guests: 100", "recover them"},
-		{"alive, with jobs", housed(3), "n3", nil, "n3 is alive, and jobs replicate to it: 100-0", "`tandem delete 100-0`"},
 		{"on forced quorum", forced, "n2", nil, "runs on forced quorum", "--force"},
 		{"the majority would be gone", housed(3), "n2", func(f *rules.RemovalFacts) { f.Alive = set(1, 2) }, "without n2 1 of 2 votes would be alive, and 2 needed", "remove first what is dead: n3"},
 		{"the last living voter", housed(4), "n2", func(f *rules.RemovalFacts) { f.Voters, f.Alive = set(2), set(2, 4) }, "n2 is the last voter that is alive", "another voter"},

@@ -253,7 +253,7 @@ func (m *Mover) Start(q Request) (Record, error) {
 }
 
 func (m *Mover) brokenError(id guest.ID, err error) error {
-	return fault.Never("`tandem guest migrate "+id.String()+" --cancel` makes sure that the guest stays here, and starts it",
+	return fault.Never("`tandem guest migrate "+id.String()+" --cancel` makes sure that the guest stays here, and starts it if it starts at boot",
 		"the record of a migration of guest %s cannot be read, so that it may be in doubt: %v", id, err)
 }
 
