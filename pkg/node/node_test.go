@@ -59,7 +59,7 @@ func (w *world) Remove(context.Context, replicate.Task) (replicate.RemoveResult,
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.removed++
-	return replicate.RemoveResult{}, w.err
+	return replicate.RemoveResult{Warnings: []string{"left on n2: tank/x: it was written to"}}, w.err
 }
 
 func (w *world) Append(r history.Run) (uint64, error) {
@@ -247,6 +247,10 @@ func TestNode_DeletedJobIsCleanedAndDropped(t *testing.T) {
 		pass(time.Minute)
 		if d := cmp.Diff([]guest.JobID{jobID(100, 0)}, w.dropped); d != "" || w.removed != 1 {
 			t.Errorf("removed %d times, dropped:\n%s", w.removed, d)
+		}
+		last := w.runs[len(w.runs)-1].Log
+		if len(last) != 1 || last[0].Level != "warn" || last[0].Message != "left on n2: tank/x: it was written to" {
+			t.Errorf("what is left is not in the run's log: %+v", last)
 		}
 		n.Ledger(ctx, state())
 		pass(time.Second)

@@ -141,6 +141,10 @@ func kindOf(res replicate.Result, err error) history.Kind {
 
 func (n *Node) remove(ctx context.Context, r *run, rec *history.Run, log *zap.Logger) error {
 	res, err := n.o.Syncer.Remove(ctx, n.task(r, rec.Job))
+	for _, w := range res.Warnings {
+		log.Warn("removal: " + w)
+		r.say(n.now(), "warn", w)
+	}
 	if err == nil {
 		log.Info("job removed", zap.Strings("destroyed", res.Destroyed), zap.Strings("left", res.Left))
 	}

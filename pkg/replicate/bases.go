@@ -124,15 +124,23 @@ func (b *bases) arrived(g guest.Guest, node guest.NodeID, h holdings) {
 
 func sameHeld(a, b plan.Held) bool { return slices.Equal(a.Has, b.Has) && slices.Equal(a.Pins, b.Pins) }
 
-// forget drops a target that is none any more.
+// forget says that nothing is needed any more for a target that is about to be none.
 func (b *bases) forget(g guest.Guest, node guest.NodeID) error {
 	b.mu.Lock()
 	k := b.of(g)
-	delete(k.Targets, node)
+	k.Targets[node] = holdings{}
 	delete(k.Sent, node)
 	delete(k.Seen, node)
 	b.mu.Unlock()
 	return b.write(g.ID, k)
+}
+
+// forgotten says that nothing is needed for a target whose job may still be there.
+func (b *bases) forgotten(g guest.Guest, node guest.NodeID) bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	h, ok := b.of(g).Targets[node]
+	return ok && len(h) == 0
 }
 
 // write writes what is known of a guest, as it is once it is its turn. The caller does

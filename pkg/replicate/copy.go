@@ -27,13 +27,19 @@ func (s *Source) RemoveUnfinished(ctx context.Context, id guest.ID, node guest.N
 	return out, fault.Final(ctx, err)
 }
 
-// settled keeps moves of a guest out until it is released, and refuses where one goes on or is in doubt: whoever moves a guest
-// has its lock from the last snapshot on until it is known who owns it.
-func (s *Source) settled(ctx context.Context, id guest.ID, node guest.NodeID) (release func(), err error) {
-	if !s.occupy(id, node) {
-		return nil, fault.Busy("", "guest %s is being moved, or a copy of it is being removed", id)
+// settled keeps moves of a guest out until it is released, as what is removed next of its copies, and refuses where one goes on
+// or is in doubt: whoever moves a guest has its lock from the last snapshot on until it is known who owns it.
+func (s *Source) settled(ctx context.Context, id guest.ID) (release func(), err error) {
+	wait, cancel := context.WithTimeout(ctx, s.o.LockWait)
+	defer cancel()
+	release, ok := s.removals(wait, id)
+	if !ok {
+		return nil, fault.Busy("", "another copy of guest %s is being removed", id)
 	}
-	release = func() { s.vacate(id) }
+	if _, moving := s.handover(id); moving {
+		release()
+		return nil, fault.Busy("", "guest %s is being moved", id)
+	}
 	unlock, err := s.lockGuest(ctx, id)
 	if err != nil {
 		release()
@@ -41,6 +47,17 @@ func (s *Source) settled(ctx context.Context, id guest.ID, node guest.NodeID) (r
 	}
 	unlock()
 	return release, nil
+}
+
+// removals lets one thing at a time remove copies of a guest, and no move begin meanwhile. It is false where ctx ends before.
+func (s *Source) removals(ctx context.Context, id guest.ID) (release func(), ok bool) {
+	turn := s.locks.Turn("removals-" + id.String())
+	select {
+	case turn <- struct{}{}:
+		return func() { <-turn }, true
+	case <-ctx.Done():
+		return nil, false
+	}
 }
 
 func (s *Source) removeCopy(ctx context.Context, id guest.ID, node guest.NodeID, req wire.RemoveRequest) (RemoveResult, error) {
@@ -55,7 +72,7 @@ func (s *Source) removeCopy(ctx context.Context, id guest.ID, node guest.NodeID,
 				"job %s replicates guest %s to %s: it has no kept copy there", j.ID, id, r.target)
 		}
 	}
-	release, err := s.settled(ctx, id, node)
+	release, err := s.settled(ctx, id)
 	if err != nil {
 		return RemoveResult{}, err
 	}
@@ -63,18 +80,13 @@ func (s *Source) removeCopy(ctx context.Context, id guest.ID, node guest.NodeID,
 	if err := r.list(ctx); err != nil {
 		return RemoveResult{}, err
 	}
-	req.Request = r.request()
+	req.Request, req.Volumes = r.request(), r.has()
 	for i, d := range r.own {
 		v := r.guest.Volumes[i]
 		if m := local.MarksOf(d); !m.Are(r.view.Cluster, id, v, zfs.RoleOwner) || m.Term != r.guest.Term.String() {
 			return RemoveResult{}, fault.Busy("see `tandem guest show "+id.String()+"`",
 				"guest %s is not in use here yet: its volume %s is not the owner's at term %s", id, v, r.guest.Term)
 		}
-		held := wire.HeldVolume{Volume: v}
-		for _, snap := range d.Snapshots {
-			held.Has = append(held.Has, snap.GUID)
-		}
-		req.Volumes = append(req.Volumes, held)
 	}
 	var reply wire.RemoveReply
 	if err := s.call(ctx, node, wire.PathRemove, req, &reply); err != nil {

@@ -37,15 +37,17 @@ type Transfer struct {
 	Log      func(line string)
 }
 
-// Handover opens one. It waits for a sync of the job to that node that runs already.
+// Handover opens one. It waits for a sync of the job to that node that runs already, and for copies of the guest that are
+// being removed.
 func (s *Source) Handover(ctx context.Context, id guest.ID, to guest.NodeID) (*Handover, error) {
+	if err := s.occupy(ctx, id, to); err != nil {
+		return nil, fault.Final(ctx, err)
+	}
 	h := &Handover{s: s, guest: id, to: to}
 	r, err := h.begin(Transfer{})
 	if err != nil {
+		s.vacate(id)
 		return nil, fault.Final(ctx, err)
-	}
-	if !s.occupy(id, to) {
-		return nil, fault.Busy("", "guest %s is being moved already, or a copy of it is being removed", id)
 	}
 	volumes := map[guest.Volume][]uint64{}
 	for _, v := range r.guest.Volumes {
@@ -70,15 +72,20 @@ func (s *Source) Handover(ctx context.Context, id guest.ID, to guest.NodeID) (*H
 // Close ends the handover.
 func (h *Handover) Close() { h.done() }
 
-// occupy has one thing at a time change which nodes have all of a guest.
-func (s *Source) occupy(id guest.ID, to guest.NodeID) bool {
+// occupy has one move at a time change who owns a guest. A copy that is being removed goes first; none is, once this has returned.
+func (s *Source) occupy(ctx context.Context, id guest.ID, to guest.NodeID) error {
+	release, ok := s.removals(ctx, id)
+	if !ok {
+		return context.Cause(ctx)
+	}
+	defer release()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if _, taken := s.handovers[id]; taken {
-		return false
+		return fault.Busy("", "guest %s is being moved already", id)
 	}
 	s.handovers[id] = to
-	return true
+	return nil
 }
 
 func (s *Source) vacate(id guest.ID) {

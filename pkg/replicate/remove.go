@@ -38,18 +38,19 @@ func (s *Source) remove(ctx context.Context, task Task) (RemoveResult, error) {
 		return RemoveResult{}, err
 	}
 	defer release()
+	end, err := s.settled(ctx, r.guest.ID)
+	if err != nil {
+		return RemoveResult{}, err
+	}
+	defer end()
 	if err := r.list(ctx); err != nil {
 		return RemoveResult{}, err
 	}
-	var reply wire.RemoveReply
-	req := wire.RemoveRequest{Request: r.request(), Keep: r.job.KeepReplica}
-	for i, d := range r.own {
-		held := wire.HeldVolume{Volume: r.guest.Volumes[i]}
-		for _, snap := range d.Snapshots {
-			held.Has = append(held.Has, snap.GUID)
-		}
-		req.Volumes = append(req.Volumes, held)
+	if err := r.ready(); err != nil {
+		return RemoveResult{}, err
 	}
+	var reply wire.RemoveReply
+	req := wire.RemoveRequest{Request: r.request(), Keep: r.job.KeepReplica, Volumes: r.has()}
 	if err := s.call(ctx, r.job.Target, wire.PathRemove, req, &reply); err != nil {
 		return RemoveResult{}, fault.Wrap(err, "remove the replicas on %s", r.target)
 	}
@@ -62,7 +63,29 @@ func (s *Source) remove(ctx context.Context, task Task) (RemoveResult, error) {
 		return RemoveResult{}, err
 	}
 	r.dropBookmarks(ctx)
+	for _, left := range reply.Left {
+		if !req.Keep {
+			r.warn("left on %s: %s", r.target, left)
+		}
+	}
 	return RemoveResult{Destroyed: reply.Destroyed, Left: reply.Left, Warnings: r.finish().Warnings}, nil
+}
+
+// has tells a target what this node has, so that nothing goes there which is nowhere else. Of a target that was away
+// for long it has bookmarks.
+func (r *run) has() []wire.HeldVolume {
+	var out []wire.HeldVolume
+	for i, d := range r.own {
+		held := wire.HeldVolume{Volume: r.guest.Volumes[i]}
+		for _, s := range d.Snapshots {
+			held.Has = append(held.Has, s.GUID)
+		}
+		for _, b := range d.Bookmarks {
+			held.Has = append(held.Has, b.GUID)
+		}
+		out = append(out, held)
+	}
+	return out
 }
 
 // cleanAll removes every point from a guest that has no job any more.
@@ -72,6 +95,13 @@ func (r *run) cleanAll(ctx context.Context) error {
 		return err
 	}
 	defer release()
+	if g := r.s.o.Ledger.View().Guests[r.guest.ID]; g.Owner != r.guest.Owner || g.Term != r.guest.Term {
+		return fault.Busy("", "guest %s has a new owner or term", r.guest.ID)
+	}
+	if len(r.targets()) > 0 { // One has come while this waited.
+		r.destroy(ctx, r.spare())
+		return nil
+	}
 	all := map[guest.Volume][]plan.Ref{}
 	for i, d := range r.own {
 		for _, x := range local.Side(r.names[i], d).Snapshots {

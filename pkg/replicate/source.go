@@ -384,11 +384,12 @@ func (r *run) needed() map[uint64]bool {
 }
 
 // targets are those of all jobs of the guest, as the ledger says now, and the node
-// that it is being moved to.
+// that it is being moved to. One that is being removed counts until its replica is
+// gone: that the owner has what it builds on proves that it has not diverged.
 func (r *run) targets() []guest.NodeID {
 	var out []guest.NodeID
 	for _, j := range r.s.o.Ledger.View().JobsOf(r.guest.ID) {
-		if !j.Removing {
+		if !j.Removing || !r.s.bases.forgotten(r.guest, j.Target) {
 			out = append(out, j.Target)
 		}
 	}

@@ -181,7 +181,7 @@ type RemoveRequest struct {
 	Keep bool `json:"keep,omitempty"`
 	// Unfinished takes only what a migration at the present term began.
 	Unfinished bool `json:"unfinished,omitempty"`
-	// Volumes tell which snapshots are copies of what the source has.
+	// Volumes tell which snapshots are copies of what the source has, be it only as a bookmark.
 	Volumes []HeldVolume `json:"volumes,omitempty"`
 }
 
@@ -275,8 +275,8 @@ func (c CommitRequest) Idle() bool {
 	return c.Current && !slices.ContainsFunc(c.Volumes, func(v CommitVolume) bool { return len(v.Mark)+len(v.Delete)+len(v.Unbookmark) > 0 || v.Nature != nil })
 }
 
-// Copied says that the source has the snapshot too: an arrival of a sync that was
-// cut carries no mark yet.
+// Copied says that the source has the snapshot too, or a bookmark of it: it came from there
+// or from where both got it, also where it carries no mark yet because its sync was cut.
 func (r RemoveRequest) Copied(v guest.Volume, guid uint64) bool {
 	return slices.ContainsFunc(r.Volumes, func(h HeldVolume) bool { return h.Volume == v && slices.Contains(h.Has, guid) })
 }
