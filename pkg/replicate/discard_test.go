@@ -116,6 +116,8 @@ func TestDiscard_WaitsForTheNewReplica(t *testing.T) {
 	w.fails(replicate.ClassRetry, "disk-0")
 	equal(t, n2.dataset(diskDS).ResumeToken != "", true)
 	n2.cannotDiscard(n2.aside()[0].Name, "is being made out of")
+	n2.pool.Inject(zfstest.Fault{Op: "Read", Name: diskDS, Times: 1, Err: errors.New("I/O error")})
+	n2.cannotDiscard(n2.aside()[0].Name, "I/O error") // Whether it is cannot be told.
 	w.run(job)
 	w.same("2")
 	_, err := n2.keeper.Discard(t.Context(), "c1", n2.aside()[0].Name)

@@ -163,6 +163,8 @@ func (k *Keeper) independent(ctx context.Context, c Copy) error {
 		return fault.WrapVolume(c.Volume, err, "look at %s", replica)
 	}
 	switch {
+	case list[0].Err != nil && zfs.ClassOf(list[0].Err) != zfs.ClassGone:
+		return fault.WrapVolume(c.Volume, list[0].Err, "look at %s", replica)
 	case c.Data.Mounted:
 		return fault.Person(c.Volume, "unmount it first: `tandem diverged umount` undoes `tandem diverged mount`", "%s is mounted", c.Data.Name)
 	case strings.HasPrefix(list[0].Origin, c.Data.Name+"@"):
