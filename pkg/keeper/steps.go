@@ -101,8 +101,8 @@ func (k *Keeper) guard(ctx context.Context, e *entry, f facts) error {
 
 // guardEarly guards a guest of which it may take long until more is done: there may be no majority, and systemd would start the
 // unit for whoever asks. What is in the way of that is told when it is in the way of a start.
-func (k *Keeper) guardEarly(ctx context.Context, e *entry, f facts) {
-	if f.Paused != "" {
+func (k *Keeper) guardEarly(ctx context.Context, e *entry, f facts, step rules.Step) {
+	if f.Paused != "" || step.Do != rules.Tell && step.Do != rules.Confirm {
 		return
 	}
 	if err := k.guard(ctx, e, f); err != nil {

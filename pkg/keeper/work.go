@@ -169,9 +169,7 @@ func (k *Keeper) pursue(ctx context.Context, e *entry, wanted bool) error { //no
 			return k.settle(ctx, e, f, step)
 		}
 		k.observe(e, f, step)
-		if step.Do == rules.Tell || step.Do == rules.Confirm {
-			k.guardEarly(ctx, e, f)
-		}
+		k.guardEarly(ctx, e, f, step)
 		if step.Do == rules.Tell {
 			return k.stuck(e, f, step)
 		}
