@@ -24,8 +24,9 @@ import (
 
 // UnitState is the state of a systemd unit.
 type UnitState struct {
-	// Running is true from the beginning of a start to the end of a stop.
-	Running bool
+	// Running is true from the beginning of a start to the end of a stop. Asking is true while such a start waits for the
+	// answer of a condition, which may be no.
+	Running, Asking bool
 	// Failed says that it ended by a failure.
 	Failed bool
 	// Absent says that systemd does not have it.

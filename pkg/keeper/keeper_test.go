@@ -167,9 +167,14 @@ func TestBoot_WaitsForAMajority(t *testing.T) {
 		if got := w.unit(100).guard; got != 100 {
 			t.Errorf("systemd asks for guest %d before it starts the unit, want 100", got)
 		}
+		if err := w.Start(t.Context(), "vm@100.service"); err == nil {
+			t.Error("an operator has started it")
+		}
+		w.wait(time.Minute)
+		// That somebody has tried is no reason not to start it when it may run.
 		w.set(func() { w.quorate = true })
 		w.wait(30 * time.Second)
-		w.want("start vm@100.service")
+		w.want("failed vm@100.service", "start vm@100.service")
 		if c := w.k.State(100); c.Trouble != "" || c.State != keeper.StateRunning {
 			t.Errorf("it shows %+v", c)
 		}

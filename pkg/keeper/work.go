@@ -158,7 +158,7 @@ func (k *Keeper) pursue(ctx context.Context, e *entry, wanted bool) error { //no
 			return err
 		}
 		f.Due = f.Due || wanted
-		if f.Unit.Running {
+		if f.Unit.Runs() {
 			k.tried(e.id, found)
 		}
 		step := rules.Decide(f.Facts)
@@ -275,5 +275,5 @@ func (k *Keeper) unitOf(ctx context.Context, g guest.Guest) (UnitState, rules.Un
 	if err != nil {
 		return s, rules.Unit{Named: true, Unknown: err.Error()}
 	}
-	return s, rules.Unit{Named: true, Running: s.Running}
+	return s, rules.Unit{Named: true, Running: s.Running, Asking: s.Asking}
 }

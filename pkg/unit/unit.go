@@ -50,6 +50,9 @@ func (s State) Running() bool {
 	return s.MainPID != 0 || s.Active != "" && s.Active != "inactive" && s.Active != "failed"
 }
 
+// Asking says that its start waits for the answer of an ExecCondition, which may refuse it.
+func (s State) Asking() bool { return s.Active == "activating" && s.Sub == "condition" }
+
 // Kinds of failures that callers tell apart.
 var (
 	// ErrUnreachable: systemd does not answer, so that nothing is known.

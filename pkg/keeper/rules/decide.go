@@ -59,7 +59,7 @@ func (f Facts) own() Step {
 		return Step{Tell, fmt.Sprintf("volume %s does not exist here", h.missing)}
 	case h.replica || h.other || h.missing != nil || fresh:
 		return f.takeOver(h)
-	case f.Unit.Running || !f.Note.Start && !f.Due:
+	case f.Unit.Runs() || !f.Note.Start && !f.Due:
 		return Step{Nothing, "it is this node's own"} // sealed or without marks, which a start mends
 	case !f.Confirmed:
 		return Step{Confirm, "it is to be started"}
@@ -96,9 +96,9 @@ func (f Facts) ready(fresh bool) Step {
 		return Step{Adopt, "it is this node's own"}
 	case f.Unit.Unknown != "":
 		return f.unless(f.Note.Start || f.Due, "the state of its unit cannot be told: "+f.Unit.Unknown)
-	case f.Unit.Running && f.Note.Start:
+	case f.Unit.Runs() && f.Note.Start:
 		return Step{Adopt, "it runs already"}
-	case f.Unit.Running:
+	case f.Unit.Runs():
 		return Step{Nothing, "it is this node's own, and runs"}
 	case !f.Note.Start && !f.Due:
 		return Step{Nothing, "it is this node's own, and stopped"}
@@ -134,7 +134,7 @@ func Adopted(f Facts) Note {
 	if b := f.Guest.Beginning; b != nil && n.Begun != b.Term {
 		n.Begun, n.Start = b.Term, false
 	}
-	n.Start = n.Start && f.Unit.Named && !f.Unit.Running
+	n.Start = n.Start && f.Unit.Named && !f.Unit.Runs()
 	n.Term = f.Guest.Term
 	return n
 }

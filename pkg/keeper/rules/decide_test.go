@@ -53,7 +53,7 @@ func words() []string {
 func everything(f func(rules.Facts)) {
 	bools := []bool{false, true}
 	begun := &guest.Beginning{Term: term(4)}
-	units := []rules.Unit{{}, {Named: true}, {Named: true, Running: true}, {Named: true, Unknown: "no bus"}}
+	units := []rules.Unit{{}, {Named: true}, {Named: true, Running: true}, {Named: true, Running: true, Asking: true}, {Named: true, Unknown: "no bus"}}
 	notes := []rules.Note{{}, {Term: term(4)}, {Term: term(5)}, {Begun: term(4), Start: true}, {Begun: term(4), Term: term(5)}, {Begun: term(4), Term: term(5), Start: true}}
 	var disks []rules.Disks
 	disks = append(disks, rules.Disks{Unknown: "pool suspended"})
@@ -113,7 +113,7 @@ func TestDecide_NeverDoesWhatMayNotBe(t *testing.T) {
 		bad := ""
 		switch step.Do {
 		case rules.Start:
-			if !own || !f.Confirmed || f.Paused != "" || !all(f, ready) || f.Unit.Running || !f.Unit.Named || f.Unit.Unknown != "" || !f.Due && !f.Note.Start {
+			if !own || !f.Confirmed || f.Paused != "" || !all(f, ready) || f.Unit.Runs() || !f.Unit.Named || f.Unit.Unknown != "" || !f.Due && !f.Note.Start {
 				bad = "a start"
 			}
 		case rules.TakeOver:
