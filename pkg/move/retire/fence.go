@@ -3,8 +3,8 @@ package retire
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
-	"time"
 
 	"github.com/tandemd/tandem/pkg/guest"
 	"github.com/tandemd/tandem/pkg/replicate/fault"
@@ -86,38 +86,19 @@ func (r *Retirer) vacated(ctx context.Context, list []volume, how string) error 
 	return r.unused(ctx, list, how)
 }
 
-// lookAgain is for how long somebody may have a volume open who only looks into it: udev does after every change.
-const (
-	lookAgain = 5 * time.Second
-	lookEvery = 250 * time.Millisecond
-)
-
 // unused makes sure that nobody has the volumes open or mounted.
 func (r *Retirer) unused(ctx context.Context, list []volume, how string) error {
-	for waited := time.Duration(0); ; waited += lookEvery {
-		users, err := r.o.ZFS.Users(ctx, names(list)...)
-		if err != nil {
-			return fault.Wrap(err, "look who has the volumes open")
-		}
-		if len(users) == 0 {
-			return nil
-		}
-		if waited >= lookAgain {
-			for _, v := range list {
-				if v.data.Name == users[0].Dataset {
-					return r.told(v, how, users, nil)
-				}
-			}
-			return r.told(list[0], how, users, nil)
-		}
-		timer := time.NewTimer(lookEvery)
-		select {
-		case <-timer.C:
-		case <-ctx.Done():
-			timer.Stop()
-			return context.Cause(ctx)
-		}
+	users, err := local.Users(ctx, r.o.ZFS.Users, names(list)...)
+	switch {
+	case ctx.Err() != nil:
+		return context.Cause(ctx)
+	case err != nil:
+		return fault.Wrap(err, "look who has the volumes open")
+	case len(users) == 0:
+		return nil
 	}
+	at := slices.IndexFunc(list, func(v volume) bool { return v.data.Name == users[0].Dataset })
+	return r.told(list[max(at, 0)], how, users, nil)
 }
 
 func (r *Retirer) told(v volume, how string, users []zfs.User, err error) error {

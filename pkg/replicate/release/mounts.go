@@ -6,8 +6,8 @@ import (
 	"fmt"
 	"slices"
 	"strings"
-	"time"
 
+	"github.com/tandemd/tandem/pkg/replicate/local"
 	"github.com/tandemd/tandem/pkg/zfs"
 )
 
@@ -19,12 +19,6 @@ type Mounts string
 const (
 	Unmount Mounts = "unmount"
 	Remount Mounts = "mount"
-)
-
-const (
-	// lookAgain is for how long somebody may have a volume open who only looks into it, as udev does after every change.
-	lookAgain = 5 * time.Second
-	lookEvery = 250 * time.Millisecond
 )
 
 // unused looks who uses what is not mounted: who has a zvol open, or a filesystem in a place of his own. Of what is mounted
@@ -39,7 +33,7 @@ func (r *Releaser) unused(ctx context.Context, list []*volume) {
 	if len(names) == 0 {
 		return
 	}
-	users, err := r.users(ctx, names)
+	users, err := local.Users(ctx, r.zfs.Users, names...)
 	for _, x := range list {
 		of := slices.DeleteFunc(slices.Clone(users), func(u zfs.User) bool { return u.Dataset != x.Dataset })
 		switch {
@@ -48,23 +42,6 @@ func (r *Releaser) unused(ctx context.Context, list []*volume) {
 			x.Left = fmt.Sprintf("who has it in use cannot be told: %v", err)
 		case len(of) > 0:
 			x.Left = inUse("it is in use", of, nil)
-		}
-	}
-}
-
-// users are who has the datasets in use and does not let them go within a moment.
-func (r *Releaser) users(ctx context.Context, names []string) ([]zfs.User, error) {
-	for waited := time.Duration(0); ; waited += lookEvery {
-		users, err := r.zfs.Users(ctx, names...)
-		if err == nil && len(users) == 0 || waited >= lookAgain {
-			return users, err
-		}
-		timer := time.NewTimer(lookEvery)
-		select {
-		case <-timer.C:
-		case <-ctx.Done():
-			timer.Stop()
-			return nil, context.Cause(ctx)
 		}
 	}
 }
