@@ -7,6 +7,7 @@ package api
 
 import (
 	"context"
+	"fmt"
 	"time"
 
 	"github.com/tandemd/tandem/pkg/guest"
@@ -88,6 +89,18 @@ type Cluster struct {
 	// Index is how far this node has applied the ledger.
 	Index   uint64   `json:"index"`
 	Members []Member `json:"members"`
+}
+
+// Tally is how many votes there are and are needed, as far as that is known.
+func (c Cluster) Tally() string {
+	switch c.Voters {
+	case 0: // As after a boot of a part of the cluster.
+		return "its voters are not known here yet"
+	case 1:
+		return fmt.Sprintf("%d of 1 vote, %d needed", c.Votes, c.Quorum)
+	default:
+		return fmt.Sprintf("%d of %d votes, %d needed", c.Votes, c.Voters, c.Quorum)
+	}
 }
 
 // Member is a node of the cluster as the asked node sees it.

@@ -11,7 +11,6 @@ import (
 	"github.com/tandemd/tandem/pkg/api"
 	"github.com/tandemd/tandem/pkg/consensus"
 	"github.com/tandemd/tandem/pkg/daemon/backend"
-	"github.com/tandemd/tandem/pkg/daemon/failure"
 	"github.com/tandemd/tandem/pkg/guest"
 	"github.com/tandemd/tandem/pkg/keeper"
 	"github.com/tandemd/tandem/pkg/keeper/host"
@@ -114,7 +113,7 @@ func (a agreement) Confirm(ctx context.Context) (*ledger.State, error) {
 // notQuorate says what is missing for a guest to be started, and what to do.
 func (c *cluster) notQuorate() error {
 	v := c.overview.Votes()
-	why := "not quorate: " + failure.Tally(v)
+	why := "not quorate: " + v.Tally()
 	if waits := c.gate.Waiting(); v.Voters == 0 && waits != "" { // Its part in the agreement has not begun.
 		why = "not quorate: " + waits
 	}

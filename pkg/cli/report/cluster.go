@@ -99,12 +99,8 @@ func votes(m api.Member) string {
 }
 
 // notQuorate says what is missing.
-func notQuorate(votes, voters, quorum int) string {
-	missing := fmt.Sprintf("%d of %s, %d needed", votes, Count(voters, "vote"), quorum)
-	if voters == 0 { // As after a boot of a part of the cluster.
-		missing = "its voters are not known here yet"
-	}
-	return "WARNING: not quorate: " + missing + ". Nothing can be changed; what is shown may be old."
+func notQuorate(c api.Cluster) string {
+	return "WARNING: not quorate: " + c.Tally() + ". Nothing can be changed; what is shown may be old."
 }
 
 // forced tells how the newest generation began.
@@ -120,7 +116,7 @@ func (p Printer) forced(c api.Cluster) string {
 func (p Printer) clusterAlarms(c api.Cluster) []string {
 	lines := p.standing(c)
 	if !c.Quorate && c.Removed == nil && c.Voters > 0 {
-		lines = append(lines, notQuorate(c.Votes, c.Voters, c.Quorum))
+		lines = append(lines, notQuorate(c))
 	}
 	for _, a := range c.Alarms {
 		lines = append(lines, "WARNING: "+Printable(a))

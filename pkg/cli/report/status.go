@@ -142,7 +142,7 @@ func quiet(j api.JobStatus) bool {
 func alarms(s api.Status) []string {
 	var lines []string
 	if c := s.Cluster; c.ID != "" && !c.Quorate {
-		lines = append(lines, notQuorate(c.Votes, c.Voters, c.Quorum))
+		lines = append(lines, notQuorate(c))
 	}
 	for _, n := range s.Silent {
 		lines = append(lines, fmt.Sprintf("WARNING: %s did not answer. What only it knows is missing here, or shown as ?.", n))

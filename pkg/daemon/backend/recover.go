@@ -10,7 +10,6 @@ import (
 	"time"
 
 	"github.com/tandemd/tandem/pkg/api"
-	"github.com/tandemd/tandem/pkg/daemon/failure"
 	"github.com/tandemd/tandem/pkg/daemon/overview"
 	"github.com/tandemd/tandem/pkg/daemon/poll"
 	"github.com/tandemd/tandem/pkg/guest"
@@ -74,7 +73,7 @@ func (b *Backend) planRecovery(ctx context.Context, c *Cluster, g guest.Guest, o
 	votes := c.Overview.Votes()
 	f := recovery.Facts{
 		Self: b.Self, Guest: g, Members: s.Members, Alive: b.alive(), Quorate: votes.Quorate, DownSince: c.Recoverer.DownSince(g.Owner),
-		Votes:    failure.Tally(votes),
+		Votes:    votes.Tally(),
 		Conflict: c.Recoverer.Conflict(), Words: map[guest.NodeID]recovery.Word{}, On: on, Load: map[guest.NodeID]int{}, Jobs: map[guest.NodeID]int{},
 	}
 	for id, a := range answers {

@@ -63,26 +63,14 @@ func remoteCode(code string) api.Code {
 func NotQuorate(v api.Cluster, err error) *api.Error {
 	out := &api.Error{
 		Code:    api.CodeNotQuorate,
-		Message: fmt.Sprintf("not quorate: %s; nothing was changed", Tally(v)),
+		Message: fmt.Sprintf("not quorate: %s; nothing was changed", v.Tally()),
 		Hint:    "see with `tandem cluster status` which members are away, and bring them back",
 	}
 	if why := reasonOf(err); why != "" { // There may be votes enough then.
-		out.Message = fmt.Sprintf("not quorate: %s; nothing was changed (%s)", why, Tally(v))
+		out.Message = fmt.Sprintf("not quorate: %s; nothing was changed (%s)", why, v.Tally())
 		out.Hint = "try again; if it stays so, " + out.Hint
 	}
 	return out
-}
-
-// Tally is how many votes there are and are needed, as far as that is known.
-func Tally(v api.Cluster) string {
-	switch v.Voters {
-	case 0: // As after a boot of a part of the cluster.
-		return "its voters are not known here yet"
-	case 1:
-		return fmt.Sprintf("%d of 1 vote, %d needed", v.Votes, v.Quorum)
-	default:
-		return fmt.Sprintf("%d of %d votes, %d needed", v.Votes, v.Voters, v.Quorum)
-	}
 }
 
 // reasonOf is what the error says beside that no leader took the command: why a leader
