@@ -41,7 +41,7 @@ func (c *cluster) checkMove(ctx context.Context, g guest.Guest, r migrate.Record
 	}
 	ready, err := c.promoter.Ready(ctx, view.Cluster, g)
 	if err == nil && !ready {
-		err = fault.Retry("`tandem guest show "+g.ID.String()+"` tells how it fares", "guest %s is not in use here yet, or its volumes are read-only", g.ID)
+		err = fault.Retry("`tandem guest show "+g.ID.String()+"` tells how it fares", "guest %s is not in use here yet, or its volumes are read-only or not mounted", g.ID)
 	}
 	if err != nil {
 		return err

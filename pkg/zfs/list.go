@@ -55,6 +55,11 @@ type Dataset struct {
 // Exists tells whether the dataset was found and read.
 func (d Dataset) Exists() bool { return d.Err == nil }
 
+// Unmounted says that a filesystem is not mounted that ZFS mounts by itself, at boot and by `zfs mount -a`.
+func (d Dataset) Unmounted() bool {
+	return d.Type == TypeFilesystem && !d.Mounted && d.CanMount == "on" && d.Mountpoint != "none" && d.Mountpoint != "legacy"
+}
+
 // Sort puts snapshots and bookmarks in createtxg order.
 func (d *Dataset) Sort() {
 	slices.SortStableFunc(d.Snapshots, func(a, b Snapshot) int { return cmp.Compare(a.CreateTXG, b.CreateTXG) })

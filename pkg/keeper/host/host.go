@@ -65,7 +65,7 @@ func (v Volumes) Look(ctx context.Context, cluster string, g guest.Guest) ([]rul
 
 // volumeOf is what a dataset says.
 func volumeOf(cluster string, g guest.Guest, v guest.Volume, d zfs.Dataset) rules.Volume {
-	out := rules.Volume{Volume: v, ReadOnly: d.ReadOnly}
+	out := rules.Volume{Volume: v, ReadOnly: d.ReadOnly, Unmounted: d.Unmounted()}
 	role := d.Props[zfs.PropRole]
 	switch {
 	case !d.Exists():

@@ -54,7 +54,7 @@ func (f Facts) own() Step {
 	case h.foreign != nil:
 		return Step{Tell, fmt.Sprintf("volume %s carries the marks of another guest", h.foreign)}
 	case h.ready():
-		return f.ready(fresh)
+		return f.ready(h, fresh)
 	case h.missing != nil && g.Beginning == nil:
 		return Step{Tell, fmt.Sprintf("volume %s does not exist here", h.missing)}
 	case h.replica || h.other || h.missing != nil || fresh:
@@ -87,13 +87,16 @@ func (f Facts) takeOver(h held) Step {
 
 // ready is for a guest whose volumes are as they should be; fresh says that this
 // node has not taken note of what the term began from.
-func (f Facts) ready(fresh bool) Step {
+func (f Facts) ready(h held, fresh bool) Step { //nolint:revive // flag-parameter: it is a fact
+	since := f.Note.Term == f.Guest.Term
 	switch {
-	case !f.Unit.Named:
-		return Step{Nothing, "it has no unit"}
-	case fresh || f.Note.Term != f.Guest.Term:
+	case h.unmounted && f.Guest.Beginning != nil && !fresh && !since && !f.Unit.Running:
+		return f.takeOver(h) // It was cut after the marks. Later it is an operator's business what is mounted.
+	case fresh || !since:
 		// Its taking over is finished, and this node has forgotten that it was begun, or it has the guest from a time before notes.
 		return Step{Adopt, "it is this node's own"}
+	case !f.Unit.Named:
+		return Step{Nothing, "it has no unit"}
 	case f.Unit.Unknown != "":
 		return f.unless(f.Note.Start || f.Due, "the state of its unit cannot be told: "+f.Unit.Unknown)
 	case f.Unit.Runs() && f.Note.Start:

@@ -27,6 +27,8 @@ func disk(word string) rules.Volume {
 		v.Term.Generation = "fedcba9876543210"
 	case "sealed":
 		v.ReadOnly = true
+	case "unmounted":
+		v.Unmounted = true
 	case "replica":
 		v.Role, v.ReadOnly = "replica", true
 	case "half":
@@ -46,7 +48,7 @@ func disk(word string) rules.Volume {
 }
 
 func words() []string {
-	return []string{"ready", "old", "ahead", "fork", "sealed", "replica", "half", "leaving", "bare", "missing", "foreign"}
+	return []string{"ready", "unmounted", "old", "ahead", "fork", "sealed", "replica", "half", "leaving", "bare", "missing", "foreign"}
 }
 
 // everything calls f with all combinations of facts, of guests with two volumes.
@@ -238,6 +240,10 @@ func TestDecide(t *testing.T) {
 		"a migration came here":                            {self, moved, rules.Facts{Unit: stopped, Confirmed: true}, []string{"replica"}, rules.TakeOver},
 		"a recovery, and somebody started the unit before": {self, moved, rules.Facts{Unit: running, Confirmed: true}, []string{"replica"}, rules.Stop},
 		"it was taken over, and is to be started":          {self, moved, rules.Facts{Unit: stopped, Note: rules.Note{Begun: term(4), Term: term(5), Start: true}, Confirmed: true}, []string{"ready"}, rules.Start},
+		"a take-over was cut before all was mounted":       {self, moved, rules.Facts{Unit: stopped, Note: rules.Note{Begun: term(4), Start: true}, Confirmed: true}, []string{"unmounted"}, rules.TakeOver},
+		"one of a guest without a unit was":                {self, moved, rules.Facts{Note: rules.Note{Begun: term(4)}, Confirmed: true}, []string{"unmounted"}, rules.TakeOver},
+		"an operator has unmounted it":                     {self, moved, rules.Facts{Note: own, Confirmed: true}, []string{"unmounted"}, rules.Nothing},
+		"a guest without a unit is noted":                  {self, moved, rules.Facts{Note: rules.Note{Begun: term(4)}}, []string{"ready"}, rules.Adopt},
 		"notes were lost, the data is right":               {self, moved, rules.Facts{Unit: stopped}, []string{"ready"}, rules.Adopt},
 		"the owner stays, with a new term":                 {self, moved, rules.Facts{Unit: running, Note: rules.Note{Begun: term(4), Term: term(4)}, Confirmed: true}, []string{"old"}, rules.TakeOver},
 		"a stale owner, without a majority":                {other, moved, rules.Facts{Unit: running}, []string{"old"}, rules.Stop},

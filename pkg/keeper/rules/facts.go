@@ -62,8 +62,8 @@ type Volume struct {
 	Marked bool
 	Role   string
 	Term   guest.Term
-	// ReadOnly is the property.
-	ReadOnly bool
+	// ReadOnly is the property. Unmounted: it is a filesystem that ZFS mounts by itself, and is not mounted.
+	ReadOnly, Unmounted bool
 	// Unfinished says that it was an owner's, and that its becoming a replica, or its being set aside, was cut.
 	Unfinished bool
 }
@@ -118,7 +118,10 @@ func Older(a, b guest.Term) bool { return !a.IsZero() && a.N < b.N }
 
 // Usable says that every volume stands here as the owner's of the present term, ready
 // to be written to.
-func (f Facts) Usable() bool { return f.Guest.Owner == f.Self && f.held().ready() }
+func (f Facts) Usable() bool {
+	h := f.held()
+	return f.Guest.Owner == f.Self && h.ready() && !h.unmounted
+}
 
 // held is what the volumes here say, all together.
 type held struct {
@@ -128,10 +131,10 @@ type held struct {
 	unfinished bool
 	// replica: some carry another role. other: some carry role owner of another term.
 	replica, other bool
-	// bare: some carry no mark. sealed: some of the present term are read-only.
-	bare, sealed bool
-	missing      *guest.Volume
-	foreign      *guest.Volume
+	// bare: some carry no mark. Of the present term, sealed: some are read-only; unmounted: some are not mounted.
+	bare, sealed, unmounted bool
+	missing                 *guest.Volume
+	foreign                 *guest.Volume
 }
 
 func (f Facts) held() held {
@@ -153,6 +156,7 @@ func (f Facts) held() held {
 			h.other = h.other || v.Term != f.Guest.Term
 			h.older = h.older && Older(v.Term, f.Guest.Term)
 			h.sealed = h.sealed || v.Term == f.Guest.Term && v.ReadOnly
+			h.unmounted = h.unmounted || v.Term == f.Guest.Term && v.Unmounted
 		}
 	}
 	h.older = h.older && h.owner

@@ -351,7 +351,7 @@ func (p *process) landed(ctx context.Context, _ guest.NodeID, q moveQuestion) (l
 		return migrate.Landing{Trouble: "its ledger is behind"}, nil
 	case !ok || g.Owner != p.m.id:
 		return l, fmt.Errorf("guest %s is not this node's", q.Guest)
-	case q.Stopped:
+	case q.Stopped || g.Unit == "":
 		l.Ready, err = p.promoter.Ready(ctx, view.Cluster, g)
 		return l, err
 	}

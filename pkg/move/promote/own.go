@@ -144,7 +144,7 @@ func (x *promotion) use(ctx context.Context) error {
 			if _, err := x.p.o.ZFS.Device(ctx, v.name); err != nil {
 				return fault.WrapVolume(v.Volume, err, "wait for its device")
 			}
-		case mounts(v.data) && !v.data.Mounted:
+		case v.data.Unmounted():
 			if err := x.p.o.ZFS.Mount(ctx, v.name); err != nil {
 				return fault.WrapVolume(v.Volume, err, "mount %s", v.name)
 			}

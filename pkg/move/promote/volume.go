@@ -163,10 +163,5 @@ func (v volume) readable() error {
 func (v volume) finished(cluster string, g guest.Guest) bool {
 	m := local.MarksOf(v.data)
 	return v.data.Exists() && m.Are(cluster, g.ID, v.Volume, zfs.RoleOwner) && m.Term == g.Term.String() && !v.data.ReadOnly &&
-		(v.data.Mounted || !mounts(v.data))
-}
-
-// mounts says that ZFS mounts a filesystem by itself, at boot and by `zfs mount -a`.
-func mounts(d zfs.Dataset) bool {
-	return d.Type == zfs.TypeFilesystem && d.CanMount == "on" && d.Mountpoint != "none" && d.Mountpoint != "legacy"
+		!v.data.Unmounted()
 }
