@@ -223,6 +223,14 @@ func (x Pair) branches(guid uint64) bool {
 	})
 }
 
+// beyond says that the replica may hold something newer than its snapshot with that GUID, be it too little to be sure
+// (see slack).
+func (x Pair) beyond(guid uint64) bool {
+	t := ordered(x.Target.Snapshots)
+	at := placesOf(t).of(guid)
+	return at >= 0 && (x.Target.Written > 0 || x.Target.Modified || slices.ContainsFunc(t[at+1:], func(s Snapshot) bool { return s.Written > 0 }))
+}
+
 // Bases are the GUIDs of the newest snapshot and of the newest bookmark of the
 // source, by its own order, of which the target has the snapshot, be it in what
 // was set aside there. A bookmark counts only where it is newer.

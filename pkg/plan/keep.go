@@ -283,16 +283,16 @@ func Unchanged(pairs []Pair) (string, bool) {
 		if x.Source.Written != 0 || s[len(s)-1].GUID != points[0].Snapshots[x.Volume].GUID {
 			return "", false
 		}
-		if x.branches(s[len(s)-1].GUID) {
-			return "", false // A replica begins anew with an increment, be it an empty one.
+		if guid := s[len(s)-1].GUID; x.branches(guid) || x.beyond(guid) {
+			return "", false // A replica begins anew with an increment, be it an empty one; whether one was changed, an increment tells.
 		}
 	}
 	return points[0].Name, true
 }
 
 // Current says that nothing was written since a point that the target has
-// complete, and nothing else is newer at the source: "skipped only when
-// written=0 on all volumes". It returns that point's name.
+// complete, and nothing else is newer at the source or at the target: "skipped only
+// when written=0 on all volumes". It returns that point's name.
 func Current(pairs []Pair) (string, bool) {
 	p, marked, ok := Shared(pairs)
 	if !ok || !marked || len(p.Snapshots) != len(pairs) {
@@ -300,7 +300,7 @@ func Current(pairs []Pair) (string, bool) {
 	}
 	for _, x := range pairs {
 		s := ordered(x.Source.Snapshots)
-		if x.Source.Written != 0 || s[len(s)-1].GUID != p.Snapshots[x.Volume].GUID || x.Target.Partial != nil {
+		if x.Source.Written != 0 || s[len(s)-1].GUID != p.Snapshots[x.Volume].GUID || x.Target.Partial != nil || x.beyond(s[len(s)-1].GUID) {
 			return "", false
 		}
 	}

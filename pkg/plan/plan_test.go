@@ -373,6 +373,11 @@ func TestCurrent(t *testing.T) {
 		{source: "t1*", target: "t1*", change: func(p *plan.Pair) { p.Source.Written = 1 }},
 		{source: "t1*", target: "t1*", change: func(p *plan.Pair) { p.Target.Partial = &plan.Partial{} }},
 		{source: "t1*", target: ""},
+		// Too little to be sure that data was changed: an increment tells.
+		{source: "t1*", target: "t1*", change: func(p *plan.Pair) { p.Target.Written = 512 }},
+		{source: "t1*", target: "t1*", change: func(p *plan.Pair) { p.Target.Modified = true }},
+		{source: "t1*", target: "t1* o2", change: func(p *plan.Pair) { p.Target.Snapshots[1].Written = 512 }},
+		{source: "t1*", target: "t1* o2", change: func(p *plan.Pair) { p.Target.Snapshots[1].Written = 0 }, want: "t1"},
 	} {
 		in := input(tc.source, tc.target, "t9")
 		if tc.change != nil {
@@ -380,6 +385,9 @@ func TestCurrent(t *testing.T) {
 		}
 		if got, _ := plan.Current(in.Pairs); got != tc.want {
 			t.Errorf("source %q, target %q: Current = %q, want %q", tc.source, tc.target, got, tc.want)
+		}
+		if _, ok := plan.Unchanged(in.Pairs); ok && tc.change != nil && tc.want == "" && in.Pairs[0].Target.Partial == nil {
+			t.Errorf("source %q, target %q: nothing new would be sent", tc.source, tc.target)
 		}
 	}
 }
