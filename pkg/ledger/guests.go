@@ -190,8 +190,8 @@ func (o ChangeOwner) begun(s *State, g guest.Guest) (*guest.Beginning, error) {
 			return nil, fmt.Errorf("guest %s: its new term cannot begin from volume %s, which is not its own", g.ID, v)
 		}
 	}
-	if b.How == guest.ByMigration && len(b.GUIDs) != len(g.Volumes) {
-		return nil, fmt.Errorf("guest %s: not all of its volumes were brought to %s: they were changed meanwhile", g.ID, s.NameOf(o.To))
+	if len(b.GUIDs) != len(g.Volumes) { // The author saw others, or fewer.
+		return nil, fmt.Errorf("guest %s: its volumes were changed meanwhile: not all are in the point %s, from which it was to go on on %s", g.ID, b.Point, s.NameOf(o.To))
 	}
 	return &b, nil
 }
