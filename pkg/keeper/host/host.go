@@ -77,8 +77,9 @@ func volumeOf(cluster string, g guest.Guest, v guest.Volume, d zfs.Dataset) rule
 		term, err := guest.ParseTerm(d.Props[zfs.PropTerm])
 		out.Marked, out.Role, out.Term = true, role, term
 		out.Foreign = err != nil
-		// A retirement seals first and takes the seal off last; what is set aside keeps it, under another name.
-		out.Unfinished = !out.Foreign && role != zfs.RoleOwner && d.Props[zfs.PropSealed] != ""
+		// A retirement seals first and takes the seal off last. What is set aside gets another name at the end, be it by a
+		// retirement, or for a sync or a migration whose owner does not come back to it.
+		out.Unfinished = !out.Foreign && role != zfs.RoleOwner && (role == zfs.RoleDiverged || d.Props[zfs.PropSealed] != "")
 	}
 	return out
 }

@@ -64,7 +64,7 @@ type Volume struct {
 	Term   guest.Term
 	// ReadOnly is the property. Unmounted: it is a filesystem that ZFS mounts by itself, and is not mounted.
 	ReadOnly, Unmounted bool
-	// Unfinished says that it was an owner's, and that its becoming a replica, or its being set aside, was cut.
+	// Unfinished says that its becoming a replica after it was an owner's, or its being set aside, was cut.
 	Unfinished bool
 }
 
