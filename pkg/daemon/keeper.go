@@ -59,7 +59,7 @@ func (s systemd) State(ctx context.Context, name string) (keeper.UnitState, erro
 		return keeper.UnitState{}, err
 	}
 	return keeper.UnitState{
-		Running: u.Running(), Asking: u.Asking(), Failed: u.Active == "failed", Absent: u.Load != "loaded", Since: u.Since, Enabled: u.Enabled,
+		Running: u.Running(), Passing: u.Passing(), Failed: u.Active == "failed", Absent: u.Load != "loaded", Since: u.Since, Enabled: u.Enabled,
 	}, nil
 }
 

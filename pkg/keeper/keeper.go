@@ -24,9 +24,9 @@ import (
 
 // UnitState is the state of a systemd unit.
 type UnitState struct {
-	// Running is true from the beginning of a start to the end of a stop. Asking is true while such a start waits for the
-	// answer of a condition, which may be no.
-	Running, Asking bool
+	// Running is true from the beginning of a start to the end of a stop. Passing is true of it while a start waits for the
+	// answer of a condition, which may be no, and while a stop is going on.
+	Running, Passing bool
 	// Failed says that it ended by a failure.
 	Failed bool
 	// Absent says that systemd does not have it.

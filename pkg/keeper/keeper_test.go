@@ -587,6 +587,26 @@ func TestStartAgain_GoesOnUntilItRunsOrAnOperatorStopsIt(t *testing.T) {
 	})
 }
 
+// The daemon may have been killed while it stopped a guest, which systemd then goes on with.
+func TestStartAgain_WaitsForTheEndOfAStop(t *testing.T) {
+	within(t, func(t *testing.T, w *world) {
+		t.Helper()
+		g := moved(100, n1, 6)
+		g.Boot.On = false
+		w.has(g, rules.RoleOwner, term(6))
+		u := w.units[unitOf(100)]
+		w.set(func() { u.running, u.passing, w.trouble["start"] = true, true, errors.New("it is being stopped") })
+		w.run()
+		if err := w.k.StartAgain(t.Context(), 100); err == nil || !strings.Contains(err.Error(), "it is being stopped; it is tried again") {
+			t.Errorf("got %v", err)
+		}
+		w.did()
+		w.set(func() { u.running, u.passing = false, false; clear(w.trouble) })
+		w.wait(time.Minute)
+		w.want("start vm@100.service")
+	})
+}
+
 func TestPause_HoldsTheKeeperOff(t *testing.T) {
 	within(t, func(t *testing.T, w *world) {
 		t.Helper()

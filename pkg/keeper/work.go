@@ -275,5 +275,5 @@ func (k *Keeper) unitOf(ctx context.Context, g guest.Guest) (UnitState, rules.Un
 	if err != nil {
 		return s, rules.Unit{Named: true, Unknown: err.Error()}
 	}
-	return s, rules.Unit{Named: true, Running: s.Running, Asking: s.Asking}
+	return s, rules.Unit{Named: true, Running: s.Running, Passing: s.Passing}
 }

@@ -59,8 +59,8 @@ type world struct {
 }
 
 type unit struct {
-	running, asking, failed, enabled bool
-	since                            time.Time
+	running, passing, failed, enabled bool
+	since                             time.Time
 	// takes is how long a start takes; guard is who is asked.
 	takes time.Duration
 	guard guest.ID
@@ -195,20 +195,20 @@ func (w *world) State(_ context.Context, name string) (keeper.UnitState, error) 
 	if u == nil {
 		return keeper.UnitState{Absent: true}, nil
 	}
-	return keeper.UnitState{Running: u.running, Asking: u.asking, Failed: u.failed, Since: u.since, Enabled: u.enabled}, nil
+	return keeper.UnitState{Running: u.running, Passing: u.passing, Failed: u.failed, Since: u.since, Enabled: u.enabled}, nil
 }
 
 func (w *world) Start(ctx context.Context, name string) error {
 	w.mu.Lock()
 	u := w.units[name]
-	u.running, u.asking = true, true // activating
+	u.running, u.passing = true, true // activating
 	takes, guard, trouble := u.takes, u.guard, w.trouble["start"]
 	w.mu.Unlock()
 	refused := error(nil)
 	if guard != 0 {
 		refused = w.k.MayStart(ctx, guard)
 	}
-	w.set(func() { u.asking = false })
+	w.set(func() { u.passing = false })
 	if refused == nil && takes > 0 {
 		select {
 		case <-time.After(takes):

@@ -50,8 +50,11 @@ func (s State) Running() bool {
 	return s.MainPID != 0 || s.Active != "" && s.Active != "inactive" && s.Active != "failed"
 }
 
-// Asking says that its start waits for the answer of an ExecCondition, which may refuse it.
-func (s State) Asking() bool { return s.Active == "activating" && s.Sub == "condition" }
+// Passing says of one that counts as running that it may be over in a moment: its start waits for the answer of an ExecCondition,
+// which may refuse it, or it is being stopped.
+func (s State) Passing() bool {
+	return s.Active == "activating" && s.Sub == "condition" || s.Active == "deactivating"
+}
 
 // Kinds of failures that callers tell apart.
 var (

@@ -55,7 +55,7 @@ func words() []string {
 func everything(f func(rules.Facts)) {
 	bools := []bool{false, true}
 	begun := &guest.Beginning{Term: term(4)}
-	units := []rules.Unit{{}, {Named: true}, {Named: true, Running: true}, {Named: true, Running: true, Asking: true}, {Named: true, Unknown: "no bus"}}
+	units := []rules.Unit{{}, {Named: true}, {Named: true, Running: true}, {Named: true, Running: true, Passing: true}, {Named: true, Unknown: "no bus"}}
 	notes := []rules.Note{{}, {Term: term(4)}, {Term: term(5)}, {Begun: term(4), Start: true}, {Begun: term(4), Term: term(5)}, {Begun: term(4), Term: term(5), Start: true}}
 	var disks []rules.Disks
 	disks = append(disks, rules.Disks{Unknown: "pool suspended"})
@@ -239,6 +239,7 @@ func TestDecide(t *testing.T) {
 		"a migration came here, nothing is confirmed":      {self, moved, rules.Facts{Unit: stopped}, []string{"replica"}, rules.Confirm},
 		"a migration came here":                            {self, moved, rules.Facts{Unit: stopped, Confirmed: true}, []string{"replica"}, rules.TakeOver},
 		"a recovery, and somebody started the unit before": {self, moved, rules.Facts{Unit: running, Confirmed: true}, []string{"replica"}, rules.Stop},
+		"it is to be started, and is still being stopped":  {self, moved, rules.Facts{Unit: rules.Unit{Named: true, Running: true, Passing: true}, Note: rules.Note{Begun: term(4), Term: term(5), Start: true}, Confirmed: true}, []string{"ready"}, rules.Start},
 		"it was taken over, and is to be started":          {self, moved, rules.Facts{Unit: stopped, Note: rules.Note{Begun: term(4), Term: term(5), Start: true}, Confirmed: true}, []string{"ready"}, rules.Start},
 		"a take-over was cut before all was mounted":       {self, moved, rules.Facts{Unit: stopped, Note: rules.Note{Begun: term(4), Start: true}, Confirmed: true}, []string{"unmounted"}, rules.TakeOver},
 		"one of a guest without a unit was":                {self, moved, rules.Facts{Note: rules.Note{Begun: term(4)}, Confirmed: true}, []string{"unmounted"}, rules.TakeOver},

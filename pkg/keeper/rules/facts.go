@@ -38,13 +38,13 @@ type Unit struct {
 	Named bool
 	// Unknown is why its state cannot be told, or empty.
 	Unknown string
-	// Running is true from the beginning of a start to the end of a stop. Asking is true while such a start waits for the
-	// answer of a condition, which may be no.
-	Running, Asking bool
+	// Running is true from the beginning of a start to the end of a stop. Passing is true of it while a start waits for the
+	// answer of a condition, which may be no, and while a stop is going on.
+	Running, Passing bool
 }
 
-// Runs says that it is past the point at which its start may be refused.
-func (u Unit) Runs() bool { return u.Running && !u.Asking }
+// Runs says that it is past the point at which its start may be refused, and nobody stops it.
+func (u Unit) Runs() bool { return u.Running && !u.Passing }
 
 // Disks are the volumes of the guest on this node.
 type Disks struct {

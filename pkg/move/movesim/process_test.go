@@ -244,7 +244,7 @@ func (u units) State(ctx context.Context, name string) (keeper.UnitState, error)
 	if err != nil {
 		return keeper.UnitState{}, err
 	}
-	return keeper.UnitState{Running: s.Running(), Failed: s.Active == "failed", Absent: s.Load != "loaded", Since: s.Since, Enabled: s.Enabled}, nil
+	return keeper.UnitState{Running: s.Running(), Passing: s.Passing(), Failed: s.Active == "failed", Absent: s.Load != "loaded", Since: s.Since, Enabled: s.Enabled}, nil
 }
 
 // Start starts one.
