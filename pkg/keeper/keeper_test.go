@@ -201,6 +201,35 @@ func TestBoot_StaleKnowledgeStartsNothing(t *testing.T) {
 	})
 }
 
+// A daemon that was restarted before all was started knows at first only what it had kept of the ledger.
+func TestBoot_StaleKnowledgeForgetsNoGuest(t *testing.T) {
+	within(t, func(t *testing.T, w *world) {
+		t.Helper()
+		w.has(onboot(100, 1, 0), rules.RoleOwner, term(5))
+		w.has(onboot(101, 2, 0), rules.RoleOwner, term(5))
+		w.trouble["start"] = errors.New("there is no memory")
+		w.run()
+		w.wait(time.Minute)
+		w.stop()
+		w.did()
+		fresh := w.View()
+		w.agree(func(s *ledger.State) {
+			g := s.Guests[100]
+			g.Owner, g.Term = n2, term(4)
+			s.Guests[100] = g
+			s.Index = fresh.Index - 1
+			delete(s.Guests, 101)
+		})
+		w.set(func() { clear(w.trouble); w.agreed, w.quorate = fresh, false })
+		w.run()
+		w.wait(10 * time.Minute)
+		w.want()
+		w.set(func() { w.quorate = true })
+		w.wait(time.Minute)
+		w.want("start vm@100.service", "start vm@101.service")
+	})
+}
+
 func TestBoot_OneThatHangsOrFailsHoldsUpNoOther(t *testing.T) {
 	within(t, func(t *testing.T, w *world) {
 		t.Helper()

@@ -26,6 +26,9 @@ type row struct {
 	log   *zap.Logger
 	kept  keptRow
 	tries map[guest.ID]rules.Try
+	// since is the first view that a majority confirmed since the daemon has started; nil: none yet. What is older tells of
+	// no guest that it left.
+	since *ledger.State
 	// none says that nothing is started by itself: which run of the machine this is cannot be told.
 	none bool
 }
@@ -59,15 +62,24 @@ func (r *row) open(o Options) {
 // listed says that it is known, by a confirmed read, which guests are in the row.
 func (r *row) listed() bool { return r.none || r.kept.Boot != "" }
 
-// listBoot gets a confirmed read, if the machine has booted and there was none yet.
+// settled says that no confirmed read is needed to know who is in the row.
+func (r *row) settled() bool { return r.listed() && (len(r.tries) == 0 || r.since != nil) }
+
+// left says that a guest which is not this node's by the view, or not started at boot, is to leave the row.
+func (r *row) left(view *ledger.State) bool {
+	return r.since != nil && view.Generation == r.since.Generation && view.Index >= r.since.Index
+}
+
+// listBoot gets a confirmed read, if the machine has booted and there was none yet, or the daemon has started and there are guests
+// left to start.
 func (k *Keeper) listBoot(ctx context.Context) {
 	tick := time.NewTicker(confirmAgain)
 	defer tick.Stop()
 	for {
 		k.mu.Lock()
-		listed := k.row.listed()
+		settled := k.row.settled()
 		k.mu.Unlock()
-		if listed {
+		if settled {
 			return
 		}
 		if err := k.confirm(ctx, 0); err == nil {
@@ -81,10 +93,14 @@ func (k *Keeper) listBoot(ctx context.Context) {
 	}
 }
 
-// list writes down who is to be started, by the first confirmed view of this boot.
+// list takes note of a confirmed view: by the first one of this boot it writes down who is to be started.
 func (k *Keeper) list(view *ledger.State) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
+	if k.row.since == nil || k.row.since.Generation != view.Generation {
+		k.row.since = view
+		tell(k.news)
+	}
 	if k.row.listed() {
 		return
 	}
@@ -136,16 +152,18 @@ func (k *Keeper) turns() time.Duration {
 	if !k.row.listed() {
 		k.row.fill(view, k.o.Self) // as far as is known; so that status says what they wait for
 	}
+	tries := map[guest.ID]rules.Try{}
 	for id, t := range k.row.tries {
 		g, known := view.Guests[id]
-		if !known || g.Owner != k.o.Self || !g.Boot.On {
+		switch {
+		case known && g.Owner == k.o.Self && g.Boot.On:
+			t.Boot = g.Boot
+			k.row.tries[id], tries[id] = t, t
+		case k.row.left(view):
 			k.row.gone(id)
-			continue
 		}
-		t.Boot = g.Boot
-		k.row.tries[id] = t
 	}
-	due, wake := rules.Turn(k.row.tries, k.o.Boottime())
+	due, wake := rules.Turn(tries, k.o.Boottime())
 	for _, e := range k.entries {
 		e.due = false
 	}
