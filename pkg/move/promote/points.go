@@ -78,11 +78,33 @@ func points(g guest.Guest, volumes []volume) []Held {
 				h.Taken, h.Consistency = time.Unix(point.Taken, 0), point.Consistency
 			}
 			at := slices.IndexFunc(s.snaps, func(x plan.Snapshot) bool { return x.GUID == snap.GUID })
-			h.Diverged = h.Diverged || s.began >= 0 && at > s.began && !reign(g, h.Term)
+			h.Diverged = h.Diverged || !reign(g, h.Term) && (s.began >= 0 && at > s.began || s.began < 0 && left(g, p.Name))
 		}
 		out = append(out, h)
 	}
 	return out
+}
+
+// left says by its name that a point was taken after the one from which the guest's term began, by an owner before: where a node
+// does not have that one, as after a recovery from an old copy elsewhere, nothing else tells. Terms only grow, and in each the
+// owner counts its points.
+func left(g guest.Guest, name string) bool {
+	if g.Beginning == nil {
+		return false
+	}
+	point, err := guest.ParseSnapshotName(name)
+	from, unnamed := guest.ParseSnapshotName(g.Beginning.Point)
+	if err != nil || unnamed != nil || reign(g, point.Term.String()) {
+		return false
+	}
+	switch point.Term.Generation {
+	case from.Term.Generation:
+		return point.Term.N > from.Term.N || point.Term.N == from.Term.N && point.Node == from.Node && point.Seq > from.Seq
+	case g.Beginning.Term.Generation, g.Term.Generation:
+		return point.Term.N > from.Term.N
+	default:
+		return false
+	}
 }
 
 // shelf puts together what a volume has of points. Copies count where there is nothing in the volume's place, or only a clone of

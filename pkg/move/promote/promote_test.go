@@ -280,6 +280,43 @@ func TestPromote_NotTheOwner(t *testing.T) {
 	}
 }
 
+// Where this node does not have the point from which the guest's term began, the names tell which points its owners have left.
+func TestPoints_OfALineThatWasLeft(t *testing.T) {
+	const n1, n3 = guest.NodeName("n1"), guest.NodeName("n3")
+	name := func(term guest.Term, node guest.NodeName, seq uint64) string {
+		return guest.SnapshotName{Term: term, Node: node, Seq: seq, Time: time.Unix(1_800_000_000, 0)}.String()
+	}
+	another := guest.Term{N: 4, Generation: "fedcba9876543210"}
+	for point, want := range map[string]bool{
+		name(term(1), n3, 9): false,
+		name(term(2), n1, 5): false,
+		name(term(2), n1, 7): true,
+		name(term(3), n3, 1): true,
+		name(term(4), n1, 8): true,
+		name(term(5), n3, 9): false, // of the present owner
+		name(term(6), n3, 9): false,
+		name(another, n1, 9): false, // nobody knows
+		"somebodys":           false,
+	} {
+		w := newWorld(t)
+		w.write(w.owner, diskDS, 0, 64)
+		w.take(point)
+		for _, d := range []string{diskDS, rootDS} {
+			w.bring(d, "", point)
+		}
+		w.complete(point)
+		w.guest.Owner, w.guest.Term = "00000000000000000000000000000003", term(6)
+		w.guest.Beginning = &guest.Beginning{
+			How: guest.ByRecovery, From: former, Term: term(4), Point: name(term(2), n1, 6), GUIDs: map[guest.Volume]uint64{disk: 77, root: 78},
+		}
+		list, err := w.promoter.Points(t.Context(), cluster, w.guest)
+		must(t, err)
+		if len(list) != 1 || list[0].Diverged != want {
+			t.Errorf("%s: %+v, want diverged: %v", point, list, want)
+		}
+	}
+}
+
 func TestPoints_NewestFirstWithWhatIsNewer(t *testing.T) {
 	w := newWorld(t)
 	ahead(w)
