@@ -296,7 +296,7 @@ func TestPoints_OfALineThatWasLeft(t *testing.T) {
 		name(term(5), n3, 9): false, // of the present owner
 		name(term(6), n3, 9): false,
 		name(another, n1, 9): false, // nobody knows
-		"somebodys":           false,
+		"somebodys":          false,
 	} {
 		w := newWorld(t)
 		w.write(w.owner, diskDS, 0, 64)
