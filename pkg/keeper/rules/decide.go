@@ -87,7 +87,7 @@ func (f Facts) takeOver(h held) Step {
 
 // ready is for a guest whose volumes are as they should be; fresh says that this
 // node has not taken note of what the term began from.
-func (f Facts) ready(h held, fresh bool) Step { //nolint:revive // flag-parameter: it is a fact
+func (f Facts) ready(h held, fresh bool) Step {
 	since := f.Note.Term == f.Guest.Term
 	switch {
 	case h.unmounted && f.Guest.Beginning != nil && !fresh && !since && !f.Unit.Running:
