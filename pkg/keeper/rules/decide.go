@@ -88,11 +88,11 @@ func (f Facts) takeOver(h held) Step {
 // ready is for a guest whose volumes are as they should be; fresh says that this
 // node has not taken note of what the term began from.
 func (f Facts) ready(h held, fresh bool) Step {
-	since := f.Note.Term == f.Guest.Term
+	noted := f.Note.Term == f.Guest.Term
 	switch {
-	case h.unmounted && f.Guest.Beginning != nil && !fresh && !since && !f.Unit.Running:
+	case h.unmounted && f.Guest.Beginning != nil && !fresh && !noted && !f.Unit.Running:
 		return f.takeOver(h) // It was cut after the marks. Later it is an operator's business what is mounted.
-	case fresh || !since:
+	case fresh || !noted:
 		// Its taking over is finished, and this node has forgotten that it was begun, or it has the guest from a time before notes.
 		return Step{Adopt, "it is this node's own"}
 	case !f.Unit.Named:
