@@ -93,14 +93,18 @@ type Cluster struct {
 
 // Tally is how many votes there are and are needed, as far as that is known.
 func (c Cluster) Tally() string {
-	switch c.Voters {
-	case 0: // As after a boot of a part of the cluster.
+	if c.Voters == 0 { // As after a boot of a part of the cluster.
 		return "its voters are not known here yet"
-	case 1:
-		return fmt.Sprintf("%d of 1 vote, %d needed", c.Votes, c.Quorum)
-	default:
-		return fmt.Sprintf("%d of %d votes, %d needed", c.Votes, c.Voters, c.Quorum)
 	}
+	votes := "votes"
+	if c.Voters == 1 {
+		votes = "vote"
+	}
+	text := fmt.Sprintf("%d of %d %s, %d needed", c.Votes, c.Voters, votes, c.Quorum)
+	if !c.Quorate && c.Votes >= c.Quorum { // As in the seconds after the leader's end.
+		text += ", and none of them leads yet"
+	}
+	return text
 }
 
 // Member is a node of the cluster as the asked node sees it.

@@ -16,7 +16,7 @@ import (
 func TestNotQuorate_TellsTheLeadersReason(t *testing.T) {
 	const (
 		look  = "see with `tandem cluster status` which members are away, and bring them back"
-		plain = "not quorate: 2 of 3 votes, 2 needed; nothing was changed"
+		plain = "not quorate: 2 of 3 votes, 2 needed, and none of them leads yet; nothing was changed"
 		vote  = "not quorate: the vote of node 0badcafe has to go first; nothing was changed (2 of 3 votes, 2 needed)"
 	)
 	notTaken := func(why error) error { return fmt.Errorf("%w: %w", consensus.ErrNotQuorate, why) }
@@ -38,7 +38,7 @@ func TestNotQuorate_TellsTheLeadersReason(t *testing.T) {
 		{"another node leads", notTaken(there(here.Error())), vote, "try again; if it stays so, " + look},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
-			got := failure.NotQuorate(api.Cluster{Votes: 2, Voters: 3, Quorum: 2}, tc.err)
+			got := failure.NotQuorate(api.Cluster{Votes: 2, Voters: 3, Quorum: 2, Quorate: tc.text == vote}, tc.err)
 			if d := cmp.Diff(&api.Error{Code: api.CodeNotQuorate, Message: tc.text, Hint: tc.advice}, got); d != "" {
 				t.Error(d)
 			}
