@@ -25,6 +25,7 @@ type row struct {
 	store Store
 	log   *zap.Logger
 	kept  keptRow
+	boot  string
 	tries map[guest.ID]rules.Try
 	// since is the first view that a majority confirmed since the daemon has started; nil: none yet. What is older tells of
 	// no guest that it left.
@@ -36,10 +37,14 @@ type row struct {
 type keptRow struct {
 	Boot string     `json:"boot"`
 	Due  []guest.ID `json:"due"`
+	// Early is the run of the machine in which no majority has told yet who is to be started, and Gone are guests that have
+	// left the row already: an operator stopped them.
+	Early string     `json:"early,omitempty"`
+	Gone  []guest.ID `json:"gone,omitempty"`
 }
 
 func (r *row) open(o Options) {
-	r.store, r.log, r.tries = o.Store, o.Logger, map[guest.ID]rules.Try{}
+	r.store, r.log, r.boot, r.tries = o.Store, o.Logger, o.BootID, map[guest.ID]rules.Try{}
 	if o.BootID == "" {
 		r.none = true
 		o.Logger.Error("guests are not started by themselves: the kernel does not tell which boot this is")
@@ -52,6 +57,11 @@ func (r *row) open(o Options) {
 		return
 	}
 	if r.kept.Boot != o.BootID {
+		if r.kept.Early == o.BootID {
+			for _, id := range r.kept.Gone {
+				r.tries[id] = rules.Try{Gone: true}
+			}
+		}
 		r.kept = keptRow{}
 	}
 	for _, id := range r.kept.Due {
@@ -99,6 +109,9 @@ func (k *Keeper) list(view *ledger.State) {
 	defer k.mu.Unlock()
 	if k.row.since == nil || k.row.since.Generation != view.Generation {
 		k.row.since = view
+		for _, e := range k.entries {
+			e.due = false // Whose turn it is may be another's by this view.
+		}
 		tell(k.news)
 	}
 	if k.row.listed() {
@@ -121,15 +134,22 @@ func (r *row) fill(view *ledger.State, self guest.NodeID) {
 
 // keep writes down who is left.
 func (r *row) keep() {
-	r.kept.Due = nil
-	for _, id := range slices.Sorted(maps.Keys(r.tries)) {
-		if !r.tries[id].Gone {
-			r.kept.Due = append(r.kept.Due, id)
-		}
-	}
-	if r.none || r.kept.Boot == "" {
+	if r.none {
 		return
 	}
+	next := keptRow{Boot: r.kept.Boot}
+	if !r.listed() {
+		next.Early = r.boot
+	}
+	for _, id := range slices.Sorted(maps.Keys(r.tries)) {
+		switch {
+		case !r.tries[id].Gone && r.listed():
+			next.Due = append(next.Due, id)
+		case r.tries[id].Gone && !r.listed():
+			next.Gone = append(next.Gone, id)
+		}
+	}
+	r.kept = next
 	if err := r.store.Write(bootNote, r.kept); err != nil {
 		r.log.Error("what is still to be started cannot be written down: a restart of tandemd may start a guest again that was stopped", zap.Error(err))
 	}

@@ -237,7 +237,7 @@ func (k *Keeper) gather(ctx context.Context, e *entry, fresh bool) (facts, bool,
 	paused, due, last := e.paused, e.due, e.disks
 	k.mu.Unlock()
 	f := facts{view: view, Facts: rules.Facts{
-		Self: k.o.Self, Guest: g, Owner: view.NameOf(g.Owner), Confirmed: sure, Paused: paused, Note: e.note, Due: due,
+		Self: k.o.Self, Guest: g, Owner: view.NameOf(g.Owner), Confirmed: sure, Paused: paused, Note: e.note, Due: due && g.Boot.On,
 	}}
 	f.unit, f.Unit = k.unitOf(ctx, g)
 	if ctx.Err() != nil {

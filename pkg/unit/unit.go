@@ -51,9 +51,14 @@ func (s State) Running() bool {
 }
 
 // Passing says of one that counts as running that it may be over in a moment: its start waits for the answer of an ExecCondition,
-// which may refuse it, or it is being stopped.
+// which may refuse it, systemd is about to start it again (Restart=), of which it may grow tired, or it is being stopped.
 func (s State) Passing() bool {
-	return s.Active == "activating" && s.Sub == "condition" || s.Active == "deactivating"
+	switch s.Active {
+	case "activating":
+		return s.Sub == "condition" || strings.HasPrefix(s.Sub, "auto-restart")
+	default:
+		return s.Active == "deactivating"
+	}
 }
 
 // Kinds of failures that callers tell apart.

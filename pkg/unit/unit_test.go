@@ -224,3 +224,23 @@ func TestManager_Journal(t *testing.T) {
 		})
 	}
 }
+
+func TestState_Passing(t *testing.T) {
+	for _, tc := range []struct {
+		active, sub string
+		want        bool
+	}{
+		{"active", "running", false},
+		{"reloading", "reload", false},
+		{"activating", "start", false},
+		{"activating", "condition", true},
+		{"activating", "auto-restart", true},
+		{"activating", "auto-restart-queued", true},
+		{"deactivating", "stop-sigterm", true},
+	} {
+		s := unit.State{Active: tc.active, Sub: tc.sub}
+		if s.Passing() != tc.want || !s.Running() {
+			t.Errorf("%s (%s): passing %v, running %v", tc.active, tc.sub, s.Passing(), s.Running())
+		}
+	}
+}

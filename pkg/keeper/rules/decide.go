@@ -92,8 +92,9 @@ func (f Facts) ready(h held, fresh bool) Step {
 	switch {
 	case h.unmounted && f.Guest.Beginning != nil && !fresh && !noted && !f.Unit.Running:
 		return f.takeOver(h) // It was cut after the marks. Later it is an operator's business what is mounted.
-	case fresh || !noted:
-		// Its taking over is finished, and this node has forgotten that it was begun, or it has the guest from a time before notes.
+	case fresh || !noted || !f.Unit.Named && f.Note.Start:
+		// Its taking over is finished, and this node has forgotten that it was begun, or it has the guest from a time before notes;
+		// or the unit that was to be started is its own no more.
 		return Step{Adopt, "it is this node's own"}
 	case !f.Unit.Named:
 		return Step{Nothing, "it has no unit"}

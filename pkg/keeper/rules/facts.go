@@ -39,7 +39,7 @@ type Unit struct {
 	// Unknown is why its state cannot be told, or empty.
 	Unknown string
 	// Running is true from the beginning of a start to the end of a stop. Passing is true of it while a start waits for the
-	// answer of a condition, which may be no, and while a stop is going on.
+	// answer of a condition, which may be no, or for its time after a failure, and while a stop is going on.
 	Running, Passing bool
 }
 
