@@ -39,7 +39,7 @@ func (r recoverer) Points(ctx context.Context, g guest.Guest) recovery.Word {
 			w.Newer = append(w.Newer, fmt.Sprintf("diverged data: the point %s", h.Name))
 			continue
 		}
-		w.Points = append(w.Points, recovery.Point{Name: h.Name, GUIDs: h.GUIDs, Taken: h.Taken})
+		w.Points = append(w.Points, recovery.Point{Name: h.Name, GUIDs: h.GUIDs, Taken: h.Taken, Left: h.Left})
 	}
 	if len(w.Points) > 0 {
 		r.dated(ctx, g, &w)

@@ -375,7 +375,7 @@ func (p *process) points(ctx context.Context, _ guest.NodeID, q moveQuestion) (r
 		word.Trouble = err.Error()
 	}
 	for _, h := range held {
-		if !h.Diverged {
+		if !h.Diverged && !h.Left { // The operators here bring nothing back that was given up.
 			word.Points = append(word.Points, recovery.Point{Name: h.Name, GUIDs: h.GUIDs, Taken: h.Taken})
 		}
 	}

@@ -29,6 +29,9 @@ type Held struct {
 	// Diverged: it is newer than the point from which the guest's term began and is not of that term. The guest's owner does not
 	// have it, or not any more.
 	Diverged bool `json:"diverged,omitempty"`
+	// Left: by its name it is such a point, and this node does not have the one from which the term began: nothing here is of the
+	// line on which the guest goes on, but for what is older.
+	Left bool `json:"left,omitempty"`
 }
 
 // Points are the complete points of the guest on this node, newest first by the order of this node. It changes nothing and takes
@@ -78,7 +81,9 @@ func points(g guest.Guest, volumes []volume) []Held {
 				h.Taken, h.Consistency = time.Unix(point.Taken, 0), point.Consistency
 			}
 			at := slices.IndexFunc(s.snaps, func(x plan.Snapshot) bool { return x.GUID == snap.GUID })
-			h.Diverged = h.Diverged || !reign(g, h.Term) && (s.began >= 0 && at > s.began || s.began < 0 && left(g, p.Name))
+			before := !reign(g, h.Term)
+			h.Diverged = h.Diverged || before && s.began >= 0 && at > s.began
+			h.Left = h.Left || before && s.began < 0 && left(g, p.Name)
 		}
 		out = append(out, h)
 	}

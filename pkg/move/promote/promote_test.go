@@ -311,8 +311,8 @@ func TestPoints_OfALineThatWasLeft(t *testing.T) {
 		}
 		list, err := w.promoter.Points(t.Context(), cluster, w.guest)
 		must(t, err)
-		if len(list) != 1 || list[0].Diverged != want {
-			t.Errorf("%s: %+v, want diverged: %v", point, list, want)
+		if len(list) != 1 || list[0].Left != want || list[0].Diverged {
+			t.Errorf("%s: %+v, want left: %v", point, list, want)
 		}
 	}
 }

@@ -27,6 +27,8 @@ type Point struct {
 	// Arrived is by that node's clock: until then, less Age, it has all that the owner had.
 	Arrived time.Time     `json:"arrived,omitzero"`
 	Age     time.Duration `json:"age,omitempty"`
+	// Left: it was given up when the guest's term began from an older one. It is taken only where nobody has another.
+	Left bool `json:"left,omitempty"`
 }
 
 // Word is what one member says when it is asked about a guest.
@@ -146,7 +148,7 @@ func candidate(f Facts, id guest.NodeID) Candidate {
 	c := Candidate{Node: id, Newer: w.Newer}
 	for i := range w.Points {
 		lacks := lacking(f.Guest, w.Points[i])
-		if c.Point == nil || len(lacks) < len(c.Lacks) {
+		if c.Point == nil || len(lacks) < len(c.Lacks) || len(lacks) == len(c.Lacks) && c.Point.Left && !w.Points[i].Left {
 			c.Point, c.Lacks = &w.Points[i], lacks
 		}
 	}
@@ -185,12 +187,17 @@ func volumes(list []guest.Volume) string {
 	return "volume " + strings.Join(out, ", ")
 }
 
-// compare says whose point is newer: 1 is a's. Who has the other's newest point as an
+// compare says whose point is newer: 1 is a's. What was given up comes last. Who has the other's newest point as an
 // older one of its own has the newer data; else the numbers in the names that one
 // owner gave in one term, and last its clock.
 func compare(f Facts, a, b Candidate) int {
-	if same(*a.Point, *b.Point) {
+	switch {
+	case same(*a.Point, *b.Point):
 		return 0
+	case a.Point.Left && !b.Point.Left:
+		return -1
+	case b.Point.Left && !a.Point.Left:
+		return 1
 	}
 	if has(f.Words[a.Node].Points, *b.Point) {
 		return 1
@@ -357,6 +364,10 @@ func (p *Plan) losses(f Facts) {
 		text += fmt.Sprintf(": %s was alive until %s, %s later", owner, f.DownSince.UTC().Format(time.RFC3339), f.DownSince.Sub(current).Round(time.Second))
 	}
 	p.Loss = append(p.Loss, text)
+	if c.Point.Left {
+		p.Loss = append(p.Loss, fmt.Sprintf("the point %s was given up when the guest went on from an older one: what was given up comes back, and all is lost that was written since",
+			c.Point.Name))
+	}
 	for _, other := range p.Candidates {
 		if other.Node != c.Node && other.Why == "" && compare(f, other, *c) > 0 {
 			p.Loss = append(p.Loss, fmt.Sprintf("%s has a newer point, %s, taken %s", f.Members[other.Node].Name, other.Point.Name,
@@ -364,6 +375,10 @@ func (p *Plan) losses(f Facts) {
 		}
 		for _, n := range other.Newer {
 			p.Loss = append(p.Loss, fmt.Sprintf("%s has %s", f.Members[other.Node].Name, n))
+		}
+		points := f.Words[other.Node].Points
+		if i := slices.IndexFunc(points, func(x Point) bool { return x.Left && !same(x, *c.Point) }); i >= 0 {
+			p.Loss = append(p.Loss, fmt.Sprintf("%s has the point %s, which was given up when the guest went on from an older one", f.Members[other.Node].Name, points[i].Name))
 		}
 	}
 }

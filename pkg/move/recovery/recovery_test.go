@@ -179,3 +179,29 @@ func TestMake_TellsWhatIsLost(t *testing.T) {
 		}
 	}
 }
+
+// What was given up comes last, and is better than nothing, for somebody who has been told.
+func TestMake_APointThatWasLeftComesLast(t *testing.T) {
+	left := point(15, "0", "1")
+	left.Left = true
+	f := facts()
+	f.Words[node("3")] = recovery.Word{Points: []recovery.Point{left, point(9, "0", "1")}}
+	p := recovery.Make(f)
+	if p.Refusal != nil || p.Chosen.Node != node("2") || p.Chosen.Point.Name != point(12, "0", "1").Name {
+		t.Fatalf("got %+v, %v", p.Chosen, p.Refusal)
+	}
+	if text := strings.Join(p.Loss, "; "); !strings.Contains(text, "n3 has the point "+left.Name+", which was given up") {
+		t.Errorf("it is not told: %s", text)
+	}
+	f.Words[node("2")] = recovery.Word{}
+	if p = recovery.Make(f); p.Refusal != nil || p.Chosen.Point.Left {
+		t.Errorf("got %+v, %v", p.Chosen, p.Refusal)
+	}
+	f.Words[node("3")] = recovery.Word{Points: []recovery.Point{left}}
+	if p = recovery.Make(f); p.Refusal != nil || !p.Chosen.Point.Left {
+		t.Fatalf("got %+v, %v", p.Chosen, p.Refusal)
+	}
+	if text := strings.Join(p.Loss, "; "); !strings.Contains(text, "what was given up comes back, and all is lost that was written since") {
+		t.Errorf("it is not told: %s", text)
+	}
+}
