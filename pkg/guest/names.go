@@ -163,6 +163,15 @@ func (n SnapshotName) String() string {
 		strconv.FormatUint(n.Seq, 10) + "_" + n.Time.UTC().Format(snapshotTime)
 }
 
+// After says that a point was taken after another one of the same guest: terms only grow, and in each the owner counts its points.
+// It is false where the names do not tell.
+func (n SnapshotName) After(other SnapshotName) bool {
+	if n.Term != other.Term {
+		return n.Term.N > other.Term.N
+	}
+	return n.Node == other.Node && n.Seq > other.Seq
+}
+
 // ParseSnapshotName reads a name that String wrote; any other name is somebody
 // else's snapshot.
 func ParseSnapshotName(s string) (SnapshotName, error) {

@@ -98,6 +98,41 @@ type Beginning struct {
 	GUIDs map[Volume]uint64 `json:"guids"`
 	// Stopped leaves the guest stopped on its new owner; else it is started there.
 	Stopped bool `json:"stopped,omitempty"`
+	// Cuts are what recoveries before this term gave up, the newest last. The ledger fills them in.
+	Cuts []Cut `json:"cuts,omitempty"`
+}
+
+// Cut is what a recovery gave up: the points after the one from which the guest went on, to the end of the term of the owner that
+// was lost. Nodes that were away then may have such points.
+type Cut struct {
+	// From is the name of that point.
+	From string `json:"from"`
+	Term Term   `json:"term"`
+}
+
+// maxCuts is how many are remembered.
+const maxCuts = 32
+
+// Has says that a point was given up.
+func (c Cut) Has(point SnapshotName) bool {
+	from, err := ParseSnapshotName(c.From)
+	known := point.Term.Generation == from.Term.Generation || point.Term.Generation == c.Term.Generation
+	return err == nil && known && point.Term.N <= c.Term.N && point.After(from)
+}
+
+// CutsUntil are what was given up before a next term that begins from a point. If that had been given up itself, it is back.
+func (b *Beginning) CutsUntil(next string) []Cut {
+	if b == nil {
+		return nil
+	}
+	cuts := slices.Clone(b.Cuts)
+	if b.How == ByRecovery {
+		cuts = append(cuts, Cut{From: b.Point, Term: b.Term})
+	}
+	if point, err := ParseSnapshotName(next); err == nil {
+		cuts = slices.DeleteFunc(cuts, func(c Cut) bool { return c.Has(point) })
+	}
+	return cuts[max(0, len(cuts)-maxCuts):]
 }
 
 // Validate refuses one that nobody could finish from.

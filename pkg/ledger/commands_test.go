@@ -5,6 +5,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -230,6 +231,36 @@ func TestChangeOwner_TellsWhatTheNewTermBeganFrom(t *testing.T) {
 	b.must(ledger.SetGuest{Guest: g})
 	if diff := cmp.Diff(want, b.m.View().Guests[100].Beginning); diff != "" {
 		t.Errorf("what the term began from, after a retained term and an edit:\n%s", diff)
+	}
+}
+
+// What a recovery gave up is remembered over the next changes of the owner, until a guest goes on from it.
+func TestChangeOwner_RemembersWhatWasGivenUp(t *testing.T) {
+	b := running(t)
+	volume := b.m.View().Guests[100].Volumes[0]
+	name := func(n uint64, node guest.NodeName, seq uint64) string {
+		return guest.SnapshotName{Term: term(n), Node: node, Seq: seq, Time: time.Unix(1_800_000_000, 0)}.String()
+	}
+	change := func(n uint64, from, to int, how, point string) []guest.Cut {
+		t.Helper()
+		b.must(ledger.ChangeOwner{ID: 100, Owner: nodeID(from), Term: term(n), To: nodeID(to), Beginning: &guest.Beginning{
+			How: how, Point: point, GUIDs: map[guest.Volume]uint64{volume: 7}, Cuts: []guest.Cut{{From: "an author's own"}},
+		}})
+		return b.m.View().Guests[100].Beginning.Cuts
+	}
+	first, second := guest.Cut{From: name(1, "n1", 5), Term: term(1)}, guest.Cut{From: name(2, "n2", 8), Term: term(3)}
+	for _, step := range []struct {
+		got, want []guest.Cut
+	}{
+		{change(1, 1, 2, guest.ByRecovery, first.From), nil},
+		{change(2, 2, 1, guest.ByMigration, name(2, "n2", 9)), []guest.Cut{first}},
+		{change(3, 1, 2, guest.ByRecovery, second.From), []guest.Cut{first}},
+		{change(4, 2, 1, guest.ByMigration, name(4, "n2", 10)), []guest.Cut{first, second}},
+		{change(5, 1, 2, guest.ByRecovery, name(1, "n1", 7)), []guest.Cut{second}},
+	} {
+		if diff := cmp.Diff(step.want, step.got); diff != "" {
+			t.Error(diff)
+		}
 	}
 }
 

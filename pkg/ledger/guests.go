@@ -181,7 +181,7 @@ func (o ChangeOwner) begun(s *State, g guest.Guest) (*guest.Beginning, error) {
 		return nil, nil //nolint:nilnil // Nothing is known of it, which is what nil means.
 	}
 	b := *o.Beginning
-	b.From, b.Term, b.GUIDs = g.Owner, g.Term, maps.Clone(b.GUIDs)
+	b.From, b.Term, b.GUIDs, b.Cuts = g.Owner, g.Term, maps.Clone(b.GUIDs), g.Beginning.CutsUntil(b.Point)
 	if err := b.Validate(); err != nil {
 		return nil, fmt.Errorf("guest %s: %w", g.ID, err)
 	}

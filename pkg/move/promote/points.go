@@ -90,26 +90,24 @@ func points(g guest.Guest, volumes []volume) []Held {
 	return out
 }
 
-// left says by its name that a point was taken after the one from which the guest's term began, by an owner before: where a node
-// does not have that one, as after a recovery from an old copy elsewhere, nothing else tells. Terms only grow, and in each the
-// owner counts its points.
+// left says by its name that a point was taken after the one from which the guest's term began, by an owner before, or is one that
+// a recovery gave up earlier: where a node does not have the point from which the term began, as after a recovery from an old copy
+// elsewhere, nothing else tells.
 func left(g guest.Guest, name string) bool {
-	if g.Beginning == nil {
+	b := g.Beginning
+	if b == nil {
 		return false
 	}
 	point, err := guest.ParseSnapshotName(name)
-	from, unnamed := guest.ParseSnapshotName(g.Beginning.Point)
-	if err != nil || unnamed != nil || reign(g, point.Term.String()) {
+	if err != nil || reign(g, point.Term.String()) {
 		return false
 	}
-	switch point.Term.Generation {
-	case from.Term.Generation:
-		return point.Term.N > from.Term.N || point.Term.N == from.Term.N && point.Node == from.Node && point.Seq > from.Seq
-	case g.Beginning.Term.Generation, g.Term.Generation:
-		return point.Term.N > from.Term.N
-	default:
-		return false
+	if slices.ContainsFunc(b.Cuts, func(c guest.Cut) bool { return c.Has(point) }) {
+		return true
 	}
+	from, err := guest.ParseSnapshotName(b.Point)
+	known := slices.Contains([]string{from.Term.Generation, b.Term.Generation, g.Term.Generation}, point.Term.Generation)
+	return err == nil && known && point.After(from)
 }
 
 // shelf puts together what a volume has of points. Copies count where there is nothing in the volume's place, or only a clone of

@@ -288,15 +288,16 @@ func TestPoints_OfALineThatWasLeft(t *testing.T) {
 	}
 	another := guest.Term{N: 4, Generation: "fedcba9876543210"}
 	for point, want := range map[string]bool{
-		name(term(1), n3, 9): false,
-		name(term(2), n1, 5): false,
-		name(term(2), n1, 7): true,
-		name(term(3), n3, 1): true,
-		name(term(4), n1, 8): true,
-		name(term(5), n3, 9): false, // of the present owner
-		name(term(6), n3, 9): false,
-		name(another, n1, 9): false, // nobody knows
-		"somebodys":          false,
+		name(term(1), n3, 9):  false,
+		name(term(1), n3, 10): true, // a recovery before gave it up
+		name(term(2), n1, 5):  false,
+		name(term(2), n1, 7):  true,
+		name(term(3), n3, 1):  true,
+		name(term(4), n1, 8):  true,
+		name(term(5), n3, 9):  false, // of the present owner
+		name(term(6), n3, 9):  false,
+		name(another, n1, 9):  false, // nobody knows
+		"somebodys":           false,
 	} {
 		w := newWorld(t)
 		w.write(w.owner, diskDS, 0, 64)
@@ -307,7 +308,8 @@ func TestPoints_OfALineThatWasLeft(t *testing.T) {
 		w.complete(point)
 		w.guest.Owner, w.guest.Term = "00000000000000000000000000000003", term(6)
 		w.guest.Beginning = &guest.Beginning{
-			How: guest.ByRecovery, From: former, Term: term(4), Point: name(term(2), n1, 6), GUIDs: map[guest.Volume]uint64{disk: 77, root: 78},
+			How: guest.ByMigration, From: former, Term: term(4), Point: name(term(2), n1, 6), GUIDs: map[guest.Volume]uint64{disk: 77, root: 78},
+			Cuts: []guest.Cut{{From: name(term(1), n3, 9), Term: term(1)}},
 		}
 		list, err := w.promoter.Points(t.Context(), cluster, w.guest)
 		must(t, err)
