@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+
+	"github.com/tandemd/tandem/pkg/guest"
 )
 
 // slack is how many bytes a dataset can seem to have written although nothing was
@@ -38,6 +40,10 @@ func (v *volume) base() (*Base, *divergence) {
 		if d.why = v.changed(at, "last common snapshot "+b.Name); d.why != "" {
 			return nil, d
 		}
+		if s.Encrypted && slices.ContainsFunc(v.target[at+1:], ofTandem) {
+			d.why = "it has gone on from the last common snapshot " + b.Name + " on a line that was left"
+			return nil, d
+		}
 		if s.Encrypted && at+1 < len(v.target) {
 			d.refusal = v.refuse(Diverged, "remove that snapshot there, and keep the tool that made it off replicas",
 				"%s has a snapshot %s%s that is newer than the last common one; encrypted data cannot be received over it",
@@ -47,6 +53,12 @@ func (v *volume) base() (*Base, *divergence) {
 		return b, nil
 	}
 	return nil, d
+}
+
+// ofTandem says that a snapshot of the replica was brought by Tandem, or bears a name that only Tandem gives.
+func ofTandem(s Snapshot) bool {
+	_, err := guest.ParseSnapshotName(s.Name)
+	return err == nil || s.Tandem || s.Received
 }
 
 // changed tells what the target has beyond its snapshot at a place; empty where
@@ -233,10 +245,10 @@ func (x Pair) beyond(guid uint64) bool {
 
 // Bases are the GUIDs of the newest snapshot and of the newest bookmark of the
 // source, by its own order, of which the target has the snapshot, be it in what
-// was set aside there. A bookmark counts only where it is newer.
+// was set aside or renamed there. A bookmark counts only where it is newer.
 func (x Pair) Bases() []uint64 {
 	has := map[uint64]bool{}
-	for _, side := range append([]Side{x.Target}, x.Aside...) {
+	for _, side := range slices.Concat([]Side{x.Target}, x.Aside, x.Moved) {
 		for _, s := range side.Snapshots {
 			has[s.GUID] = true
 		}

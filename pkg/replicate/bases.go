@@ -222,13 +222,13 @@ func heldNow(pairs []plan.Pair) holdings {
 }
 
 // points are the GUIDs of Tandem's points that the target has, be it in what was
-// set aside there.
+// set aside or renamed there.
 func points(p plan.Pair) (out []uint64) {
 	own := make(map[uint64]bool, len(p.Source.Snapshots))
 	for _, s := range p.Source.Snapshots {
 		own[s.GUID] = s.Tandem
 	}
-	for _, side := range append([]plan.Side{p.Target}, p.Aside...) {
+	for _, side := range slices.Concat([]plan.Side{p.Target}, p.Aside, p.Moved) {
 		for _, s := range side.Snapshots {
 			if s.Tandem || own[s.GUID] {
 				out = append(out, s.GUID)

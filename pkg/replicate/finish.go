@@ -32,8 +32,11 @@ func (r *run) commit(ctx context.Context, p plan.Plan, point string) error {
 		Request: r.request(), Point: point, Property: property, Current: r.result.Kind == KindNothing,
 		Age: max(0, now.Unix()-taken.Taken),
 	}
-	if req.Current || r.unwritten {
+	switch {
+	case req.Current:
 		req.Age = int64(txgTimeout / time.Second)
+	case !r.unwritten.IsZero():
+		req.Age = min(req.Age, max(0, int64((now.Sub(r.unwritten)+txgTimeout)/time.Second)))
 	}
 	spare := r.spareAtTarget(p, point, guids)
 	after := holdings{}

@@ -2,6 +2,7 @@ package replicate
 
 import (
 	"context"
+	"slices"
 
 	"github.com/tandemd/tandem/pkg/guest"
 	"github.com/tandemd/tandem/pkg/plan"
@@ -107,7 +108,7 @@ func (r *run) pair(ctx context.Context) error {
 	return nil
 }
 
-// stuckAfter is how often a partial receive may be met with the same bytes:
+// stuckAfter is how often it may be tried to go on with a partial receive that has the same bytes:
 // streams of objects only had no point to resume from before ZFS 2.2.4.
 const stuckAfter = 3
 
@@ -123,17 +124,22 @@ func (r *run) partial(ctx context.Context, v guest.Volume, dataset string, told 
 	default:
 		return nil, fault.WrapVolume(v, err, "read the target's resume token")
 	}
-	key := tokenKey{target: r.job.Target, volume: v}
-	seen := r.s.met(key, p)
-	p.Stuck = seen.times >= stuckAfter
-	if !r.preview {
-		r.s.count(key, seen)
-	}
+	p.Stuck = r.s.tries(tokenKey{target: r.job.Target, volume: v}, p).times >= stuckAfter
 	return p, nil
 }
 
-// met is how often this very partial receive was met before.
-func (s *Source) met(key tokenKey, p *plan.Partial) tokenSeen {
+// tried counts that a stream was opened to go on with a partial receive.
+func (r *run) tried(v guest.Volume) {
+	key, p := tokenKey{target: r.job.Target, volume: v}, r.pairs[slices.Index(r.guest.Volumes, v)].Target.Partial
+	seen := r.s.tries(key, p)
+	r.s.mu.Lock()
+	defer r.s.mu.Unlock()
+	seen.times++
+	r.s.tokens[key] = seen
+}
+
+// tries are how often it was tried to go on with this very partial receive.
+func (s *Source) tries(key tokenKey, p *plan.Partial) tokenSeen {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	seen := s.tokens[key]
@@ -141,11 +147,4 @@ func (s *Source) met(key tokenKey, p *plan.Partial) tokenSeen {
 		seen = tokenSeen{guid: p.ToGUID, bytes: p.Bytes}
 	}
 	return seen
-}
-
-func (s *Source) count(key tokenKey, seen tokenSeen) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	seen.times++
-	s.tokens[key] = seen
 }

@@ -86,6 +86,7 @@ func (r *run) taken(done zfs.Changed) bool {
 // newest is the newest point if it needs no new one, or empty. It is looked at
 // again under the guest's lock: another sync may have taken or cleaned one.
 func (r *run) newest(ctx context.Context) (string, error) {
+	r.unwritten = time.Time{}
 	if _, ok := plan.Unchanged(r.pairs); !ok {
 		return "", nil
 	}
@@ -95,8 +96,11 @@ func (r *run) newest(ctx context.Context) (string, error) {
 	if err := r.pair(ctx); err != nil {
 		return "", err
 	}
+	looked := r.s.o.Now()
 	name, ok := plan.Unchanged(r.pairs)
-	r.unwritten = ok
+	if ok {
+		r.unwritten = looked
+	}
 	return name, nil
 }
 

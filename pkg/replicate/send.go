@@ -136,6 +136,9 @@ func (r *run) stream(ctx context.Context, v guest.Volume, header wire.ReceiveHea
 	if err != nil {
 		return reply, fault.Wrap(err, "open a stream to %s", r.target)
 	}
+	if header.Verb == plan.Resume {
+		r.tried(v)
+	}
 	out, err := r.s.o.ZFS.Send(ctx, spec)
 	if err != nil {
 		sink.Abort(err)

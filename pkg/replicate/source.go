@@ -214,8 +214,8 @@ type run struct {
 	near *local.Near
 
 	own []zfs.Dataset
-	// unwritten: the point is an older one, and nothing was written since.
-	unwritten bool
+	// unwritten is when nothing had been written since the point, where that is an older one; zero: it is not.
+	unwritten time.Time
 	inv       wire.Inventory
 	pairs     []plan.Pair
 

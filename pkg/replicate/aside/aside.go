@@ -262,6 +262,15 @@ func (k *Keeper) folders(ctx context.Context, cluster string, c Case) error {
 	if err != nil {
 		return err
 	}
+	// OpenZFS makes a dataset first and sets its properties then: another volume's turn may not come in between, and find a
+	// folder that is nobody's.
+	turn := k.o.Locks.Turn("diverged-" + c.Volume.Storage)
+	select {
+	case turn <- struct{}{}:
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+	defer func() { <-turn }()
 	top := folder[:strings.LastIndexByte(folder, '/')]
 	list, err := k.o.ZFS.List(ctx, top, folder)
 	if err != nil {

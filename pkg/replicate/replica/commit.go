@@ -63,28 +63,12 @@ func (t *Target) Commit(ctx context.Context, from guest.NodeID, req wire.CommitR
 		return wire.CommitReply{}, err
 	}
 	c.unbookmark(ctx)
-	if err := c.landed(ctx); err != nil {
-		return wire.CommitReply{}, err
-	}
 	if req.Current {
 		if err := t.noteCurrent(g.ID, req); err != nil {
 			return wire.CommitReply{}, err
 		}
 	}
 	return c.reply(), nil
-}
-
-// landed takes the mark of a migration off replicas that a job brings from now on.
-func (c *commit) landed(ctx context.Context) error {
-	for _, l := range c.list {
-		if c.req.Move || l.data.Props[zfs.PropLanding] == "" {
-			continue
-		}
-		if err := c.t.o.ZFS.Inherit(ctx, zfs.PropLanding, l.name); err != nil {
-			return fault.WrapVolume(l.volume, err, "make it the replica of job %s", c.req.Job)
-		}
-	}
-	return nil
 }
 
 func (t *Target) noteCurrent(id guest.ID, req wire.CommitRequest) error {

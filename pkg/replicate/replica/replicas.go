@@ -107,6 +107,19 @@ func (t *Target) Replicas(ctx context.Context) ([]Status, error) {
 // landing says that a migration of the guest's present owner began the replica, which no job has brought anything since.
 func (l found) landing(g guest.Guest) bool { return l.data.Props[zfs.PropLanding] == g.Term.String() }
 
+// landed takes the mark of a migration off replicas that are a job's from now on.
+func (t *Target) landed(ctx context.Context, list []found) error {
+	for _, l := range list {
+		if l.data.Props[zfs.PropLanding] == "" {
+			continue
+		}
+		if err := t.o.ZFS.Inherit(ctx, zfs.PropLanding, l.name); err != nil {
+			return fault.WrapVolume(l.volume, err, "make %s the replica of a job", l.name)
+		}
+	}
+	return nil
+}
+
 // pointed says that a job of the guest points to this node.
 func (t *Target) pointed(view *ledger.State, id guest.ID) bool {
 	return slices.ContainsFunc(view.JobsOf(id), func(j guest.Job) bool { return j.Target == t.o.Node })

@@ -136,6 +136,11 @@ func (t *Target) Inventory(ctx context.Context, from guest.NodeID, req wire.Inve
 	if err != nil {
 		return wire.Inventory{}, err
 	}
+	if !req.Move && t.pointed(view, g.ID) {
+		if err := t.landed(ctx, volumes); err != nil {
+			return wire.Inventory{}, err
+		}
+	}
 	t.saw(volumes)
 	if req.Anew {
 		t.pools.Forget()
