@@ -84,6 +84,31 @@ func TestDiscard_RefusesWhatIsNotMeant(t *testing.T) {
 
 // ZFS may refuse what was not foreseen: a clone outside the storages, a device that is opened at that moment. The copy is kept then
 // as it was, also from other tools.
+// Where a promotion failed between the new name and the clone, the copy is all that the guest has.
+func TestDiscard_RefusesWhatTheOwnersVolumeIsToBeMadeOf(t *testing.T) {
+	w := newWorld(t)
+	w.run(job)
+	n2 := w.node("2")
+	n2.scribble(diskDS, 40, 3)
+	w.give("2", guest.ByRecovery, w.held("2")[0])
+	n2.setTrap(func(what string) error {
+		if strings.HasPrefix(what, "n2 Clone") {
+			return errors.New("out of space")
+		}
+		return nil
+	})
+	if _, err := n2.promoter.Promote(t.Context(), "c1", w.guest()); err == nil {
+		t.Fatal("it was promoted")
+	}
+	n2.setTrap(nil)
+	all := n2.aside()
+	if len(all) != 1 || n2.dataset(diskDS).Exists() {
+		t.Fatalf("%+v", all)
+	}
+	n2.cannotDiscard(all[0].Name, "goes on from it")
+	w.promoted("2")
+}
+
 func TestDiscard_PutsTheHoldsBackWhereZFSRefuses(t *testing.T) {
 	w := newWorld(t)
 	w.run(job)

@@ -170,6 +170,10 @@ func (k *Keeper) independent(ctx context.Context, c Copy) error {
 	case strings.HasPrefix(list[0].Origin, c.Data.Name+"@"):
 		return fault.Person(c.Volume, "the next sync of the guest ends that; then discard it", "the replica %s is being made out of %s", replica, c.Data.Name)
 	}
+	if g, ok := k.o.Ledger.View().Guests[c.Guest]; ok && g.Owner == k.o.Node && g.Has(c.Volume) && !list[0].Exists() {
+		return fault.Person(c.Volume, fmt.Sprintf("`tandem guest show %s` tells what is in its way", c.Guest),
+			"guest %s is this node's, and goes on from it: its volume %s is not made out of it yet", c.Guest, c.Volume)
+	}
 	holds, err := k.o.ZFS.Holds(ctx, c.held()...)
 	if err != nil {
 		return fault.WrapVolume(c.Volume, err, "read the holds on %s", c.Data.Name)
