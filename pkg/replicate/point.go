@@ -90,13 +90,13 @@ func (r *run) newest(ctx context.Context) (string, error) {
 	if _, ok := plan.Unchanged(r.pairs); !ok {
 		return "", nil
 	}
+	looked := r.s.o.Now() // before the list: it must not be told younger than it is
 	if err := r.list(ctx); err != nil {
 		return "", err
 	}
 	if err := r.pair(ctx); err != nil {
 		return "", err
 	}
-	looked := r.s.o.Now()
 	name, ok := plan.Unchanged(r.pairs)
 	if ok {
 		r.unwritten = looked
