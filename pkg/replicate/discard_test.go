@@ -82,8 +82,6 @@ func TestDiscard_RefusesWhatIsNotMeant(t *testing.T) {
 	equal(t, n2.dataset(asideRoot+"/100").Exists(), true)
 }
 
-// ZFS may refuse what was not foreseen: a clone outside the storages, a device that is opened at that moment. The copy is kept then
-// as it was, also from other tools.
 // Where a promotion failed between the new name and the clone, the copy is all that the guest has.
 func TestDiscard_RefusesWhatTheOwnersVolumeIsToBeMadeOf(t *testing.T) {
 	w := newWorld(t)
@@ -109,6 +107,38 @@ func TestDiscard_RefusesWhatTheOwnersVolumeIsToBeMadeOf(t *testing.T) {
 	w.promoted("2")
 }
 
+// Where a sync failed between the new name and the clone, the copy is the last good one on this target, until the job is gone.
+func TestDiscard_RefusesWhatAJobGoesOnFrom(t *testing.T) {
+	w := newWorld(t)
+	w.run(job)
+	n1, n2 := w.node("1"), w.node("2")
+	n2.scribble(diskDS, 40, 3)
+	n1.write(diskDS, 2, 1)
+	n1.setTrap(func(what string) error {
+		if what == "answered "+replicate.PathAside {
+			return errors.New("connection reset")
+		}
+		return nil
+	})
+	w.fails(replicate.ClassRetry, "connection reset")
+	n1.setTrap(nil)
+	all := n2.aside()
+	if len(all) != 1 || n2.dataset(diskDS).Exists() {
+		t.Fatalf("%+v", all)
+	}
+	n2.cannotDiscard(all[0].Name, "job "+job.String()+" goes on from it")
+	n2.cannotDiscard(all[0].Name, "delete that job first")
+	jobs := w.View().Jobs
+	w.change(func(s *ledger.State) { s.Jobs = nil })
+	_, err := n2.keeper.Discard(t.Context(), "c1", all[0].Name)
+	must(t, err)
+	w.change(func(s *ledger.State) { s.Jobs = jobs })
+	w.run(job)
+	w.same("2")
+}
+
+// ZFS may refuse what was not foreseen: a clone outside the storages, a device that is opened at that moment. The copy is kept then
+// as it was, also from other tools.
 func TestDiscard_PutsTheHoldsBackWhereZFSRefuses(t *testing.T) {
 	w := newWorld(t)
 	w.run(job)

@@ -33,7 +33,7 @@ func (s *Source) doubted(id guest.JobID) bool {
 
 // inventory is the question to the target. Both sides look again at what seldom changes where that is due, once in a run.
 func (r *run) inventory() wire.InventoryRequest {
-	req := wire.InventoryRequest{Request: r.request(), Ahead: wire.Ahead{Anew: r.anew || r.ahead}}
+	req := wire.InventoryRequest{Request: r.request(), Ahead: wire.Ahead{Anew: r.anew || r.ahead, Preview: r.preview || r.ahead}}
 	if r.anew {
 		r.s.pools.Forget()
 		r.anew = false

@@ -11,6 +11,7 @@ import (
 	"github.com/tandemd/tandem/pkg/guest"
 	"github.com/tandemd/tandem/pkg/ledger"
 	"github.com/tandemd/tandem/pkg/replicate"
+	"github.com/tandemd/tandem/pkg/zfs"
 	"github.com/tandemd/tandem/pkg/zfs/zfstest"
 )
 
@@ -167,6 +168,13 @@ func TestKept_WhatAnIdleJobTookOverFromAMigration(t *testing.T) {
 	must(t, err)
 	h.Close()
 	secondJob(w)
+	began := w.node("3").dataset(diskDS).Props[zfs.PropLanding]
+	_, err = w.node("1").source.Preview(t.Context(), second, time.Second)
+	must(t, err)
+	equal(t, w.node("3").dataset(diskDS).Props[zfs.PropLanding], began) // A preview changes nothing.
+	if began == "" {
+		t.Error("the migration left no mark")
+	}
 	equal(t, w.run(second).Kind, replicate.KindNothing)
 	remove(w, second, true) // keep the replica
 	must(t, removeOnce(second)(w))

@@ -33,7 +33,10 @@ type removal struct {
 func (r removal) question(b *Backend) poll.Question[release.Request, []release.Result] {
 	return poll.Question[release.Request, []release.Result]{
 		Path: pathRelease, Patience: releaseTimeout, Here: b.releaseHere,
-		Ask: release.Request{Guest: r.guest.ID, Volumes: r.volumes, Delete: r.delete, Whole: r.whole, Unit: r.guest.Unit},
+		Ask: release.Request{
+			Guest: r.guest.ID, Volumes: r.volumes, Delete: r.delete, Whole: r.whole, Unit: r.guest.Unit,
+			Owner: r.guest.Owner, Cuts: r.guest.Beginning.CutsUntil(""),
+		},
 	}
 }
 

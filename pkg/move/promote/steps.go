@@ -267,5 +267,5 @@ func follows(name, before string) bool {
 		return false
 	}
 	b, err := guest.ParseSnapshotName(before)
-	return err == nil && n.Term == b.Term && n.Node == b.Node && n.Seq > b.Seq
+	return err == nil && n.Term == b.Term && n.After(b)
 }

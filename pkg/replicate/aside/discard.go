@@ -170,9 +170,8 @@ func (k *Keeper) independent(ctx context.Context, c Copy) error {
 	case strings.HasPrefix(list[0].Origin, c.Data.Name+"@"):
 		return fault.Person(c.Volume, "the next sync of the guest ends that; then discard it", "the replica %s is being made out of %s", replica, c.Data.Name)
 	}
-	if g, ok := k.o.Ledger.View().Guests[c.Guest]; ok && g.Owner == k.o.Node && g.Has(c.Volume) && !list[0].Exists() {
-		return fault.Person(c.Volume, fmt.Sprintf("`tandem guest show %s` tells what is in its way", c.Guest),
-			"guest %s is this node's, and goes on from it: its volume %s is not made out of it yet", c.Guest, c.Volume)
+	if err := k.waitedFor(c, list[0]); err != nil {
+		return err
 	}
 	holds, err := k.o.ZFS.Holds(ctx, c.held()...)
 	if err != nil {
@@ -181,6 +180,28 @@ func (k *Keeper) independent(ctx context.Context, c Copy) error {
 	if i := slices.IndexFunc(holds, func(h zfs.Hold) bool { return h.Tag != tag(c.Data) }); i >= 0 {
 		return fault.Person(c.Volume, "if it is not needed, run `zfs release "+holds[i].Tag+" "+holds[i].Snapshot+"`",
 			"snapshot %s has a hold %s that is not Tandem's", holds[i].Snapshot, holds[i].Tag)
+	}
+	return nil
+}
+
+// waitedFor refuses a copy from which this node goes on: nothing is in its place yet.
+func (k *Keeper) waitedFor(c Copy, inPlace zfs.Dataset) error {
+	view := k.o.Ledger.View()
+	g, ok := view.Guests[c.Guest]
+	switch {
+	case !ok || !g.Has(c.Volume):
+		return nil
+	case g.Owner == k.o.Node && !inPlace.Exists():
+		return fault.Person(c.Volume, fmt.Sprintf("`tandem guest show %s` tells what is in its way", c.Guest),
+			"guest %s is this node's, and goes on from it: its volume %s is not made out of it yet", c.Guest, c.Volume)
+	case len(inPlace.Snapshots) > 0 || !slices.ContainsFunc(c.Data.Snapshots, func(s zfs.Snapshot) bool { return s.Props[zfs.PropComplete] != "" }):
+		return nil
+	}
+	for _, j := range view.JobsOf(c.Guest) {
+		if j.Target == k.o.Node && !j.Removing {
+			return fault.Person(c.Volume, fmt.Sprintf("once job %s has succeeded it can go; to be rid of it before, delete that job first", j.ID),
+				"job %s goes on from it: it is the last good copy of %s here", j.ID, c.Volume)
+		}
 	}
 	return nil
 }

@@ -8,9 +8,11 @@
 package release
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/tandemd/tandem/pkg/guest"
 	"github.com/tandemd/tandem/pkg/ledger"
@@ -63,6 +65,10 @@ type Request struct {
 	Mounts Mounts `json:"mounts,omitempty"`
 	// Whole says that the guest goes with its volumes, so that Delete is not done while its unit runs.
 	Whole bool `json:"whole,omitempty"`
+	// Owner is who has the guest; empty: nobody is known to. Another node's volume with the owner's role is a former owner's.
+	Owner guest.NodeID `json:"owner,omitempty"`
+	// Cuts are what recoveries gave up of the guest: a replica that has such points has what the owner does not have.
+	Cuts []guest.Cut `json:"cuts,omitempty"`
 	// Unit is that which runs the guest; empty: there is none that Tandem knows.
 	Unit string `json:"unit,omitempty"`
 	// Idle says that it does not run on this node, which this node looks up itself.
@@ -220,7 +226,7 @@ func (r *Releaser) volumes(ctx context.Context, cluster string, req Request) (ou
 func (r *Releaser) remove(ctx context.Context, req Request, list []*volume) {
 	blocked := ""
 	for _, x := range list {
-		x.Left, x.Mounted = obstacle(x.data, x.side, req), x.data.Mounted
+		x.Left, x.Mounted = cmp.Or(r.ahead(x, req), obstacle(x.data, x.side, req)), x.data.Mounted
 	}
 	r.unused(ctx, list)
 	for _, x := range list {
@@ -251,6 +257,20 @@ func (r *Releaser) remove(ctx context.Context, req Request, list []*volume) {
 func marked(m plan.Marks, cluster string, g guest.ID, v guest.Volume) bool {
 	return m.Cluster == cluster && m.Guest == g.String() && m.Volume == v.String() &&
 		(m.Role == zfs.RoleOwner || m.Role == zfs.RoleReplica)
+}
+
+// ahead is why a dataset may have what the guest's owner does not have, or empty.
+func (r *Releaser) ahead(x *volume, req Request) string {
+	if !x.Replica && req.Owner != "" && req.Owner != r.o.Node {
+		return "this node wrote it when it owned the guest, and has not set aside yet what the owner does not have of it"
+	}
+	for _, s := range x.side.Snapshots {
+		point, err := guest.ParseSnapshotName(s.Name)
+		if err == nil && x.Replica && slices.ContainsFunc(req.Cuts, func(c guest.Cut) bool { return c.Has(point) }) {
+			return "snapshot " + s.Name + " holds data that a recovery gave up; a sync to this node sets it aside, for `tandem diverged`"
+		}
+	}
+	return ""
 }
 
 // obstacle is why a dataset is not destroyed, or empty. That it is mounted is none where

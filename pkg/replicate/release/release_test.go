@@ -288,6 +288,44 @@ func TestRelease_DestroysNothingOfAGuestThatRuns(t *testing.T) {
 	}
 }
 
+// What a former owner wrote and has not set aside, and what a recovery gave up, may be nowhere else.
+func TestRelease_LeavesWhatTheOwnerDoesNotHave(t *testing.T) {
+	w := newWorld(t, zfs.RoleOwner)
+	before := w.all()
+	got := w.release(func(r *release.Request) { r.Delete, r.Owner = true, "other" })
+	if len(got) != 1 || !strings.Contains(got[0].Left, "has not set aside yet") {
+		t.Errorf("%+v", got)
+	}
+	if d := cmp.Diff(before, w.all()); d != "" {
+		t.Errorf("a former owner's volume was changed:\n%s", d)
+	}
+	w = newWorld(t, zfs.RoleReplica)
+	term, err := guest.ParseTerm("1-0123456789abcdef")
+	w.ok(err)
+	from := guest.SnapshotName{Term: term, Node: "n2", Seq: 8, Time: time.Unix(1_800_000_000, 0)}
+	last := from
+	last.Seq++
+	w.ok(w.pool.Snapshot(t.Context(), []string{dataset + "@" + last.String()}, map[string]string{
+		zfs.PropPoint: w.dataset().Snapshots[0].Props[zfs.PropPoint],
+	}))
+	before = w.all()
+	got = w.release(func(r *release.Request) {
+		r.Delete, r.Owner, r.Cuts = true, "other", []guest.Cut{{From: from.String(), Term: last.Term}}
+	})
+	if len(got) != 1 || !strings.Contains(got[0].Left, "that a recovery gave up") {
+		t.Errorf("%+v", got)
+	}
+	if d := cmp.Diff(before, w.all()); d != "" {
+		t.Errorf("a replica that is ahead was changed:\n%s", d)
+	}
+	got = w.release(func(r *release.Request) {
+		r.Delete, r.Owner, r.Cuts = true, "other", []guest.Cut{{From: last.String(), Term: last.Term}}
+	})
+	if len(got) != 1 || !got[0].Destroyed {
+		t.Errorf("%+v", got)
+	}
+}
+
 // A removal that was cut leaves the mark of a removal.
 func TestRelease_TakesTheMarkOfARemovalOff(t *testing.T) {
 	w := newWorld(t, zfs.RoleOwner)

@@ -136,7 +136,7 @@ func (t *Target) Inventory(ctx context.Context, from guest.NodeID, req wire.Inve
 	if err != nil {
 		return wire.Inventory{}, err
 	}
-	if !req.Move && t.pointed(view, g.ID) {
+	if !req.Move && !req.Preview && t.pointed(view, g.ID) {
 		if err := t.landed(ctx, volumes); err != nil {
 			return wire.Inventory{}, err
 		}

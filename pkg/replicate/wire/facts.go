@@ -16,6 +16,8 @@ type Ahead struct {
 	Volumes []guest.Volume `json:"volumes,omitempty"`
 	// Anew has the target look again at what seldom changes: the run before failed.
 	Anew bool `json:"anew,omitempty"`
+	// Preview says that no sync asks: nothing may be changed for it.
+	Preview bool `json:"preview,omitempty"`
 }
 
 // Guest is the one to tell of: with the volumes that are asked for.
