@@ -102,6 +102,18 @@ type Beginning struct {
 	Cuts []Cut `json:"cuts,omitempty"`
 }
 
+// Without is the beginning without volumes that were removed from the guest: one that is added later under the name of such a one
+// is another.
+func (b *Beginning) Without(removed func(Volume) bool) *Beginning {
+	if b == nil {
+		return nil
+	}
+	next := *b
+	next.GUIDs = maps.Clone(b.GUIDs)
+	maps.DeleteFunc(next.GUIDs, func(v Volume, _ uint64) bool { return removed(v) })
+	return &next
+}
+
 // Cut is what a recovery gave up: the points after the one from which the guest went on, to the end of the term of the owner that
 // was lost. Nodes that were away then may have such points.
 type Cut struct {

@@ -232,6 +232,17 @@ func TestChangeOwner_TellsWhatTheNewTermBeganFrom(t *testing.T) {
 	if diff := cmp.Diff(want, b.m.View().Guests[100].Beginning); diff != "" {
 		t.Errorf("what the term began from, after a retained term and an edit:\n%s", diff)
 	}
+
+	// A volume that is removed, and one that gets its name later, are two.
+	g = b.m.View().Guests[100]
+	g.Volumes = []guest.Volume{{Storage: "local-zfs", Name: "another"}}
+	b.must(ledger.SetGuest{Guest: g})
+	g.Volumes = append(g.Volumes, volume)
+	b.must(ledger.SetGuest{Guest: g})
+	want.GUIDs = map[guest.Volume]uint64{}
+	if diff := cmp.Diff(want, b.m.View().Guests[100].Beginning); diff != "" {
+		t.Errorf("what the term began from, after a volume was removed and added:\n%s", diff)
+	}
 }
 
 // What a recovery gave up is remembered over the next changes of the owner, until a guest goes on from it.

@@ -93,7 +93,7 @@ func (o SetGuest) apply(s *State, _ Command) error {
 			return fmt.Errorf("job %s: %w", j.ID, err)
 		}
 	}
-	g.Volumes, g.Beginning = slices.Clone(g.Volumes), old.Beginning
+	g.Volumes, g.Beginning = slices.Clone(g.Volumes), old.Beginning.Without(func(v guest.Volume) bool { return !g.Has(v) })
 	s.putGuest(g)
 	return nil
 }

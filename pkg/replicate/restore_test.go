@@ -102,6 +102,21 @@ func TestRestore_IsAGuestOfItsOwn(t *testing.T) {
 	must(t, err)
 }
 
+// The ID of a guest that was restored, and removed with its data, can be used again.
+func TestRestore_AgainUnderAnIDThatWasUsed(t *testing.T) {
+	w := newWorld(t)
+	ofDisk, _ := w.divergeBoth()
+	n2 := w.node("2")
+	must(t, w.restore(ofDisk.Name))
+	w.change(func(s *ledger.State) {
+		s.Guests = maps.Clone(s.Guests)
+		delete(s.Guests, 900)
+	})
+	n2.pool.Destroy(newDisk)
+	must(t, w.restore(ofDisk.Name))
+	equal(t, local.MarksOf(n2.dataset(newDisk)).Are("c1", 900, w.View().Guests[900].Volumes[0], zfs.RoleOwner), true)
+}
+
 // The daemon ends before the clones are made usable, and somebody starts the guest: then they carry an owner's marks, and can be
 // written to, and lack a device and a mount all the same.
 func TestRestore_CutBeforeItSettledIsGoneOnWithOnceTheGuestWasStarted(t *testing.T) {

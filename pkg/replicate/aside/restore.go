@@ -69,6 +69,11 @@ func (k *Keeper) Restore(ctx context.Context, cluster string, datasets []string,
 	if err := k.place(ctx, &r); err != nil {
 		return r, err
 	}
+	if !r.Known { // A guest of that ID may have been here before.
+		if err := k.o.Identities.Forget(r.As, r.List()); err != nil {
+			return r, err
+		}
+	}
 	for i := range r.Volumes {
 		if err := k.clone(ctx, &r.Volumes[i]); err != nil {
 			return r, errors.Join(err, k.undo(context.WithoutCancel(ctx), r))
