@@ -26,6 +26,7 @@ import (
 type ZFS interface {
 	List(ctx context.Context, names ...string) ([]zfs.Dataset, error)
 	Inherit(ctx context.Context, prop string, names ...string) error
+	SetProps(ctx context.Context, props map[string]string, names ...string) error
 	DestroySnapshots(ctx context.Context, dataset string, names []string) error
 	DestroyBookmark(ctx context.Context, bookmark string) error
 	DestroyDataset(ctx context.Context, spec zfs.DestroySpec) error
@@ -142,7 +143,7 @@ func (r *Releaser) Release(ctx context.Context, req Request) ([]Result, error) {
 	case !req.Check:
 		for _, x := range list {
 			if !x.Replica { // A replica that is kept stays one: a new job can go on from it.
-				x.leave(r.unmark(ctx, x.data, x.side))
+				x.leave(r.leaveOwners(ctx, req, x))
 			}
 		}
 	}
@@ -308,6 +309,16 @@ func (r *Releaser) destroy(ctx context.Context, id guest.ID, d zfs.Dataset, side
 		spec.Snapshots = append(spec.Snapshots, s.GUID)
 	}
 	return r.zfs.DestroyDataset(ctx, spec)
+}
+
+// leaveOwners makes the owner's dataset an ordinary one, which can be written to where only a migration had ended that.
+func (r *Releaser) leaveOwners(ctx context.Context, req Request, x *volume) error {
+	if x.data.Props[zfs.PropSealed] != "" && req.Owner == r.o.Node {
+		if err := r.zfs.SetProps(ctx, map[string]string{"readonly": "off"}, x.Dataset); err != nil {
+			return fmt.Errorf("make it writable, which a migration ended: %w", err)
+		}
+	}
+	return r.unmark(ctx, x.data, x.side)
 }
 
 // unmark makes an owner's dataset an ordinary one: Tandem's points go, but those

@@ -336,6 +336,18 @@ func TestRelease_TakesTheMarkOfARemovalOff(t *testing.T) {
 	}
 }
 
+// A guest may be removed in the middle of its migration. What a former owner wrote stays as it is.
+func TestRelease_WhatAMigrationSealedCanBeWrittenAgain(t *testing.T) {
+	for owner, readonly := range map[guest.NodeID]bool{guest.NodeID(strings.Repeat("1", 32)): false, "other": true, "": true} {
+		w := newWorld(t, zfs.RoleOwner)
+		w.mark(map[string]string{zfs.PropSealed: "1-0123456789abcdef", "readonly": "on"})
+		w.release(func(r *release.Request) { r.Owner = owner })
+		if d := w.dataset(); d.ReadOnly != readonly || len(d.Props) != 0 {
+			t.Errorf("owner %q: read-only %v, marks %v", owner, d.ReadOnly, d.Props)
+		}
+	}
+}
+
 // A guest may get the volumes while the locks are waited for.
 func TestRelease_AsksTheLedgerOnceItHasTheLocks(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
