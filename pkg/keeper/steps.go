@@ -211,6 +211,6 @@ func (k *Keeper) retire(ctx context.Context, e *entry, f facts, step rules.Step)
 	if err != nil {
 		return fmt.Errorf("guest %s: %s, but: %w", e.id, step.Why, err)
 	}
-	k.log.Warn("a guest's volumes here follow their new owner", zap.Stringer("guest", e.id), zap.String("owner", f.Owner), zap.Strings("told", told))
+	k.log.Warn("a guest's volumes here are brought in line with its owner's", zap.Stringer("guest", e.id), zap.String("owner", f.Owner), zap.Strings("told", told))
 	return nil
 }

@@ -265,9 +265,9 @@ func (r *Releaser) ahead(x *volume, req Request) string {
 	if !x.Replica && req.Owner != "" && req.Owner != r.o.Node {
 		return "this node wrote it when it owned the guest, and has not set aside yet what the owner does not have of it"
 	}
-	for _, s := range x.side.Snapshots {
+	for _, s := range x.side.Snapshots { // Empty ones hold nothing that could be lost.
 		point, err := guest.ParseSnapshotName(s.Name)
-		if err == nil && x.Replica && slices.ContainsFunc(req.Cuts, func(c guest.Cut) bool { return c.Has(point) }) {
+		if err == nil && x.Replica && s.Written > 0 && slices.ContainsFunc(req.Cuts, func(c guest.Cut) bool { return c.Has(point) }) {
 			return "snapshot " + s.Name + " holds data that a recovery gave up; a sync to this node sets it aside, for `tandem diverged`"
 		}
 	}

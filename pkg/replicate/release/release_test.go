@@ -1,6 +1,7 @@
 package release_test
 
 import (
+	"bytes"
 	"context"
 	"io/fs"
 	"strings"
@@ -305,6 +306,8 @@ func TestRelease_LeavesWhatTheOwnerDoesNotHave(t *testing.T) {
 	from := guest.SnapshotName{Term: term, Node: "n2", Seq: 8, Time: time.Unix(1_800_000_000, 0)}
 	last := from
 	last.Seq++
+	w.ok(w.pool.SetProps(t.Context(), map[string]string{"readonly": "off"}, dataset))
+	w.ok(w.pool.Write(dataset, 0, bytes.Repeat([]byte{7}, 4096)))
 	w.ok(w.pool.Snapshot(t.Context(), []string{dataset + "@" + last.String()}, map[string]string{
 		zfs.PropPoint: w.dataset().Snapshots[0].Props[zfs.PropPoint],
 	}))
