@@ -263,7 +263,7 @@ func marked(m plan.Marks, cluster string, g guest.ID, v guest.Volume) bool {
 // ahead is why a dataset may have what the guest's owner does not have, or empty.
 func (r *Releaser) ahead(x *volume, req Request) string {
 	if !x.Replica && req.Owner != "" && req.Owner != r.o.Node {
-		return "this node wrote it when it owned the guest, and has not set aside yet what the owner does not have of it"
+		return "this node wrote it when it owned the guest, and has not set aside yet what the owner does not have of it; it does that by itself"
 	}
 	for _, s := range x.side.Snapshots { // Empty ones hold nothing that could be lost.
 		point, err := guest.ParseSnapshotName(s.Name)
