@@ -18,7 +18,7 @@ func spec(number int, accel, incoming string) qemu.Spec {
 func TestSpec_DescribeTheMachine(t *testing.T) {
 	got := strings.Join(spec(2, qemu.TCG, "").Args(), " ")
 	for _, want := range []string{
-		"-accel tcg,thread=multi -cpu max,-cx16,-la57",
+		"-accel tcg,thread=multi -cpu max,-cx16,-la57,-aes,-pclmulqdq,-vaes,-vpclmulqdq",
 		"tandem.node=n2 tandem.addr=10.89.0.12/24 tandem.mgmt=10.88.0.12/24",
 		"file=/cache/runs/lab/n/root.qcow2", "file=/cache/runs/lab/n/data.qcow2", "-kernel /cache/images/k/vmlinuz",
 		"ifname=n2 ", "ifname=n2-tool", "unix:/run/lab/n/qmp.sock", "vmgenid",
