@@ -39,7 +39,8 @@ func pretend(t *testing.T, trailing uint64) *pretender {
 	r.confirm(r.node(2))
 	time.Sleep(10 * time.Second) // It makes its snapshot.
 	r.isolate(1, true)
-	time.Sleep(10 * time.Second) // The first one notices that it does not lead any more.
+	// The first one notices that it does not lead any more; the second one misses it after 5 to 15 s.
+	time.Sleep(20 * time.Second)
 	_, w := raft.NewInmemTransportWithTimeout(raft.ServerAddress(nodeID(1)), time.Second)
 	term, last := r.disks[nodeID(2)].Last(firstGeneration)
 	return &pretender{rig: r, wire: w, term: term, last: last}
