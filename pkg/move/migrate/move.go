@@ -84,7 +84,11 @@ func (x *move) run(ctx context.Context, first Event) {
 	x.sent = x.record.Phase == Sent
 	defer x.letGo()
 	for ev := first; ; {
-		effect := x.advance(ev)
+		effect, err := x.advance(ev)
+		if effect == DoNothing && err != nil {
+			x.letGo()
+			x.keepWriting(ctx, err)
+		}
 		if effect == DoNothing || ctx.Err() != nil {
 			return
 		}
@@ -95,8 +99,9 @@ func (x *move) run(ctx context.Context, first Event) {
 	}
 }
 
-// advance takes an event in, and writes down what follows before it is done.
-func (x *move) advance(ev Event) Effect {
+// advance takes an event in, and writes down what follows before it is done. The error
+// says that this is not on disk.
+func (x *move) advance(ev Event) (Effect, error) {
 	x.mu.Lock()
 	before, wish := x.record, x.wish
 	x.wish = false
@@ -106,10 +111,11 @@ func (x *move) advance(ev Event) Effect {
 		at, _ = Step(at, Cancel{Retain: x.m.o.NewID()}, now)
 	}
 	next, effect := Step(at, ev, now)
-	if err := x.m.o.Files.Write(next); err != nil {
+	err := x.m.o.Files.Write(next)
+	if err != nil {
 		reason := fmt.Sprintf("the migration cannot be written down: %v", err)
 		next, effect = Step(at, Unwritten{Event: ev, Reason: reason, Retain: x.m.o.NewID()}, now)
-		_ = x.m.o.Files.Write(next) // The less there is to do again after a restart the better; nothing depends on it.
+		err = x.m.o.Files.Write(next) // The less there is to do again after a restart the better.
 	}
 	if next.Over() && !before.Over() {
 		x.m.o.Ended(next)
@@ -118,7 +124,22 @@ func (x *move) advance(ev Event) Effect {
 	x.record, x.progress = next, replicate.Progress{}
 	x.mu.Unlock()
 	x.tell(before, next)
-	return effect
+	return effect, err
+}
+
+// keepWriting tries until the end is on disk: a restart, days later, would undo what was
+// over, and start a guest that an operator has stopped since. A later migration of the guest
+// has its own record in that place.
+func (x *move) keepWriting(ctx context.Context, err error) {
+	r := x.Record()
+	log := x.m.o.Logger.With(zap.Stringer("guest", r.Guest), zap.String("migration", r.ID))
+	log.Warn("the end of the migration cannot be written down, which is tried again", zap.Error(err))
+	for err != nil && x.sleep(ctx) == nil {
+		err = x.m.rewrite(x, r)
+	}
+	if err == nil {
+		log.Info("the end of the migration is written down")
+	}
 }
 
 // tell says what changed, to who watches and to the log.
@@ -211,11 +232,18 @@ func (x *move) cancellable(ctx context.Context) (context.Context, func()) {
 func (x *move) pause(ctx context.Context) {
 	ctx, done := x.cancellable(ctx)
 	defer done()
+	_ = x.sleep(ctx)
+}
+
+// sleep is until the next try; the error is the context's.
+func (x *move) sleep(ctx context.Context) error {
 	t := time.NewTimer(x.m.o.Retry)
 	defer t.Stop()
 	select {
 	case <-t.C:
+		return nil
 	case <-ctx.Done():
+		return ctx.Err()
 	}
 }
 

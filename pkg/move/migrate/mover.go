@@ -208,6 +208,16 @@ func (m *Mover) goOn(x *move, first Event) {
 	m.wg.Go(func() { x.run(ctx, first) })
 }
 
+// rewrite writes a record of a move down once more, unless a later one has its place.
+func (m *Mover) rewrite(x *move, r Record) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.moves[r.Guest] != x {
+		return nil
+	}
+	return m.o.Files.Write(r)
+}
+
 // Request asks for a migration.
 type Request struct {
 	Guest        guest.ID

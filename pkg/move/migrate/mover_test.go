@@ -213,6 +213,57 @@ func TestMover_WhatWasNeverSentIsNotSentDaysLater(t *testing.T) {
 	})
 }
 
+// The disk takes no end for a while: what is over is not undone by a restart days later.
+func TestMover_AnEndIsWrittenDownOnceTheDiskTakesIt(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newScene()
+		s.fails["ship"] = errors.New("it is cut")
+		for _, p := range []migrate.Phase{migrate.Back, migrate.Ended} {
+			s.fails["write "+string(p)] = errors.New("its disk is full")
+		}
+		m, stop := s.daemon(t)
+		s.begin(t, m)
+		time.Sleep(time.Hour)
+		s.expect(t, m, migrate.Undone, "1")
+		s.with(func() { clear(s.fails) })
+		time.Sleep(time.Minute)
+		s.with(func() { s.runs = false }) // By its operator.
+		stop()
+		m, _ = s.daemon(t)
+		time.Sleep(time.Minute)
+		s.with(func() {
+			if s.runs {
+				t.Error("the guest was stopped after its migration, and the restart started it")
+			}
+		})
+		if v, _ := m.Look(100); !strings.Contains(v.Reason, "it is cut") {
+			t.Errorf("the reason: %q", v.Reason)
+		}
+	})
+}
+
+// The end of a migration that is written down late does not take the place of the next one's record.
+func TestMover_ALateEndLeavesTheNextMigrationAlone(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newScene()
+		s.fails["check"], s.fails["write ended"] = errors.New("it is broken"), errors.New("its disk is full")
+		m, stop := s.daemon(t)
+		s.begin(t, m)
+		time.Sleep(time.Minute)
+		s.with(func() { delete(s.fails, "check"); s.slow["sync"] = time.Hour })
+		s.begin(t, m)
+		second, _ := m.Look(100)
+		s.with(func() { clear(s.fails) })
+		time.Sleep(time.Minute)
+		stop()
+		m, _ = s.daemon(t)
+		time.Sleep(2 * time.Hour)
+		if v := s.expect(t, m, migrate.Undone, "1"); v.ID != second.ID || !strings.Contains(v.Reason, "restarted") {
+			t.Errorf("what is on disk is migration %s (%s), want %s", v.ID, v.Reason, second.ID)
+		}
+	})
+}
+
 func TestMover_GoesBackOnCancelAndRestart(t *testing.T) {
 	for _, what := range []string{"check", "sync", "stop", "seal", "ship", "prove"} {
 		for _, how := range []string{"cancel", "restart"} {
