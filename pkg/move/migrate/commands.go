@@ -59,9 +59,12 @@ func (x *move) await(ctx context.Context, r Record) Event {
 	if r.StandingOf(g, ok) != Theirs {
 		return Gone{Reason: "the guest went on from there meanwhile"}
 	}
+	if x.awaited.IsZero() {
+		x.awaited = time.Now()
+	}
 	l, err := o.Landing(ctx, r)
 	answered := time.Now()
-	late := o.Now().Sub(r.Since) > o.AwaitFor
+	late := answered.Sub(x.awaited) > o.AwaitFor // By a clock that nobody sets.
 	switch {
 	case err == nil && l.Ready && (l.Running || r.Beginning().Stopped || g.Unit == ""):
 	case err == nil && late:

@@ -27,6 +27,8 @@ type move struct {
 	// stopBegun is when the stop began, and sentAt when the owner change was sent for the
 	// first time; zero after a restart. Only the time between them counts, not the clock.
 	stopBegun, sentAt time.Time
+	// awaited is since when the target has been asked how the guest fares, in this life.
+	awaited time.Time
 	// sent: the owner change may have been sent before.
 	sent bool
 

@@ -115,7 +115,7 @@ type Options struct {
 	Now    func() time.Time
 	// Retry is between two tries of what has to succeed in the end; default 5 s.
 	Retry time.Duration
-	// AwaitFor is how long the start on the target is waited for; default 30 minutes.
+	// AwaitFor is how long the start on the target is waited for, anew after a restart; default 30 minutes.
 	AwaitFor time.Duration
 }
 

@@ -33,6 +33,26 @@ func TestMover_Moves(t *testing.T) {
 	})
 }
 
+// A wall clock that is set makes nothing late.
+func TestMover_AwaitsTheStartByAClockThatNobodySets(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newScene()
+		s.fails["landing"] = errors.New("it is booting")
+		m, _ := s.daemon(t)
+		s.begin(t, m)
+		time.Sleep(time.Minute)
+		s.with(func() { s.ahead = 24 * time.Hour })
+		time.Sleep(time.Minute)
+		if v, _ := m.Look(100); v.Phase != migrate.Confirmed {
+			t.Errorf("phase %s (%q) after two minutes", v.Phase, v.Warnings)
+		}
+		time.Sleep(30 * time.Minute)
+		if v := s.expect(t, m, migrate.Moved, "2"); len(v.Warnings) != 1 || !strings.Contains(v.Warnings[0], "it is booting") {
+			t.Errorf("after half an hour its warnings are %q", v.Warnings)
+		}
+	})
+}
+
 // What the target measured is believed only as far as it can be.
 func TestMover_DowntimeIsAtLeastWhatThisNodeKnows(t *testing.T) {
 	for name, ago := range map[string]time.Duration{"too long": time.Hour, "less than nothing": -time.Hour} {

@@ -38,6 +38,7 @@ type scene struct {
 	broken bool
 	ids    int
 	ago    time.Duration // for how long n2 says that the guest runs
+	ahead  time.Duration // so much the wall clock was set forward
 }
 
 func newScene() *scene {
@@ -250,7 +251,12 @@ func (s *scene) SetAside(guest.ID) error {
 
 func (s *scene) options() migrate.Options {
 	return migrate.Options{
-		Self: node("1"), Ledger: s, Guests: s, Volumes: s, Files: s, Logger: zap.NewNop(), Now: time.Now,
+		Self: node("1"), Ledger: s, Guests: s, Volumes: s, Files: s, Logger: zap.NewNop(),
+		Now: func() time.Time {
+			s.mu.Lock()
+			defer s.mu.Unlock()
+			return time.Now().Add(s.ahead)
+		},
 		Handover: func(context.Context, guest.ID, guest.NodeID) (migrate.Handover, error) { return passage{s}, nil },
 		Lock:     func(context.Context, guest.ID) (func(), error) { return func() {}, nil },
 		Check:    func(ctx context.Context, _ guest.Guest, _ migrate.Record) error { return s.do(ctx, "check") },
