@@ -5,6 +5,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -229,6 +230,33 @@ func TestMigrate_OfAGuestThatDoesNotStartAgain(t *testing.T) {
 	n[0].pool.SetBusy("tank/guests/vm-100-disk-0", false)
 	if got := n[0].tries("n2", "it moves", hasMoved); !got.Started || !n[1].runs(100) {
 		t.Errorf("to where it starts: %+v", got)
+	}
+}
+
+// A guest that is on its way is not forgotten: its volumes are read-only, and the target has what it will own.
+func TestMigrate_AGuestThatIsBeingMovedIsNotRemoved(t *testing.T) {
+	t.Parallel()
+	n, ctx := cluster(t, 2), t.Context()
+	n[1].units.Add(serviceOf(100), unittest.Spec{})
+	n[0].runGuest(100, guest.Boot{}, unittest.Spec{Stops: 20 * time.Second})
+	started, err := n[0].api.Migrate(ctx, api.MigrateRequest{ID: 100, To: "n2"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	until(t, "the guest is being stopped", func() bool {
+		m, err := n[0].api.WatchMigration(ctx, api.WatchMigrationRequest{Guest: 100, Node: "n1"})
+		return err == nil && m.Phase == "stopping"
+	})
+	for _, m := range n {
+		_, err = m.api.RemoveGuest(ctx, api.RemoveGuestRequest{ID: 100})
+		wantError(t, err, api.CodeRefused, "guest 100 is being moved to n2")
+	}
+	if got := n[0].landed(started); got.Outcome != api.MigrationMoved || !n[1].runs(100) {
+		t.Fatalf("the migration: %+v", got)
+	}
+	owned(t, n, "n2")
+	if _, err := n[0].api.RemoveGuest(ctx, api.RemoveGuestRequest{ID: 100}); err != nil {
+		t.Errorf("after its end: %v", err)
 	}
 }
 

@@ -262,6 +262,13 @@ func (b *Backend) RemoveGuest(ctx context.Context, r api.RemoveGuestRequest) (ap
 			Hint: fmt.Sprintf("delete them first, like `tandem delete %s`, and wait until `tandem list` shows them no more", ids[0]),
 		}
 	}
+	// One that has changed the owner already is over for the guest.
+	if m, err := b.find(ctx, g.ID); err == nil && string(m.Node) == s.NameOf(g.Owner) {
+		return api.GuestRemoval{}, &api.Error{
+			Code: api.CodeRefused, Message: fmt.Sprintf("guest %s is being moved to %s", g.ID, m.To),
+			Hint: fmt.Sprintf("wait for its end, which `tandem guest show %s` tells, or end it: `tandem guest migrate %s --cancel`; then try again", g.ID, g.ID),
+		}
+	}
 	gone := removal{guest: g, volumes: g.Volumes, delete: r.DeleteData, whole: true}
 	if err := b.checkGone(ctx, &gone); err != nil {
 		return api.GuestRemoval{}, err
