@@ -330,6 +330,6 @@ func voteWithoutStorage(t *testing.T) {
 func must(t *testing.T, err error) {
 	t.Helper()
 	if err != nil {
-		t.Fatal(err)
+		fatal(t, err.Error())
 	}
 }

@@ -50,10 +50,11 @@ func (o node) put(t *testing.T, file string, offset int, data []byte) {
 	}
 }
 
-// device waits for the device node of a zvol.
+// device waits for the device node of a zvol, which udev makes when it comes to it.
 func (o node) device(t *testing.T, dataset string) string {
 	t.Helper()
-	return o.sh(t, "d=/dev/zvol/%s; for i in $(seq 100); do test -b $d && (: <$d) 2>/dev/null && break; sleep 0.1; done; test -b $d && echo $d", dataset)
+	return o.sh(t, "d=/dev/zvol/%s; for i in $(seq 600); do test -b $d && (: <$d) 2>/dev/null && break; sleep 0.1; done; "+
+		"test -b $d || { echo no device $d >&2; exit 1; }; echo $d", dataset)
 }
 
 // newestPoint stands for the newest of Tandem's snapshots, whatever its name is: the next sync may remove the one before.

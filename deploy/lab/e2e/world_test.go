@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/signal"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -84,7 +85,11 @@ func runInLab(m *testing.M) int {
 		return 1
 	}
 	defer downLab(opts)
-	return m.Run()
+	code := m.Run()
+	for _, reason := range reasons.told {
+		fmt.Println("ended:", reason)
+	}
+	return code
 }
 
 // endWithParent ends the run as soon as `go test` is gone: nobody would see its result, and the machines must not stay.
@@ -148,20 +153,41 @@ func n(name string) node { return world.nodes[name] }
 // sh runs a command that must succeed and returns what it printed.
 func (o node) sh(t *testing.T, format string, args ...any) string {
 	t.Helper()
-	text, err := o.Output(world.ctx, fmt.Sprintf(format, args...))
-	if err != nil {
-		t.Fatal(err)
+	start := time.Now()
+	for {
+		text, err := o.Output(world.ctx, fmt.Sprintf(format, args...))
+		if err == nil {
+			return text
+		}
+		// An emulated machine that gets no processor for seconds is away for the others. Nothing was changed then.
+		if !strings.Contains(err.Error(), "not quorate") || time.Since(start) > time.Minute || !pause(world.ctx, 2*time.Second) {
+			fatal(t, err.Error())
+		}
+		t.Log("again: ", err)
 	}
-	return text
+}
+
+// reasons are why tests ended, told once more after everything else: the dumps before it are long.
+var reasons struct {
+	sync.Mutex
+
+	told []string
+}
+
+// fatal ends the test.
+func fatal(t *testing.T, reason string) {
+	t.Helper()
+	reasons.Lock()
+	reasons.told = append(reasons.told, fmt.Sprintf("%s: %.900s", t.Name(), reason))
+	reasons.Unlock()
+	t.Fatal(reason)
 }
 
 // run runs a command whatever its exit code.
 func (o node) run(t *testing.T, format string, args ...any) lab.Result {
 	t.Helper()
 	result, err := o.Run(world.ctx, fmt.Sprintf(format, args...))
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	return result
 }
 
@@ -171,7 +197,7 @@ func (o node) ask(t *testing.T, answer any, format string, args ...any) {
 	command := "tandem " + fmt.Sprintf(format, args...) + " -o json"
 	result := o.run(t, "%s", command)
 	if err := json.Unmarshal([]byte(result.Stdout), answer); err != nil {
-		t.Fatalf("on %s: %s: exit code %d, no JSON (%v): %s%s", o.Name(), command, result.Code, err, result.Stdout, result.Stderr)
+		fatal(t, fmt.Sprintf("on %s: %s: exit code %d, no JSON (%v): %s%s", o.Name(), command, result.Code, err, result.Stdout, result.Stderr))
 	}
 }
 
@@ -271,7 +297,7 @@ func eventually(t *testing.T, what string, within, interval time.Duration, done 
 			return
 		}
 		if time.Since(start) > within {
-			t.Fatalf("%s: not within %s; last seen: %s", what, within, detail)
+			fatal(t, fmt.Sprintf("%s: not within %s; last seen: %s", what, within, detail))
 		}
 		if !pause(world.ctx, interval) {
 			t.Fatal(context.Cause(world.ctx))
