@@ -116,7 +116,10 @@ type Side struct {
 	// Written is how many bytes changed since the newest snapshot.
 	Written uint64
 	// Modified says that as it is now it has refused an increment: data was changed.
-	Modified  bool
+	Modified bool
+	// Inherited says that no sync of the present owner to this replica was completed
+	// yet: all that it has came from an earlier owner.
+	Inherited bool
 	Snapshots []Snapshot
 	Bookmarks []Bookmark
 	Partial   *Partial
@@ -240,6 +243,9 @@ type VolumePlan struct {
 	Mark []Ref
 	// Gone are marked copies of operators' snapshots that the source no longer has.
 	Gone []Ref
+	// Stay are marked copies of an earlier owner's, of which nobody knows whether the
+	// source ever had them: from now on they are the operators'.
+	Stay []Ref
 	// After is what the target has once the steps are done.
 	After []Snapshot
 	// Bytes is about how many have to travel.

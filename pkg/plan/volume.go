@@ -352,9 +352,17 @@ func (v *volume) gone(p *VolumePlan) {
 			continue
 		}
 		marked++
-		if v.atSource.of(s.GUID) < 0 && !s.Held {
+		if v.atSource.of(s.GUID) < 0 && (!s.Held || v.pair.Target.Inherited) {
 			gone = append(gone, s.ref())
 		}
+	}
+	if v.pair.Target.Inherited {
+		p.Stay = gone
+		if len(gone) > 0 {
+			v.warn("%d of %d copies of operators' snapshots on %s came from an earlier owner of the guest and are not on this node; they may be the only "+
+				"ones, so they stay: if nobody needs them, destroy them there (%s …)", len(gone), marked, v.in.TargetName, gone[0].Name)
+		}
+		return
 	}
 	if 2*len(gone) > marked {
 		v.warn("%d of %d copies of operators' snapshots on %s are no longer at the source; more than half at once are not removed: "+

@@ -47,7 +47,7 @@ func (r *run) commit(ctx context.Context, p plan.Plan, point string) error {
 		}
 		mark := slices.DeleteFunc(slices.Clone(v.Mark), func(m plan.Ref) bool { return m.GUID == guid })
 		req.Volumes = append(req.Volumes, wire.CommitVolume{
-			Volume: v.Volume, GUID: guid, Mark: mark, Delete: slices.Concat(v.Gone, spare.Spare[v.Volume]), Nature: r.changed(v),
+			Volume: v.Volume, GUID: guid, Mark: mark, Delete: slices.Concat(v.Gone, spare.Spare[v.Volume]), Stay: v.Stay, Nature: r.changed(v),
 			CommitBookmarks: r.bookmarksAtTarget(v.Volume, spare),
 		})
 		after[v.Volume] = plan.Held{Pins: []uint64{guid}}

@@ -194,8 +194,14 @@ func (r *run) note(change func()) {
 	change()
 }
 
+// warn notes what an operator should know, once however often the run looks again.
 func (r *run) warn(format string, args ...any) {
-	r.note(func() { r.result.Warnings = append(r.result.Warnings, fmt.Sprintf(format, args...)) })
+	text := fmt.Sprintf(format, args...)
+	r.note(func() {
+		if !slices.Contains(r.result.Warnings, text) {
+			r.result.Warnings = append(r.result.Warnings, text)
+		}
+	})
 }
 
 func (r *run) warnings(p plan.Plan) {

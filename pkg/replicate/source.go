@@ -328,6 +328,7 @@ func (r *run) finishPoint(ctx context.Context, name string) error {
 	if err != nil {
 		return err
 	}
+	r.warnings(p)
 	return r.commit(ctx, p, name)
 }
 

@@ -252,10 +252,12 @@ func Marks(cluster string, g guest.Guest, v guest.Volume, role string) map[strin
 	}
 }
 
-// Values of the property tandem:received.
+// Values of the property tandem:received. A former one came from an earlier owner of the
+// guest, and the one after it was never known to have it: nobody but an operator removes it.
 const (
 	ReceivedPoint    = "point"
 	ReceivedSnapshot = "snapshot"
+	ReceivedFormer   = "former"
 )
 
 // Arrival is the value of the property tandem:arrived.
@@ -307,7 +309,7 @@ func Encrypted(d zfs.Dataset) bool {
 // Snapshot is a snapshot of a dataset with that role as the planner wants it.
 func Snapshot(x zfs.Snapshot, role string) plan.Snapshot {
 	s := plan.Snapshot{Name: x.Name, GUID: x.GUID, TXG: x.CreateTXG, Written: x.Written}
-	s.Received = x.Props[zfs.PropReceived] != ""
+	s.Received = x.Props[zfs.PropReceived] != "" && x.Props[zfs.PropReceived] != ReceivedFormer
 	s.Complete = x.Props[zfs.PropComplete] != ""
 	s.Held = x.UserRefs > 0
 	s.Tandem = x.Props[zfs.PropReceived] == ReceivedPoint

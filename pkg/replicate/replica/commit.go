@@ -182,6 +182,11 @@ func (c *commit) volume(v wire.CommitVolume, l found, arrived string) zfs.Volume
 			out.Mark = append(out.Mark, zfs.Marking{Props: props, Snapshots: refs})
 		}
 	}
+	var former []zfs.Ref
+	for _, ref := range v.Stay {
+		former = append(former, zfs.Ref{Name: ref.Name, GUID: ref.GUID})
+	}
+	mark(map[string]string{zfs.PropReceived: local.ReceivedFormer}, former)
 	mark(map[string]string{zfs.PropReceived: local.ReceivedSnapshot}, operators)
 	mark(map[string]string{zfs.PropReceived: local.ReceivedPoint}, points)
 	if s, _ := l.snapshot(v.GUID); s.Props[zfs.PropComplete] == "" {

@@ -147,7 +147,7 @@ func (t *Target) Inventory(ctx context.Context, from guest.NodeID, req wire.Inve
 	}
 	for _, v := range volumes {
 		one := inventory(v.volume, v.root, v.data, v.name)
-		one.InventoryFacts = t.facts(ctx, v)
+		one.InventoryFacts, one.Inherited = t.facts(ctx, v), inherited(g, v.data)
 		if one.Token != "" {
 			one.Ours = t.begun(ctx, g.ID, v)
 		}
@@ -302,6 +302,12 @@ func (t *Target) EndStale() {
 			r.cancel(fault.Never("", "guest %s has a new owner or term", r.guest))
 		}
 	}
+}
+
+// inherited says that the present owner has completed no sync to a replica. The mark of the dataset would not tell: it changes with
+// the stream, and a crash may come before the commit.
+func inherited(g guest.Guest, d zfs.Dataset) bool {
+	return !slices.ContainsFunc(d.Snapshots, func(s zfs.Snapshot) bool { return brought(g, s.Props[zfs.PropComplete]) })
 }
 
 // inventory is a dataset of this node as it is told to a source.

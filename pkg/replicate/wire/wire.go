@@ -78,6 +78,8 @@ type InventoryVolume struct {
 	Encrypted bool                `json:"encrypted,omitempty"`
 	Written   uint64              `json:"written,omitempty"`
 	Snapshots []InventorySnapshot `json:"snapshots,omitempty"`
+	// Inherited says that it has no point yet whose sync the present owner has completed.
+	Inherited bool `json:"inherited,omitempty"`
 	// Token is that of an interrupted receive; Ours says that this node began it for the guest.
 	Token string `json:"token,omitempty"`
 	Ours  bool   `json:"ours,omitempty"`
@@ -155,6 +157,8 @@ type CommitVolume struct {
 	Mark []plan.Ref `json:"mark,omitempty"`
 	// Delete are snapshots that nobody needs, or copies of what is gone at the source.
 	Delete []plan.Ref `json:"delete,omitempty"`
+	// Stay are copies of operators' snapshots that are not Tandem's to remove any more.
+	Stay []plan.Ref `json:"stay,omitempty"`
 	CommitBookmarks
 	// Nature is set where the replica's properties are to be changed and no stream did it.
 	Nature *Nature `json:"nature,omitempty"`
@@ -261,7 +265,7 @@ func (c CommitRequest) Validate() error {
 			err = cmp.Or(v.validate(), v.Nature.Validate())
 		}
 		if err == nil {
-			err = validRefs(append(append([]plan.Ref{{Name: c.Point, GUID: v.GUID}}, v.Mark...), v.Delete...))
+			err = validRefs(slices.Concat([]plan.Ref{{Name: c.Point, GUID: v.GUID}}, v.Mark, v.Delete, v.Stay))
 		}
 	}
 	if err != nil {
@@ -272,7 +276,9 @@ func (c CommitRequest) Validate() error {
 
 // Idle says that nothing was sent and nothing is to be changed.
 func (c CommitRequest) Idle() bool {
-	return c.Current && !slices.ContainsFunc(c.Volumes, func(v CommitVolume) bool { return len(v.Mark)+len(v.Delete)+len(v.Unbookmark) > 0 || v.Nature != nil })
+	return c.Current && !slices.ContainsFunc(c.Volumes, func(v CommitVolume) bool {
+		return len(v.Mark)+len(v.Delete)+len(v.Stay)+len(v.Unbookmark) > 0 || v.Nature != nil
+	})
 }
 
 // Copied says that the source has the snapshot too, or a bookmark of it: it came from there
@@ -330,7 +336,7 @@ func (v InventoryVolume) Side() plan.Side {
 		Dataset: v.Dataset, Exists: v.Exists, Kind: v.Kind, Mounted: v.Mounted, Encrypted: v.Encrypted, Written: v.Written,
 		Marks: plan.Marks{Cluster: v.Cluster, Guest: v.Guest, Role: v.Role, Term: v.Term, Volume: v.Marked}, Facts: v.Facts(),
 	}
-	s.GUID, s.Origin, s.Modified = v.GUID, v.Origin, v.Modified
+	s.GUID, s.Origin, s.Modified, s.Inherited = v.GUID, v.Origin, v.Modified, v.Inherited
 	s.Bookmarks = v.planned()
 	for _, x := range v.Snapshots {
 		s.Snapshots = append(s.Snapshots, x.planned())
