@@ -201,7 +201,8 @@ func (t *Target) promote(ctx context.Context, cluster string, g guest.Guest, l f
 }
 
 // Tidy destroys what was set aside on this node and is superseded, where a power
-// cut came before that. It returns how many copies those were.
+// cut came before that. It returns how many copies those were; one that cannot go
+// does not keep the others.
 func (t *Target) Tidy(ctx context.Context) (n int, err error) {
 	cluster := t.o.Ledger.View().Cluster
 	copies, err := t.aside.All(ctx, cluster)
@@ -211,13 +212,12 @@ func (t *Target) Tidy(ctx context.Context) (n int, err error) {
 		}
 		release, failed := t.lock(ctx, c.Volume)
 		if failed != nil {
-			return n, failed
+			err = errors.Join(err, failed)
+			continue
 		}
 		done, failed := t.tidy(ctx, cluster, c.Guest, []guest.Volume{c.Volume})
 		release()
-		if n += done; failed != nil {
-			return n, failed
-		}
+		n, err = n+done, errors.Join(err, failed)
 	}
 	return n, err
 }
@@ -230,13 +230,10 @@ func (t *Target) tidy(ctx context.Context, cluster string, id guest.ID, volumes 
 		return 0, err
 	}
 	for _, c := range copies {
-		done, err := t.aside.Tidy(ctx, c)
-		if err != nil {
-			return n, err
-		}
-		if done {
+		done, failed := t.aside.Tidy(ctx, c)
+		if err = errors.Join(err, failed); done && failed == nil {
 			n++
 		}
 	}
-	return n, nil
+	return n, err
 }
