@@ -30,6 +30,7 @@ const (
 const (
 	readyLine    = "tandem-lab: ready"
 	panicLine    = "Kernel panic"
+	zfsLine      = "spl: " // the first that ZFS's modules say
 	bootTimeout  = 5 * time.Minute // three machines under emulation need less than one
 	startTimeout = time.Minute     // loading a saved state takes seconds
 )
@@ -161,8 +162,25 @@ func (m *Machine) launch(ctx context.Context, spec qemu.Spec) error {
 	return nil
 }
 
-// boot launches the machine and waits until it says that it is ready.
+// errEmulation is a panic of a kernel that had not loaded anything of what is tried here.
+var errEmulation = errors.New("the kernel panicked before it had loaded ZFS")
+
+// boot launches the machine and waits until it says that it is ready. Emulation makes a kernel panic now and then: where that
+// cannot be ZFS's, it is said and the machine boots again.
 func (m *Machine) boot(ctx context.Context, spec qemu.Spec) error {
+	for tries := 3; ; tries-- {
+		err := m.bootOnce(ctx, spec)
+		if !errors.Is(err, errEmulation) || tries == 1 || m.lab.rec.Accel == qemu.KVM {
+			return err
+		}
+		m.lab.progress.Say("%v; it boots again", err)
+		if err := m.Kill(ctx); err != nil {
+			return err
+		}
+	}
+}
+
+func (m *Machine) bootOnce(ctx context.Context, spec qemu.Spec) error {
 	var seen int64
 	if info, err := os.Stat(m.ConsoleLog()); err == nil {
 		seen = info.Size()
@@ -181,10 +199,20 @@ func (m *Machine) boot(ctx context.Context, spec qemu.Spec) error {
 		case strings.Contains(text, readyLine):
 			return true, nil
 		case strings.Contains(text, panicLine):
-			return false, fmt.Errorf("the kernel of %s panicked; its console: %s", m.name, m.ConsoleLog())
+			return false, m.panicked(text)
 		}
 		return false, m.checkAlive()
 	})
+}
+
+// panicked is the error of a machine whose kernel has said its last words.
+func (m *Machine) panicked(console string) error {
+	before, after, _ := strings.Cut(console, panicLine)
+	words := host.Tail(before, 15) + " " + panicLine + after[:min(len(after), 2000)]
+	if strings.Contains(before, zfsLine) {
+		return fmt.Errorf("the kernel of %s panicked; its console, %s: %s", m.name, m.ConsoleLog(), words)
+	}
+	return fmt.Errorf("%s: %w; its console, %s: %s", m.name, errEmulation, m.ConsoleLog(), words)
 }
 
 // load launches the machine from a saved state and waits until the state is loaded; the machine is stopped then.
