@@ -30,7 +30,7 @@ const (
 const (
 	readyLine    = "tandem-lab: ready"
 	panicLine    = "Kernel panic"
-	zfsLine      = "spl: " // the first that ZFS's modules say
+	zfsLine      = "spl: "         // the first that ZFS's modules say
 	bootTimeout  = 5 * time.Minute // three machines under emulation need less than one
 	startTimeout = time.Minute     // loading a saved state takes seconds
 )
