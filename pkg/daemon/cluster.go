@@ -147,7 +147,7 @@ func (c *cluster) build(known *ledger.State) error {
 		return err
 	}
 	c.pins = opts.Pins
-	if c.finder, err = leftover.New(opts, c.target); err != nil {
+	if c.finder, err = leftover.New(opts, c.source, c.target); err != nil {
 		return err
 	}
 	if c.releaser, err = release.New(opts, d.zfs); err != nil {

@@ -50,6 +50,9 @@ type known struct {
 	// Seen is how long this node had been quorate, in seconds, when the target last
 	// answered, or when this owner first looked for it.
 	Seen map[guest.NodeID]int64 `json:"seen,omitempty"`
+	// Kept are nodes with a copy to which no job points any more. What it builds on stays
+	// here as a bookmark, for a job that points to it later.
+	Kept map[guest.NodeID]bool `json:"kept,omitempty"`
 	// Sent is by target.
 	Sent map[guest.NodeID]sentLists `json:"sent,omitempty"`
 	// broken is why the file could not be read. It is then left as it is, and what
@@ -79,12 +82,13 @@ func (b *bases) of(g guest.Guest) *known {
 		b.guests[g.ID] = k
 	}
 	if k.Term != g.Term || k.Targets == nil {
-		k.Term, k.Targets, k.Seen, k.Sent = g.Term, map[guest.NodeID]holdings{}, nil, nil
+		k.Term, k.Targets, k.Seen, k.Kept, k.Sent = g.Term, map[guest.NodeID]holdings{}, nil, nil, nil
 	}
 	return k
 }
 
-// targets is what is known of the given targets, in their order.
+// targets is what is known of the given targets, in their order, and then of the nodes
+// with kept copies, as of targets that are away.
 func (b *bases) targets(g guest.Guest, nodes []guest.NodeID) []plan.Holding {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -92,7 +96,12 @@ func (b *bases) targets(g guest.Guest, nodes []guest.NodeID) []plan.Holding {
 	var out []plan.Holding
 	for _, n := range nodes {
 		h, ok := k.Targets[n]
-		out = append(out, plan.Holding{Node: n, Known: ok, Away: b.away(k, n), Volumes: maps.Clone(h)})
+		out = append(out, plan.Holding{Node: n, Known: ok, Away: k.Kept[n] || b.away(k, n), Volumes: maps.Clone(h)})
+	}
+	for _, n := range slices.Sorted(maps.Keys(k.Kept)) {
+		if !slices.Contains(nodes, n) {
+			out = append(out, plan.Holding{Node: n, Known: true, Away: true, Volumes: maps.Clone(k.Targets[n])})
+		}
 	}
 	return out
 }
@@ -103,8 +112,9 @@ func (b *bases) put(g guest.Guest, node guest.NodeID, h holdings) error {
 	k := b.of(g)
 	fresh := b.see(k, node)
 	old, ok := k.Targets[node]
-	same := ok && maps.EqualFunc(old, h, sameHeld) && fresh
+	same := ok && maps.EqualFunc(old, h, sameHeld) && fresh && !k.Kept[node]
 	k.Targets[node] = h
+	delete(k.Kept, node)
 	b.mu.Unlock()
 	if same {
 		return nil
@@ -129,6 +139,21 @@ func (b *bases) forget(g guest.Guest, node guest.NodeID) error {
 	b.mu.Lock()
 	k := b.of(g)
 	k.Targets[node] = holdings{}
+	delete(k.Kept, node)
+	delete(k.Sent, node)
+	delete(k.Seen, node)
+	b.mu.Unlock()
+	return b.write(g.ID, k)
+}
+
+// retain is forget where the target keeps its copy.
+func (b *bases) retain(g guest.Guest, node guest.NodeID) error {
+	b.mu.Lock()
+	k := b.of(g)
+	if k.Kept == nil {
+		k.Kept = map[guest.NodeID]bool{}
+	}
+	k.Kept[node] = true
 	delete(k.Sent, node)
 	delete(k.Seen, node)
 	b.mu.Unlock()
@@ -140,7 +165,7 @@ func (b *bases) forgotten(g guest.Guest, node guest.NodeID) bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	h, ok := b.of(g).Targets[node]
-	return ok && len(h) == 0
+	return ok && len(h) == 0 || b.of(g).Kept[node]
 }
 
 // write writes what is known of a guest, as it is once it is its turn. The caller does
@@ -150,7 +175,7 @@ func (b *bases) write(id guest.ID, k *known) error {
 	defer k.file.Unlock()
 	b.mu.Lock()
 	broken := k.broken
-	now := known{Term: k.Term, Targets: maps.Clone(k.Targets), Seen: maps.Clone(k.Seen), Sent: maps.Clone(k.Sent)}
+	now := known{Term: k.Term, Targets: maps.Clone(k.Targets), Seen: maps.Clone(k.Seen), Kept: maps.Clone(k.Kept), Sent: maps.Clone(k.Sent)}
 	b.mu.Unlock()
 	var err error
 	if broken == nil {

@@ -92,5 +92,13 @@ func (s *Source) removeCopy(ctx context.Context, id guest.ID, node guest.NodeID,
 	if err := s.call(ctx, node, wire.PathRemove, req, &reply); err != nil {
 		return RemoveResult{}, fault.Wrap(err, "remove the kept copy on %s", r.target)
 	}
-	return RemoveResult{Destroyed: reply.Destroyed, Left: reply.Left}, s.bases.forget(r.guest, node)
+	out := RemoveResult{Destroyed: reply.Destroyed, Left: reply.Left}
+	if len(out.Left) > 0 {
+		return out, nil // A job may go on from it.
+	}
+	if err := s.bases.forget(r.guest, node); err != nil {
+		return out, err
+	}
+	r.dropBookmarks(ctx)
+	return out, nil
 }

@@ -2,6 +2,7 @@ package replicate
 
 import (
 	"context"
+	"slices"
 
 	"github.com/tandemd/tandem/pkg/guest"
 	"github.com/tandemd/tandem/pkg/plan"
@@ -54,7 +55,11 @@ func (s *Source) remove(ctx context.Context, task Task) (RemoveResult, error) {
 	if err := s.call(ctx, r.job.Target, wire.PathRemove, req, &reply); err != nil {
 		return RemoveResult{}, fault.Wrap(err, "remove the replicas on %s", r.target)
 	}
-	if err := s.bases.forget(r.guest, r.job.Target); err != nil {
+	forget := s.bases.forget
+	if req.Keep || len(reply.Left) > 0 {
+		forget = s.bases.retain
+	}
+	if err := forget(r.guest, r.job.Target); err != nil {
 		return RemoveResult{}, err
 	}
 	if len(r.targets()) > 0 {
@@ -88,6 +93,11 @@ func (r *run) has() []wire.HeldVolume {
 	return out
 }
 
+// Needs says that a kept copy of a guest builds on what a snapshot of a volume of its owner had, by its GUID.
+func (s *Source) Needs(g guest.Guest, v guest.Volume, guid uint64) bool {
+	return slices.ContainsFunc(s.bases.targets(g, nil), func(h plan.Holding) bool { return slices.Contains(h.Volumes[v].Pins, guid) })
+}
+
 // cleanAll removes every point from a guest that has no job any more.
 func (r *run) cleanAll(ctx context.Context) error {
 	release, err := r.s.lockGuest(ctx, r.guest.ID)
@@ -102,15 +112,19 @@ func (r *run) cleanAll(ctx context.Context) error {
 		r.destroy(ctx, r.spare())
 		return nil
 	}
-	all := map[guest.Volume][]plan.Ref{}
+	all := plan.Verdict{Spare: map[guest.Volume][]plan.Ref{}, Bookmark: map[guest.Volume]map[uint64]bool{}}
 	for i, d := range r.own {
 		for _, x := range local.Side(r.names[i], d).Snapshots {
 			if x.Tandem {
 				v := r.guest.Volumes[i]
-				all[v] = append(all[v], plan.Ref{Name: x.Name, GUID: x.GUID, Tandem: true})
+				all.Spare[v] = append(all.Spare[v], plan.Ref{Name: x.Name, GUID: x.GUID, Tandem: true})
+				if all.Bookmark[v] == nil {
+					all.Bookmark[v] = map[uint64]bool{}
+				}
+				all.Bookmark[v][x.GUID] = r.s.Needs(r.guest, v, x.GUID)
 			}
 		}
 	}
-	r.destroy(ctx, plan.Verdict{Spare: all})
+	r.destroy(ctx, all)
 	return nil
 }

@@ -2,6 +2,7 @@ package replicate_test
 
 import (
 	"bytes"
+	"maps"
 	"strings"
 	"sync"
 	"testing"
@@ -272,4 +273,54 @@ func TestRemove_AMoveWaitsForItToEnd(t *testing.T) {
 	must(t, <-ended)
 	must(t, <-opened)
 	w.same("3")
+}
+
+// A replica that is kept is not made anew by a job that points to its node later, whatever was cleaned meanwhile: what it builds on is
+// left as a bookmark, until somebody is rid of the copy.
+func TestRemove_AKeptReplicaIsGoneOnWith(t *testing.T) {
+	for _, others := range []bool{false, true} {
+		w := newWorld(t)
+		n1, n2 := w.node("1"), w.node("2")
+		w.run(job)
+		if others {
+			secondJob(w)
+			must(t, syncBoth(w))
+		}
+		ended := func(j guest.JobID) {
+			t.Helper()
+			remove(w, j, true)
+			w.removed(j)
+			w.change(func(s *ledger.State) { s.Jobs = without(s.Jobs, j) })
+			for range 3 {
+				n1.write(diskDS, 5, 1)
+				n1.write(rootDS, 5, 1)
+				n1.pool.Sync()
+				w.pass(2 * time.Hour)
+				if others {
+					w.run(second)
+				}
+				must(t, findOnce(w))
+				n1.restart()
+			}
+			equal(t, []int{n1.bookmarks(diskDS), n1.bookmarks(rootDS)}, []int{1, 1})
+		}
+		old := w.View().Jobs[job]
+		ended(job)
+		old.ID = guest.JobID{Guest: 100, Number: 7}
+		w.change(func(s *ledger.State) {
+			s.Jobs = maps.Clone(s.Jobs)
+			s.Jobs[old.ID] = old
+		})
+		cheap(t, w.run(old.ID))
+		w.same("2")
+		equal(t, []int{len(n2.aside()), n1.bookmarks(diskDS), n1.bookmarks(rootDS)}, []int{0, 0, 0})
+
+		ended(old.ID)
+		out, err := n1.source.RemoveCopy(t.Context(), 100, id("2"))
+		must(t, err)
+		equal(t, []int{len(out.Left), len(out.Destroyed), n1.bookmarks(diskDS), n1.bookmarks(rootDS)}, []int{0, 2, 0, 0})
+		if others {
+			w.run(second)
+		}
+	}
 }

@@ -417,9 +417,20 @@ func removed(w *world) {
 func kept(w *world) {
 	must(w.t, removeOnce(job)(w))
 	w.clean("2", diskDS, rootDS)
+	n1 := w.node("1")
 	equal(w.t, w.node("2").operators(diskDS), []string{"early"})
-	equal(w.t, w.node("1").points(diskDS)+w.node("1").points(rootDS), 0)
-	w.clean("1", diskDS, rootDS)
+	equal(w.t, []int{n1.points(diskDS), n1.points(rootDS), n1.bookmarks(diskDS), n1.bookmarks(rootDS)}, []int{0, 0, 1, 1})
+	// A job that is made later goes on from the bookmarks.
+	w.change(func(s *ledger.State) {
+		j := s.Jobs[job]
+		j.Removing, j.KeepReplica = false, false
+		s.Jobs = map[guest.JobID]guest.Job{job: j}
+	})
+	n1.write(diskDS, 11, 1)
+	cheap(w.t, w.run(job))
+	w.same("2")
+	w.tidy("1")
+	w.tidy("2")
 }
 
 func removedSecond(w *world) {

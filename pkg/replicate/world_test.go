@@ -187,7 +187,7 @@ func (n *node) restart() {
 	n.drill(o)
 	n.keeper, err = aside.New(o)
 	must(n.w.t, err)
-	n.finder, err = leftover.New(o, n.target)
+	n.finder, err = leftover.New(o, n.source, n.target)
 	must(n.w.t, err)
 	n.promoter, err = promote.New(o, n.target)
 	must(n.w.t, err)

@@ -30,6 +30,11 @@ type Target interface {
 	Ended(id guest.ID, v guest.Volume) error
 }
 
+// Source knows what kept copies build on.
+type Source interface {
+	Needs(g guest.Guest, v guest.Volume, guid uint64) bool
+}
+
 // Finding is something that was left.
 type Finding struct {
 	Dataset string
@@ -43,16 +48,17 @@ type Finder struct {
 	o      local.Options
 	aside  *aside.Keeper
 	target Target
+	source Source
 }
 
 // New makes that of a node. It shares the options, and with them the locks, of the node's syncs.
-func New(o local.Options, target Target) (*Finder, error) {
+func New(o local.Options, source Source, target Target) (*Finder, error) {
 	o, err := o.WithDefaults()
 	if err != nil {
 		return nil, err
 	}
 	keeper, err := aside.New(o)
-	return &Finder{o: o, aside: keeper, target: target}, err
+	return &Finder{o: o, aside: keeper, source: source, target: target}, err
 }
 
 // Run looks once. The caller has made sure that the ledger's copy is as new as
@@ -178,9 +184,9 @@ func (f *Finder) points(ctx context.Context, view *ledger.State, v volume) (foun
 	if v.role() != zfs.RoleOwner {
 		return found, nil
 	}
-	points, marks := spare(v.data)
 	found.Dataset = v.data.Name
 	g, known := of(view, v)
+	points, marks := f.spare(g, v, v.data)
 	switch {
 	case !known:
 		found.What = fmt.Sprintf("an owner's marks and %d points, and the ledger has no guest with this volume", len(points))
@@ -195,7 +201,7 @@ func (f *Finder) points(ctx context.Context, view *ledger.State, v volume) (foun
 		if g, ok := view.Guests[g.ID]; !ok || g.Owner != f.o.Node || f.busy(view, g) {
 			return errChanged
 		}
-		points, marks := spare(now)
+		points, marks := f.spare(g, v, now)
 		for _, name := range marks {
 			if err := local.DropBookmark(ctx, f.o.ZFS, now.Name+"#"+name); err != nil {
 				return err
@@ -217,8 +223,8 @@ func (f *Finder) busy(view *ledger.State, g guest.Guest) bool {
 	return len(view.JobsOf(g.ID)) > 0 || f.o.Pins.Busy(g.ID, f.o.Now())
 }
 
-// spare are Tandem's points and bookmarks on an owner's volume, but those that somebody holds.
-func spare(d zfs.Dataset) (points []zfs.Spare, marks []string) {
+// spare are Tandem's points and bookmarks on an owner's volume, but those that somebody holds, and the bookmarks that a kept copy needs.
+func (f *Finder) spare(g guest.Guest, v volume, d zfs.Dataset) (points []zfs.Spare, marks []string) {
 	side := local.Side("", d)
 	for i, s := range side.Snapshots {
 		if s.Tandem && d.Snapshots[i].UserRefs == 0 {
@@ -226,7 +232,7 @@ func spare(d zfs.Dataset) (points []zfs.Spare, marks []string) {
 		}
 	}
 	for _, b := range side.Bookmarks {
-		if b.Ours() {
+		if b.Ours() && (g.Owner != f.o.Node || !f.source.Needs(g, v.Volume, b.GUID)) {
 			marks = append(marks, b.Name)
 		}
 	}
