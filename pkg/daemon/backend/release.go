@@ -100,7 +100,7 @@ func stays(r removal, res release.Result, node string) error {
 	return &api.Error{
 		Code:    api.CodeRefused,
 		Message: fmt.Sprintf("the data of guest %s cannot be deleted: %s on %s: %s", r.guest.ID, res.Dataset, node, res.Left),
-		Hint:    "nothing was changed; remove what is in the way, or keep the data",
+		Hint:    "nothing was changed; try again once that is no longer so, or keep the data",
 	}
 }
 
