@@ -136,24 +136,27 @@ func sameHeld(a, b plan.Held) bool { return slices.Equal(a.Has, b.Has) && slices
 
 // forget says that nothing is needed any more for a target that is about to be none.
 func (b *bases) forget(g guest.Guest, node guest.NodeID) error {
-	b.mu.Lock()
-	k := b.of(g)
-	k.Targets[node] = holdings{}
-	delete(k.Kept, node)
-	delete(k.Sent, node)
-	delete(k.Seen, node)
-	b.mu.Unlock()
-	return b.write(g.ID, k)
+	return b.leave(g, node, func(k *known) {
+		k.Targets[node] = holdings{}
+		delete(k.Kept, node)
+	})
 }
 
 // retain is forget where the target keeps its copy.
 func (b *bases) retain(g guest.Guest, node guest.NodeID) error {
+	return b.leave(g, node, func(k *known) {
+		if k.Kept == nil {
+			k.Kept = map[guest.NodeID]bool{}
+		}
+		k.Kept[node] = true
+	})
+}
+
+// leave makes a change to what is known of a node that is about to be no target.
+func (b *bases) leave(g guest.Guest, node guest.NodeID, change func(*known)) error {
 	b.mu.Lock()
 	k := b.of(g)
-	if k.Kept == nil {
-		k.Kept = map[guest.NodeID]bool{}
-	}
-	k.Kept[node] = true
+	change(k)
 	delete(k.Sent, node)
 	delete(k.Seen, node)
 	b.mu.Unlock()

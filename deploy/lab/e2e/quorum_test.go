@@ -5,6 +5,7 @@ package e2e_test
 import (
 	"bufio"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"math/rand/v2"
@@ -81,17 +82,16 @@ func (o node) alone(t *testing.T) {
 func boot(t *testing.T, names ...string) {
 	t.Helper()
 	var wg sync.WaitGroup
-	for _, name := range names {
+	failed := make([]error, len(names))
+	for i, name := range names {
 		wg.Go(func() {
 			if err := n(name).Start(world.ctx); err != nil {
-				t.Errorf("start %s: %v", name, err)
+				failed[i] = fmt.Errorf("start %s: %w", name, err)
 			}
 		})
 	}
 	wg.Wait()
-	if t.Failed() {
-		t.FailNow()
-	}
+	must(t, errors.Join(failed...))
 	for _, name := range names {
 		eventually(t, "tandemd runs on "+name, 2*time.Minute, time.Second, func() (bool, string) {
 			state := n(name).run(t, "systemctl is-active tandemd")

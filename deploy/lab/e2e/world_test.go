@@ -167,8 +167,8 @@ func (o node) sh(t *testing.T, format string, args ...any) string {
 }
 
 // passing says that a command failed before it did anything, for a reason that passes. An emulated machine that gets no processor for
-// seconds is away for the others. ZFS lets an opener of a zvol that somebody else, such as udev, opens at the same time see an
-// errno of the kernel's own, ERESTARTSYS.
+// seconds is away for the others. The first opener of a zvol sees an errno of the kernel's own, ERESTARTSYS, where ZFS has the lock of
+// its pools, as while one is created.
 func passing(err error) bool {
 	return strings.Contains(err.Error(), "not quorate") || strings.Contains(err.Error(), "Unknown error 512")
 }

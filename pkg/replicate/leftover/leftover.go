@@ -198,7 +198,8 @@ func (f *Finder) points(ctx context.Context, view *ledger.State, v volume) (foun
 	found.What = fmt.Sprintf("%d points and %d bookmarks, and guest %s has no job", len(points), len(marks), g.ID)
 	found.Removed, err = f.locked(ctx, v, local.GuestLock(g.ID), func(now zfs.Dataset) error {
 		view := f.o.Ledger.View()
-		if g, ok := view.Guests[g.ID]; !ok || g.Owner != f.o.Node || f.busy(view, g) {
+		g, ok := view.Guests[g.ID]
+		if !ok || g.Owner != f.o.Node || f.busy(view, g) {
 			return errChanged
 		}
 		points, marks := f.spare(g, v, now)
@@ -224,6 +225,7 @@ func (f *Finder) busy(view *ledger.State, g guest.Guest) bool {
 }
 
 // spare are Tandem's points and bookmarks on an owner's volume, but those that somebody holds, and the bookmarks that a kept copy needs.
+// Of copies of another node's guests this one knows nothing.
 func (f *Finder) spare(g guest.Guest, v volume, d zfs.Dataset) (points []zfs.Spare, marks []string) {
 	side := local.Side("", d)
 	for i, s := range side.Snapshots {

@@ -305,9 +305,14 @@ func (t *Target) EndStale() {
 }
 
 // inherited says that the present owner has completed no sync to a replica. The mark of the dataset would not tell: it changes with
-// the stream, and a crash may come before the commit.
+// the stream, and a crash may come before the commit. As a rule one of the newest snapshots tells.
 func inherited(g guest.Guest, d zfs.Dataset) bool {
-	return !slices.ContainsFunc(d.Snapshots, func(s zfs.Snapshot) bool { return brought(g, s.Props[zfs.PropComplete]) })
+	for _, s := range slices.Backward(d.Snapshots) {
+		if brought(g, s.Props[zfs.PropComplete]) {
+			return false
+		}
+	}
+	return true
 }
 
 // inventory is a dataset of this node as it is told to a source.
